@@ -1,0 +1,288 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/api"
+	"github.com/keyledger/keyledger/internal/config"
+	"github.com/keyledger/keyledger/internal/expire"
+	"github.com/keyledger/keyledger/internal/issue"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/loop"
+	"github.com/keyledger/keyledger/internal/metrics"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
+	"github.com/keyledger/keyledger/migrations"
+)
+
+func serveCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "serve", Short: "Run the service against DATABASE_URL", Args: cobra.NoArgs,
+		Long: "Runs the service. It is configured by environment variables only:\n\n" + variableHelp(),
+		RunE: func(c *cobra.Command, _ []string) error {
+			cfg, err := config.Load(os.Environ())
+			if err != nil {
+				return fmt.Errorf("the configuration is wrong:\n%w", err)
+			}
+			log := newLogger(cfg, c.ErrOrStderr())
+			s, err := start(c.Context(), cfg, log)
+			if err != nil {
+				return err
+			}
+			return s.run(c.Context())
+		},
+	}
+}
+
+func variableHelp() string {
+	var text strings.Builder
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
+	for _, v := range config.Variables() {
+		if v.Default != "" {
+			v.Description += " Default: " + v.Default
+		}
+		fmt.Fprintf(w, "  %s\t%s\n", v.Name, v.Description)
+	}
+	_ = w.Flush() // a strings.Builder takes everything
+	return text.String()
+}
+
+func newLogger(cfg config.Loaded, w io.Writer) *slog.Logger {
+	var level slog.Level
+	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by config.Load
+	options := &slog.HandlerOptions{Level: level}
+	if cfg.LogFormat == "text" {
+		return slog.New(slog.NewTextHandler(w, options))
+	}
+	return slog.New(slog.NewJSONHandler(w, options))
+}
+
+// service is everything that runs, wired together.
+type service struct {
+	cfg      config.Loaded
+	log      *slog.Logger
+	db       *db.DB
+	migrator *migrations.Migrator
+	passes   *expire.Passes
+	public   listener
+	metrics  *listener // nil: none wanted
+}
+
+type listener struct {
+	net.Listener
+
+	server *http.Server
+}
+
+// shutdownGrace is how long requests under way may take when the service stops.
+const shutdownGrace = 15 * time.Second
+
+// start opens everything in order, and fails with what to do about it.
+func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service, err error) {
+	for _, name := range cfg.Unknown {
+		log.Warn("this variable is not a setting of keyledger: a typing error?", "name", name)
+	}
+	s := &service{cfg: cfg, log: log}
+	defer func() {
+		if err != nil {
+			s.close()
+		}
+	}()
+	if s.public.Listener, err = listen(ctx, cfg.Addr); err != nil {
+		return nil, err
+	}
+	if s.db, err = db.Open(ctx, cfg.DatabaseURL, cfg.MaxConns); err != nil {
+		return nil, err
+	}
+	if s.migrator, err = migrations.Open(cfg.MigrationURL()); err != nil {
+		return nil, err
+	}
+	if behind, err := s.schemaBehind(ctx); err != nil || behind {
+		return nil, errors.Join(err, errors.New("the database's schema is behind this version. Run: keyledger migrate up"))
+	}
+	if err := s.agree(ctx); err != nil {
+		return nil, err
+	}
+	return s, s.wire(ctx)
+}
+
+func listen(ctx context.Context, addr string) (net.Listener, error) {
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("cannot listen on %s (is it in use?): %w", addr, err)
+	}
+	return l, nil
+}
+
+func (s *service) schemaBehind(ctx context.Context) (bool, error) {
+	current, needed, err := s.migrator.Versions(ctx)
+	return current < needed, err
+}
+
+// agree compares this configuration with what the database was first used with.
+func (s *service) agree(ctx context.Context) error {
+	if _, err := s.db.ZoneCheck(ctx, s.cfg.Timezone); err != nil {
+		return fmt.Errorf("KEYLEDGER_TIMEZONE: %w", db.Fault(err))
+	}
+	zone, err := s.db.SettingAgree(ctx, db.SettingAgreeParams{Name: "timezone", Value: s.cfg.Timezone})
+	if err != nil {
+		return fmt.Errorf("reading the database's settings: %w", err)
+	}
+	if zone != s.cfg.Timezone {
+		return fmt.Errorf("this database parts its days in %s, but KEYLEDGER_TIMEZONE says %s. Set it to %s; or, to part days in %s from now on and leave past ones as they are, run:\n  psql \"$DATABASE_URL\" -c \"UPDATE service_settings SET value = '%s' WHERE name = 'timezone'\"",
+			zone, s.cfg.Timezone, zone, s.cfg.Timezone, s.cfg.Timezone)
+	}
+	for _, p := range s.cfg.PepperList {
+		check := key.Pepper(p).CheckValue()
+		known, err := s.db.SettingAgree(ctx, db.SettingAgreeParams{Name: "pepper:" + p.ID, Value: check})
+		if err != nil {
+			return fmt.Errorf("reading the database's settings: %w", err)
+		}
+		if known != check {
+			return fmt.Errorf("pepper %s is not the one that this database was used with: keys hashed under it would not be found. Restore it, or add the new one under another id before it", p.ID)
+		}
+	}
+	return s.warnOfLostPeppers(ctx)
+}
+
+func (s *service) warnOfLostPeppers(ctx context.Context) error {
+	used, err := s.db.PepperUse(ctx)
+	if err != nil {
+		return fmt.Errorf("reading which peppers are in use: %w", err)
+	}
+	for _, u := range used {
+		configured := slices.ContainsFunc(s.cfg.PepperList, func(p config.Pepper) bool { return p.ID == u.PepperID })
+		if u.PepperID == key.LegacyPepperID {
+			configured = s.cfg.LegacyPepper != ""
+		}
+		if !configured {
+			s.log.Warn("keys hashed under a pepper that is not configured verify as NOT_FOUND", "pepper", u.PepperID, "secrets", u.Secrets)
+		}
+	}
+	return nil
+}
+
+// wire puts the concepts together: the only place that does.
+func (s *service) wire(ctx context.Context) (err error) {
+	cfg := s.cfg
+	m := metrics.New(s.db.PoolStat)
+	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper}
+	for _, p := range cfg.PepperList {
+		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
+	}
+	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services}
+	for _, c := range cfg.Clients {
+		rules.Clients = append(rules.Clients, c.ID)
+	}
+	tokens := &access.Tokens{DB: s.db}
+	prices := &price.Store{DB: s.db}
+	s.passes = &expire.Passes{DB: s.db, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
+	if _, err := prices.PutBuiltin(ctx); err != nil {
+		return err
+	}
+	if err := s.passes.Tidy(ctx); err != nil {
+		return err
+	}
+	if cfg.Bootstrap != "" {
+		made, err := tokens.Bootstrap(ctx, cfg.Bootstrap)
+		if err != nil {
+			return err
+		}
+		s.log.Info("bootstrap token", "stored", made)
+	}
+	server := &api.Server{
+		DB: s.db, Log: s.log, Metrics: m, Tokens: tokens,
+		Keys:     &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules},
+		Verifier: &verify.Verifier{DB: s.db, Hasher: hasher, Log: s.log},
+		Usage: &usage.Recorder{DB: s.db, Prices: prices, Timezone: cfg.Timezone, Observe: usage.Observer{
+			Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
+			Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
+		}},
+		Stats:  &usage.Stats{DB: s.db, Timezone: cfg.Timezone},
+		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
+	}
+	s.public.server = api.HTTPServer(server.Handler(), s.log)
+	if cfg.MetricsAddr != "" {
+		l, err := listen(ctx, cfg.MetricsAddr)
+		if err != nil {
+			return err
+		}
+		mux := http.NewServeMux()
+		mux.Handle("GET /metrics", m.Handler())
+		s.metrics = &listener{l, api.HTTPServer(mux, s.log)}
+	}
+	return nil
+}
+
+// run serves until ctx ends or something breaks, then stops in order: HTTP
+// intake, background loops, the pool.
+func (s *service) run(ctx context.Context) error {
+	defer s.close()
+	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
+	var background sync.WaitGroup
+	background.Go(func() {
+		loop.Every(loops, s.log, "expire keys", s.cfg.ExpiryInterval, time.Minute, func(ctx context.Context) error {
+			_, err := s.passes.Keys(ctx, db.Actor{Name: "system"}, nil)
+			return err
+		})
+	})
+	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
+	failed := make(chan error, 2)
+	serve := func(l *listener) { failed <- l.server.Serve(l.Listener) }
+	go serve(&s.public)
+	if s.metrics != nil {
+		go serve(s.metrics)
+	}
+	s.log.Info("serving", "addr", s.public.Addr().String(), "version", version)
+	var err error
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping: requests under way are finished first")
+	case err = <-failed:
+		err = fmt.Errorf("serving: %w", err)
+	}
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	stopErr := s.public.server.Shutdown(grace)
+	if s.metrics != nil {
+		stopErr = errors.Join(stopErr, s.metrics.server.Shutdown(grace))
+	}
+	stopLoops()
+	background.Wait()
+	return errors.Join(err, stopErr)
+}
+
+// close releases what start opened.
+func (s *service) close() {
+	if s.public.Listener != nil {
+		_ = s.public.Close()
+	}
+	if s.metrics != nil {
+		_ = s.metrics.Close()
+	}
+	if s.migrator != nil {
+		_ = s.migrator.Close()
+	}
+	if s.db != nil {
+		s.db.Close()
+	}
+}

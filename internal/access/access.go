@@ -1,0 +1,136 @@
+// Package access is who may call the REST API: access tokens and their roles.
+package access
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// Role is what a token may do.
+type Role string
+
+// The roles.
+const (
+	Admin  Role = "admin"  // everything
+	Relay  Role = "relay"  // verify, admissions, usage
+	Reader Role = "reader" // GET and reports
+)
+
+// Roles are all of them.
+var Roles = []Role{Admin, Relay, Reader}
+
+// prefix begins every issued token, so that secret scanners can know them.
+const prefix = "kl_"
+
+// MinBootstrap is the least length of an operator's own first token, in bytes.
+const MinBootstrap = 32
+
+// Identity is the token that a request came with.
+type Identity struct {
+	ID   uuid.UUID
+	Name string
+	Role Role
+}
+
+// Tokens issues and checks access tokens. It is safe for concurrent use.
+type Tokens struct {
+	DB *db.DB
+}
+
+// Check finds the live token with this text, by the database's clock. Any other
+// is Unauthenticated, without a word on why.
+func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
+	row, err := t.DB.TokenCheck(ctx, db.TokenCheckParams{Hash: hash(text)})
+	if db.Missing(err) {
+		return Identity{}, fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")
+	}
+	if err != nil {
+		return Identity{}, fmt.Errorf("checking a token: %w", err)
+	}
+	return Identity{ID: row.ID, Name: row.Name, Role: Role(row.Role)}, nil
+}
+
+// Create issues a token and returns its text, which is stored nowhere. Invalid
+// when the name or role is.
+func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Role, expiresAt *time.Time) (text string, row db.AccessToken, err error) {
+	name = strings.TrimSpace(name)
+	var wrong []fault.Field
+	if n := utf8.RuneCountInString(name); n < 1 || n > 100 {
+		wrong = append(wrong, fault.Field{Field: "name", Message: "must have 1 to 100 characters"})
+	}
+	if !slices.Contains(Roles, role) {
+		wrong = append(wrong, fault.Field{Field: "role", Message: "must be admin, relay or reader"})
+	}
+	if expiresAt != nil && !expiresAt.After(time.Now()) {
+		wrong = append(wrong, fault.Field{Field: "expires", Message: "must be in the future"})
+	}
+	if wrong != nil {
+		return "", row, fault.Fields(wrong...)
+	}
+	text = New()
+	err = t.DB.Audited(ctx, who, "create", func(q *db.Queries) (err error) {
+		row, err = q.TokenCreate(ctx, db.TokenCreateParams{
+			ID: uuid.New(), Name: name, Role: string(role), Hash: hash(text), Hint: hint(text), ExpiresAt: expiresAt})
+		return err
+	})
+	if err != nil {
+		return "", row, fmt.Errorf("creating a token: %w", err)
+	}
+	return text, row, nil
+}
+
+// Bootstrap makes a text the first admin token, if no token has ever existed,
+// and tells whether it did.
+func (t *Tokens) Bootstrap(ctx context.Context, text string) (made bool, err error) {
+	err = t.DB.Audited(ctx, db.Actor{Name: "system"}, "bootstrap", func(q *db.Queries) error {
+		n, err := q.TokenBootstrap(ctx, db.TokenBootstrapParams{ID: uuid.New(), Name: "bootstrap", Hash: hash(text), Hint: hint(text)})
+		made = n > 0
+		return err
+	})
+	if err != nil {
+		return false, fmt.Errorf("storing the bootstrap token: %w", err)
+	}
+	return made, nil
+}
+
+// Revoke ends a token, by id or exact name. NotFound when there is none.
+func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row db.AccessToken, err error) {
+	err = t.DB.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
+		row, err = q.TokenRevoke(ctx, idOrName)
+		return err
+	})
+	if db.Missing(err) {
+		return row, fault.New(fault.NotFound, fmt.Sprintf("No token has the id or name %q.", idOrName))
+	}
+	return row, err
+}
+
+// New makes a token text that Bootstrap can store.
+func New() string {
+	secret := make([]byte, 32)
+	_, _ = rand.Read(secret) // never fails: crypto/rand ends the process instead
+	return prefix + hex.EncodeToString(secret)
+}
+
+func hash(text string) []byte {
+	sum := sha256.Sum256([]byte(text))
+	return sum[:]
+}
+
+func hint(text string) string {
+	secret := strings.TrimPrefix(text, prefix)
+	head := text[:len(text)-len(secret)]
+	return head + secret[:4] + "..." + secret[len(secret)-4:]
+}

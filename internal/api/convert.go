@@ -1,0 +1,124 @@
+package api
+
+import (
+	"time"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/issue"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// Rows become wire types here and nowhere else.
+
+func usd(d decimal.Decimal) wire.USD { return wire.USD{Decimal: d} }
+
+func usdOrNil(d *decimal.Decimal) *wire.USD {
+	if d == nil {
+		return nil
+	}
+	return &wire.USD{Decimal: *d}
+}
+
+func settings(k db.APIKey, hint string, now time.Time) keySettings {
+	return keySettings{
+		ID: k.ID, Name: k.Name, Description: k.Description, KeyHint: hint,
+		Status:     key.Status(k.DeletedAt, k.ExpiresAt, k.IsActive, now),
+		TokenLimit: k.TokenLimit, RateLimitWindow: k.RateLimitWindow, RateLimitRequests: k.RateLimitRequests, ConcurrencyLimit: k.ConcurrencyLimit,
+		DailyCostLimit: usd(k.DailyCostLimit), WeeklyCostLimit: usd(k.WeeklyCostLimit), MonthlyCostLimit: usd(k.MonthlyCostLimit), TotalCostLimit: usd(k.TotalCostLimit),
+		Permissions:            k.Permissions,
+		EnableModelRestriction: k.EnableModelRestriction, RestrictedModels: k.RestrictedModels, AllowedModels: k.AllowedModels,
+		EnableClientRestriction: k.EnableClientRestriction, AllowedClients: k.AllowedClients,
+		ClaudeAccountID: k.ClaudeAccountID, ClaudeConsoleAccountID: k.ClaudeConsoleAccountID, GeminiAccountID: k.GeminiAccountID,
+		OpenaiAccountID: k.OpenaiAccountID, BedrockAccountID: k.BedrockAccountID,
+		EstimatePerRequest: usdOrNil(k.EstimatePerRequest), Enforcement: k.Enforcement, Tags: k.Tags,
+		ExpiresAt: wire.AtOrNil(k.ExpiresAt), IsActive: k.IsActive, CreatedBy: k.CreatedBy,
+		CreatedAt: wire.At(k.CreatedAt), UpdatedAt: wire.At(k.UpdatedAt), DeletedAt: wire.AtOrNil(k.DeletedAt), Version: k.Version,
+	}
+}
+
+func details(row db.KeyShowRow, periods usage.Periods) keyDetails {
+	w := key.WindowAt(row.KeyCounter.WindowStart, row.APIKey.RateLimitWindow, row.KeyCounter.Requests, row.KeyCounter.Tokens, row.AsOf)
+	total := usage.OfTotals(row.KeyTotal)
+	return keyDetails{
+		keySettings: settings(row.APIKey, row.Hint, row.AsOf),
+		Usage:       usageOf(total, periods, row.APIKey.CreatedAt, row.AsOf, usage.Block.All),
+		DailyCost:   usd(periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyTotal.LastUsedAt),
+		CurrentWindowRequests: w.Requests, CurrentWindowTokens: w.Tokens,
+		WindowStartTime: wire.AtOrNil(w.Start), WindowEndTime: wire.AtOrNil(w.End), WindowRemainingSeconds: w.RemainingSeconds,
+	}
+}
+
+func issued(i issue.Issued, periods usage.Periods) issuedKey {
+	return issuedKey{keyDetails: details(i.Row, periods), APIKey: i.Secret, Replayed: i.Replayed}
+}
+
+// block takes the measure of tokens that the caller shows as "tokens": all of
+// them for a key, input and output for an account.
+func block(b usage.Block, tokens func(usage.Block) int64) Block {
+	return Block{
+		Requests: b.Requests, Tokens: tokens(b), InputTokens: b.Input, OutputTokens: b.Output,
+		CacheCreateTokens: b.CacheCreate, CacheReadTokens: b.CacheRead,
+		Ephemeral5MTokens: b.Ephemeral5m, Ephemeral1HTokens: b.Ephemeral1h, AllTokens: b.All(), CostUsd: usd(b.Cost),
+	}
+}
+
+func usageOf(total usage.Block, p usage.Periods, since, asOf time.Time, tokens func(usage.Block) int64) Usage {
+	m := usage.Mean(total, since, asOf)
+	return Usage{
+		Total: block(total, tokens), Daily: block(p.Daily, tokens), Monthly: block(p.Monthly, tokens),
+		Averages: Averages{Rpm: usd(m.RPM), Tpm: usd(m.TPM), DailyRequests: usd(m.DailyRequests), DailyTokens: usd(m.DailyTokens)},
+	}
+}
+
+func statsOf(total usage.Block, p usage.Periods, models []usage.ModelBlock, since, asOf time.Time, tokens func(usage.Block) int64) stats {
+	s := stats{
+		Usage: usageOf(total, p, since, asOf, tokens),
+		Cost:  Costs{Daily: usd(p.Daily.Cost), Weekly: usd(p.Weekly.Cost), Monthly: usd(p.Monthly.Cost), Total: usd(total.Cost)},
+		AsOf:  wire.At(asOf), Models: make([]modelBlock, len(models)),
+	}
+	for i, m := range models {
+		s.Models[i] = modelBlock{Model: m.Model, Block: block(m.Block, tokens)}
+	}
+	return s
+}
+
+func event(e db.UsageEvent) Event {
+	return Event{
+		ID: e.EventID, ReceivedAt: wire.At(e.ReceivedAt), Kind: EventKind(e.Kind), KeyID: e.KeyID, AccountID: e.AccountID,
+		Model: e.Model, ModelReceived: e.ModelReceived, RequestID: e.RequestID, OccurredAt: wire.At(e.OccurredAt), Requests: e.Requests,
+		InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, CacheCreateTokens: e.CacheCreateTokens, CacheReadTokens: e.CacheReadTokens,
+		Ephemeral5MTokens: e.Ephemeral5mTokens, Ephemeral1HTokens: e.Ephemeral1hTokens, CostUsd: usd(e.Cost), Priced: e.Priced,
+		Adjusts: e.Adjusts, Reason: e.Reason,
+	}
+}
+
+func usageResult(r usage.Result) UsageResult {
+	out := UsageResult{EventID: r.EventID, RequestID: r.RequestID, Status: Recorded, KeyID: r.KeyID, Model: r.Model, CostUsd: usd(r.Cost), Priced: r.Priced}
+	if r.Duplicate {
+		out.Status = Duplicate
+	}
+	if r.Conflict {
+		out.Conflict = &r.Conflict
+	}
+	return out
+}
+
+func priceOf(p price.Price) priceView {
+	view := priceView{Model: p.Model, Provider: p.Provider, Source: p.Source, EffectiveFrom: wire.At(p.EffectiveFrom), Rates: rates(p.Base)}
+	if long := rates(p.Long); long != (Rates{}) {
+		view.Above200k = &long
+	}
+	return view
+}
+
+func rates(r price.Rates) Rates {
+	return Rates{
+		InputPerMillion: usdOrNil(r.Input), OutputPerMillion: usdOrNil(r.Output), CacheReadPerMillion: usdOrNil(r.CacheRead),
+		CacheWritePerMillion: usdOrNil(r.CacheWrite), CacheWrite1HPerMillion: usdOrNil(r.CacheWrite1h),
+	}
+}

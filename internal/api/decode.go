@@ -1,0 +1,172 @@
+package api
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"reflect"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// binder reads JSON bodies for the generated handlers, strictly: valid UTF-8, no
+// member twice, none unknown, nothing after the end.
+type binder struct{}
+
+// Bind reads the request's body into v. An empty body is io.EOF, which the
+// generated code accepts where a body is optional.
+func (binder) Bind(v any, c echo.Context) error {
+	r := c.Request()
+	limit := int64(maxBody)
+	switch r.URL.Path {
+	case "/v1/usage", "/v1/keys/batch", "/v1/keys/batch-delete", "/v1/prices/import":
+		limit = maxBatchBody
+	}
+	if r.ContentLength > limit {
+		return tooLarge(limit)
+	}
+	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	if err != nil {
+		return fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
+	}
+	if int64(len(body)) > limit {
+		return tooLarge(limit)
+	}
+	if len(body) == 0 {
+		return fault.Wrap(io.EOF, fault.Malformed, "A JSON body is required.")
+	}
+	if kind, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || kind != echo.MIMEApplicationJSON {
+		return fault.New(fault.Unsupported, "The body must be JSON: Content-Type: application/json.")
+	}
+	wrong, err := decode(body, v)
+	if err != nil {
+		return err
+	}
+	if wrong != nil {
+		return fault.Fields(wrong...)
+	}
+	return nil
+}
+
+func tooLarge(limit int64) error {
+	return fault.New(fault.TooLarge, fmt.Sprintf("The body is larger than %d MiB.", limit>>20))
+}
+
+// decode reads JSON into v. Text that is no JSON is a Malformed fault; members
+// that do not fit are named, all of them.
+func decode(body []byte, v any) ([]fault.Field, error) {
+	err := json.Unmarshal(body, v, json.RejectUnknownMembers(true))
+	var semantic *json.SemanticError
+	var syntax *jsontext.SyntacticError
+	switch {
+	case err == nil:
+		return nil, nil
+	case errors.As(err, &semantic):
+		return explain(body, v, semantic), nil
+	case errors.As(err, &syntax):
+		return nil, fault.Wrap(err, fault.Malformed, fmt.Sprintf("The body is not valid JSON, at byte %d: %s.", syntax.ByteOffset, syntaxMessage(syntax)))
+	default:
+		return nil, fault.Wrap(err, fault.Malformed, "The body is not valid JSON: it ends too early.")
+	}
+}
+
+func syntaxMessage(err *jsontext.SyntacticError) string {
+	if errors.Is(err, jsontext.ErrDuplicateName) {
+		return "a member stands twice"
+	}
+	if err.Err == nil {
+		return "unexpected text"
+	}
+	return strings.TrimPrefix(err.Err.Error(), "jsontext: ")
+}
+
+// explain names every member of a body that does not fit v, by reading each of
+// them alone. It runs only after a first reading has failed.
+func explain(body []byte, v any, first *json.SemanticError) []fault.Field {
+	var members map[string]jsontext.Value
+	if reflect.TypeOf(v).Elem().Kind() != reflect.Struct || json.Unmarshal(body, &members) != nil {
+		return []fault.Field{describe(first)}
+	}
+	var wrong []fault.Field
+	for name, value := range members {
+		alone, err := json.Marshal(map[string]jsontext.Value{name: value})
+		if err != nil {
+			continue // it was read a moment ago
+		}
+		var semantic *json.SemanticError
+		if errors.As(json.Unmarshal(alone, reflect.New(reflect.TypeOf(v).Elem()).Interface(), json.RejectUnknownMembers(true)), &semantic) {
+			wrong = append(wrong, describe(semantic))
+		}
+	}
+	sort.Slice(wrong, func(i, j int) bool { return wrong[i].Field < wrong[j].Field })
+	if wrong == nil {
+		return []fault.Field{describe(first)}
+	}
+	return wrong
+}
+
+func describe(err *json.SemanticError) fault.Field {
+	f := fault.Field{Field: fieldPath(err.JSONPointer), Message: "must be " + wanted(err.GoType)}
+	if errors.Is(err, json.ErrUnknownName) {
+		f.Message = "is not a known field"
+	}
+	if f.Field == "" {
+		f.Field = "body"
+	}
+	return f
+}
+
+// fieldPath writes a JSON pointer as people do: events[3].usage.
+func fieldPath(p jsontext.Pointer) string {
+	var path strings.Builder
+	for token := range p.Tokens() {
+		switch {
+		case token != "" && strings.Trim(token, "0123456789") == "":
+			path.WriteString("[" + token + "]")
+		case path.Len() > 0:
+			path.WriteString("." + token)
+		default:
+			path.WriteString(token)
+		}
+	}
+	return path.String()
+}
+
+func wanted(t reflect.Type) string {
+	if t == nil {
+		return "of another type"
+	}
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	switch t {
+	case reflect.TypeFor[time.Time](), reflect.TypeFor[wire.Time]():
+		return "an RFC 3339 time like 2026-12-31T23:59:59Z"
+	case reflect.TypeFor[uuid.UUID]():
+		return "a UUID"
+	case reflect.TypeFor[wire.USD]():
+		return "a number"
+	}
+	switch t.Kind() { //nolint:exhaustive // what JSON can hold
+	case reflect.String:
+		return "a string"
+	case reflect.Bool:
+		return "true or false"
+	case reflect.Slice, reflect.Array:
+		return "a list"
+	case reflect.Struct, reflect.Map:
+		return "an object"
+	default:
+		return "a whole number in range"
+	}
+}

@@ -1,0 +1,23 @@
+package api
+
+import (
+	_ "embed"
+	"net/http"
+
+	"github.com/labstack/echo/v4"
+	"github.com/swaggest/swgui/v5emb"
+)
+
+//go:embed openapi.yaml
+var openapiYAML []byte
+
+// registerDocs serves the specification and a page that renders it. The page's
+// scripts and styles come from the binary: it asks no other host.
+func registerDocs(e *echo.Echo) {
+	e.GET("/openapi.yaml", func(c echo.Context) error {
+		return c.Blob(http.StatusOK, "application/yaml", openapiYAML)
+	})
+	page := echo.WrapHandler(v5emb.New("keyledger", "/openapi.yaml", "/docs/"))
+	e.GET("/docs", func(c echo.Context) error { return c.Redirect(http.StatusMovedPermanently, "/docs/") })
+	e.GET("/docs/*", page)
+}

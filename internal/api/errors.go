@@ -1,0 +1,107 @@
+package api
+
+import (
+	"encoding/json"
+	"errors"
+	"net/http"
+	"strings"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// statuses is the one table from faults to HTTP.
+var statuses = map[fault.Code]int{
+	fault.Malformed:       http.StatusBadRequest,
+	fault.Invalid:         http.StatusUnprocessableEntity,
+	fault.Unauthenticated: http.StatusUnauthorized,
+	fault.Forbidden:       http.StatusForbidden,
+	fault.NotFound:        http.StatusNotFound,
+	fault.NotAllowed:      http.StatusMethodNotAllowed,
+	fault.Conflict:        http.StatusConflict,
+	fault.TooLarge:        http.StatusRequestEntityTooLarge,
+	fault.Unsupported:     http.StatusUnsupportedMediaType,
+	fault.Unavailable:     http.StatusServiceUnavailable,
+	fault.Internal:        http.StatusInternalServerError,
+}
+
+// retryAfter is what a caller is asked to wait when the database is away.
+const retryAfter = "1"
+
+// writeError answers with a problem (RFC 9457). What a caller cannot use stays
+// in the log.
+func (s *Server) writeError(err error, c echo.Context) {
+	if c.Response().Committed {
+		return
+	}
+	f := asFault(err)
+	status := statuses[f.Code]
+	id := callOf(c.Request().Context()).requestID
+	if status >= http.StatusInternalServerError {
+		s.Log.ErrorContext(c.Request().Context(), "request failed", "method", c.Request().Method, "route", c.Path(), "requestId", id, "error", err)
+	}
+	p := Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: f.Message, Code: string(f.Code), RequestID: id}
+	if len(f.Fields) > 0 {
+		list := make([]FieldError, len(f.Fields))
+		for i, field := range f.Fields {
+			list[i] = FieldError(field)
+		}
+		p.Errors = &list
+	}
+	header := c.Response().Header()
+	header.Set(echo.HeaderContentType, "application/problem+json")
+	switch f.Code { //nolint:exhaustive // the others need no header
+	case fault.Unauthenticated:
+		header.Set("WWW-Authenticate", "Bearer")
+	case fault.Unavailable:
+		header.Set("Retry-After", retryAfter)
+	}
+	c.Response().WriteHeader(status)
+	if err := json.NewEncoder(c.Response()).Encode(p); err != nil {
+		s.Log.DebugContext(c.Request().Context(), "writing a problem failed", "error", err)
+	}
+}
+
+// asFault makes one fault of echo's errors, the database's and ours.
+func asFault(err error) *fault.Error {
+	var he *echo.HTTPError
+	if !errors.As(err, &he) {
+		return db.Fault(err)
+	}
+	text, _ := he.Message.(string)
+	switch he.Code {
+	case http.StatusNotFound:
+		return fault.New(fault.NotFound, "No such path.")
+	case http.StatusMethodNotAllowed:
+		return fault.New(fault.NotAllowed, "This path does not know the method.")
+	case http.StatusBadRequest:
+		// The generated code says: Invalid format for parameter NAME: why
+		if rest, ok := strings.CutPrefix(text, "Invalid format for parameter "); ok {
+			name, _, _ := strings.Cut(rest, ":")
+			return fault.Fields(fault.Field{Field: name, Message: "has the wrong form"})
+		}
+		return fault.Wrap(err, fault.Malformed, "The request cannot be read.")
+	}
+	return fault.Wrap(err, fault.Internal, "Something went wrong in the service.")
+}
+
+// invalidKey and invalidUsage turn what the leaves found wrong into one fault.
+func invalidKey(wrong []key.FieldError) error {
+	fields := make([]fault.Field, len(wrong))
+	for i, w := range wrong {
+		fields[i] = fault.Field(w)
+	}
+	return fault.Fields(fields...)
+}
+
+func invalidUsage(wrong []usage.FieldError) error {
+	fields := make([]fault.Field, len(wrong))
+	for i, w := range wrong {
+		fields[i] = fault.Field(w)
+	}
+	return fault.Fields(fields...)
+}

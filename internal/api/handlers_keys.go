@@ -1,0 +1,397 @@
+package api
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/issue"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// CreateKey answers POST /v1/keys.
+func (s *Server) CreateKey(ctx context.Context, r CreateKeyRequestObject) (CreateKeyResponseObject, error) {
+	fields, wrong := key.ForCreate(*r.Body, s.rules(), true)
+	if wrong != nil {
+		return nil, invalidKey(wrong)
+	}
+	idem, err := idempotency(r.Params.IdempotencyKey, *r.Body)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.Keys.Create(ctx, actor(ctx), fields, idem)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.issuedAnswer(ctx, made)
+	if err != nil {
+		return nil, err
+	}
+	if made.Replayed {
+		return CreateKey200JSONResponse{answer}, nil
+	}
+	return CreateKey201JSONResponse{Body: answer.Body, Headers: CreateKey201ResponseHeaders(answer.Headers)}, nil
+}
+
+func (s *Server) issuedAnswer(ctx context.Context, made issue.Issued) (IssuedKeyAnswerJSONResponse, error) {
+	periods, err := s.Stats.Keys(ctx, []uuid.UUID{made.Row.APIKey.ID}, nil)
+	if err != nil {
+		return IssuedKeyAnswerJSONResponse{}, err
+	}
+	return IssuedKeyAnswerJSONResponse{
+		Body:    issued(made, periods[made.Row.APIKey.ID]),
+		Headers: IssuedKeyAnswerResponseHeaders{ETag: etag(made.Row.APIKey.Version)},
+	}, nil
+}
+
+// idempotency makes a claim of an Idempotency-Key header and the body it came with.
+func idempotency(header *string, body any) (issue.Idempotency, error) {
+	if header == nil {
+		return issue.Idempotency{}, nil
+	}
+	if len(*header) < 1 || len(*header) > 200 {
+		return issue.Idempotency{}, fault.Fields(fault.Field{Field: "Idempotency-Key", Message: "must have 1 to 200 characters"})
+	}
+	raw, err := jsonv2.Marshal(body, jsonv2.Deterministic(true))
+	if err != nil {
+		return issue.Idempotency{}, fmt.Errorf("encoding a body: %w", err)
+	}
+	sum := sha256.Sum256(raw)
+	return issue.Idempotency{Key: *header, Fingerprint: sum[:]}, nil
+}
+
+// CreateKeys answers POST /v1/keys/batch.
+func (s *Server) CreateKeys(ctx context.Context, r CreateKeysRequestObject) (CreateKeysResponseObject, error) {
+	body := *r.Body
+	base, wrongBase := textMember(body, "baseName", 1, 96)
+	count, wrongCount := key.Integer(body["count"], issue.MaxBatch)
+	if wrongCount == "" && count < 1 {
+		wrongCount = "must be at least 1"
+	}
+	delete(body, "baseName")
+	delete(body, "count")
+	fields, wrong := key.ForCreate(body, s.rules(), false)
+	wrong = appendWrong(wrong, "baseName", wrongBase)
+	wrong = appendWrong(wrong, "count", wrongCount)
+	if wrong != nil {
+		return nil, invalidKey(wrong)
+	}
+	made, err := s.Keys.CreateBatch(ctx, actor(ctx), base, int(count), fields)
+	if err != nil {
+		return nil, err
+	}
+	answer := CreateKeys201JSONResponse{Data: make([]IssuedKey, len(made))}
+	for i, m := range made {
+		answer.Data[i] = issued(m, usage.Periods{}) // a new key has used nothing
+	}
+	return answer, nil
+}
+
+func textMember(o key.Object, name string, low, high int) (value, wrong string) {
+	raw, given := o[name]
+	if !given {
+		return "", "is required"
+	}
+	return key.Text(raw, low, high)
+}
+
+func appendWrong(wrong []key.FieldError, field, message string) []key.FieldError {
+	if message == "" {
+		return wrong
+	}
+	return append(wrong, key.FieldError{Field: field, Message: message})
+}
+
+// ListKeys answers GET /v1/keys.
+func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKeysResponseObject, error) {
+	size, read, err := pageSize(r.Params.Limit)
+	if err != nil {
+		return nil, err
+	}
+	params, err := listParams(r.Params)
+	if err != nil {
+		return nil, err
+	}
+	params.RowLimit = read
+	rows, err := s.DB.KeyList(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("listing keys: %w", err)
+	}
+	answer := ListKeys200JSONResponse{Data: []KeyDetails{}}
+	if len(rows) > size {
+		rows = rows[:size]
+		last := rows[size-1]
+		answer.NextCursor = writeCursor(sortName(r.Params.Sort), last.ByText, last.ByTime, last.ByNumber, last.APIKey.ID.String())
+	}
+	ids := make([]uuid.UUID, len(rows))
+	for i, row := range rows {
+		ids[i] = row.APIKey.ID
+	}
+	periods, err := s.Stats.Keys(ctx, ids, nil)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		shown := db.KeyShowRow{APIKey: row.APIKey, Hint: row.Hint, KeyTotal: row.KeyTotal, KeyCounter: row.KeyCounter, AsOf: row.AsOf}
+		answer.Data = append(answer.Data, details(shown, periods[row.APIKey.ID]))
+	}
+	return answer, nil
+}
+
+// sorts are the orders a list can have, each with or without - before it.
+var sorts = []string{"name", "createdAt", "lastUsedAt", "expiresAt", "cost", "requests"}
+
+func sortName(sort *ListKeysParamsSort) string {
+	if sort == nil {
+		return "-createdAt"
+	}
+	return string(*sort)
+}
+
+func listParams(q ListKeysParams) (db.KeyListParams, error) {
+	sort := sortName(q.Sort)
+	name, descending := strings.CutPrefix(sort, "-")
+	p := db.KeyListParams{Sort: name, Descending: descending, Tag: q.Tag, Permission: q.Permission, AccountID: q.AccountID,
+		AfterTime: "-infinity", AfterNumber: "0"}
+	if !slices.Contains(sorts, name) {
+		return p, fault.Fields(fault.Field{Field: "sort", Message: "must be one of " + strings.Join(sorts, ", ") + ", with - before it to descend"})
+	}
+	if q.Status != nil {
+		p.Status = string(*q.Status)
+		if !slices.Contains([]string{key.StatusActive, key.StatusDisabled, key.StatusExpired, key.StatusDeleted}, p.Status) {
+			return p, fault.Fields(fault.Field{Field: "status", Message: "must be active, disabled, expired or deleted"})
+		}
+	}
+	p.Pattern = likePattern(q.Q)
+	after, err := readCursor(q.Cursor, 5)
+	if err != nil || after == nil {
+		return p, err
+	}
+	id, err := uuid.Parse(after[4])
+	if err != nil || after[0] != sort {
+		return p, badCursor()
+	}
+	p.AfterText, p.AfterTime, p.AfterNumber, p.AfterID = after[1], after[2], after[3], &id
+	return p, nil
+}
+
+// likePattern makes an ILIKE pattern that finds a text as it is, anywhere.
+func likePattern(part *string) *string {
+	if part == nil || *part == "" {
+		return nil
+	}
+	pattern := "%" + strings.NewReplacer(`\`, `\\`, `%`, `\%`, `_`, `\_`).Replace(*part) + "%"
+	return &pattern
+}
+
+// GetKey answers GET /v1/keys/{id}.
+func (s *Server) GetKey(ctx context.Context, r GetKeyRequestObject) (GetKeyResponseObject, error) {
+	row, err := s.Keys.Show(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.keyAnswer(ctx, row)
+	return GetKey200JSONResponse{answer}, err
+}
+
+func (s *Server) keyAnswer(ctx context.Context, row db.KeyShowRow) (KeyAnswerJSONResponse, error) {
+	periods, err := s.Stats.Keys(ctx, []uuid.UUID{row.APIKey.ID}, nil)
+	if err != nil {
+		return KeyAnswerJSONResponse{}, err
+	}
+	return KeyAnswerJSONResponse{
+		Body:    details(row, periods[row.APIKey.ID]),
+		Headers: KeyAnswerResponseHeaders{ETag: etag(row.APIKey.Version)},
+	}, nil
+}
+
+func etag(version int64) *string {
+	tag := strconv.Quote(strconv.FormatInt(version, 10))
+	return &tag
+}
+
+// UpdateKey answers PATCH /v1/keys/{id}.
+func (s *Server) UpdateKey(ctx context.Context, r UpdateKeyRequestObject) (UpdateKeyResponseObject, error) {
+	fields, wrong := key.ForUpdate(*r.Body, s.rules())
+	version, message := ifMatch(r.Params.IfMatch)
+	wrong = appendWrong(wrong, "If-Match", message)
+	if wrong != nil {
+		return nil, invalidKey(wrong)
+	}
+	row, err := s.Keys.Update(ctx, actor(ctx), r.ID, fields, version)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.keyAnswer(ctx, row)
+	return UpdateKey200JSONResponse{answer}, err
+}
+
+// ifMatch reads a version from If-Match, with or without quotes; * is any.
+func ifMatch(header *string) (version *int64, wrong string) {
+	if header == nil || *header == "*" {
+		return nil, ""
+	}
+	n, err := strconv.ParseInt(strings.Trim(strings.TrimPrefix(*header, "W/"), `"`), 10, 64)
+	if err != nil {
+		return nil, `must be a version as in ETag, like "3"`
+	}
+	return &n, ""
+}
+
+// UpdateKeys answers PATCH /v1/keys/batch.
+func (s *Server) UpdateKeys(ctx context.Context, r UpdateKeysRequestObject) (UpdateKeysResponseObject, error) {
+	body := *r.Body
+	var ids []uuid.UUID
+	message := "is required"
+	if raw, given := body["ids"]; given {
+		message = ""
+		if jsonv2.Unmarshal(raw, &ids) != nil {
+			message = "must be a list of UUIDs"
+		}
+	}
+	delete(body, "ids")
+	fields, wrong := key.ForUpdate(body, s.rules())
+	if message == "" {
+		ids, message = distinct(ids)
+	}
+	wrong = appendWrong(wrong, "ids", message)
+	if wrong == nil && len(fields) == 0 {
+		wrong = appendWrong(wrong, "body", "must name at least one field to change")
+	}
+	if wrong != nil {
+		return nil, invalidKey(wrong)
+	}
+	if err := s.Keys.UpdateBatch(ctx, actor(ctx), ids, fields); err != nil {
+		return nil, err
+	}
+	return UpdateKeys200JSONResponse{ChangedAnswerJSONResponse{Changed: len(ids)}}, nil
+}
+
+// distinct checks the ids of a batch and takes repeats out.
+func distinct(ids []uuid.UUID) (unique []uuid.UUID, wrong string) {
+	if len(ids) < 1 || len(ids) > issue.MaxBatch {
+		return nil, fmt.Sprintf("must have 1 to %d entries", issue.MaxBatch)
+	}
+	for _, id := range ids {
+		if !slices.Contains(unique, id) {
+			unique = append(unique, id)
+		}
+	}
+	return unique, ""
+}
+
+// DeleteKeys answers POST /v1/keys/batch-delete.
+func (s *Server) DeleteKeys(ctx context.Context, r DeleteKeysRequestObject) (DeleteKeysResponseObject, error) {
+	ids, wrong := distinct(r.Body.Ids)
+	if wrong != "" {
+		return nil, fault.Fields(fault.Field{Field: "ids", Message: wrong})
+	}
+	if err := s.Keys.Delete(ctx, actor(ctx), ids); err != nil {
+		return nil, err
+	}
+	return DeleteKeys200JSONResponse{ChangedAnswerJSONResponse{Changed: len(ids)}}, nil
+}
+
+// DeleteKey answers DELETE /v1/keys/{id}.
+func (s *Server) DeleteKey(ctx context.Context, r DeleteKeyRequestObject) (DeleteKeyResponseObject, error) {
+	var err error
+	if r.Params.Purge != nil && *r.Params.Purge {
+		err = s.Keys.Purge(ctx, actor(ctx), r.ID)
+	} else {
+		err = s.Keys.Delete(ctx, actor(ctx), []uuid.UUID{r.ID})
+	}
+	return DeleteKey204Response{}, err
+}
+
+// RestoreKey answers POST /v1/keys/{id}/restore.
+func (s *Server) RestoreKey(ctx context.Context, r RestoreKeyRequestObject) (RestoreKeyResponseObject, error) {
+	row, err := s.Keys.Restore(ctx, actor(ctx), r.ID)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.keyAnswer(ctx, row)
+	return RestoreKey200JSONResponse{answer}, err
+}
+
+// maxGrace is the longest grace of a rotated secret: 30 days, in seconds.
+const maxGrace = 2592000
+
+// RotateKey answers POST /v1/keys/{id}/rotate.
+func (s *Server) RotateKey(ctx context.Context, r RotateKeyRequestObject) (RotateKeyResponseObject, error) {
+	grace := int32(0)
+	if r.Body != nil && r.Body.GraceSeconds != nil {
+		grace = *r.Body.GraceSeconds
+	}
+	if grace < 0 || grace > maxGrace {
+		return nil, fault.Fields(fault.Field{Field: "graceSeconds", Message: "must be between 0 and 2592000 (30 days)"})
+	}
+	idem, err := idempotency(r.Params.IdempotencyKey, grace)
+	if err != nil {
+		return nil, err
+	}
+	made, err := s.Keys.Rotate(ctx, actor(ctx), r.ID, grace, idem)
+	if err != nil {
+		return nil, err
+	}
+	answer, err := s.issuedAnswer(ctx, made)
+	return RotateKey200JSONResponse{answer}, err
+}
+
+// ListKeyAudit answers GET /v1/keys/{id}/audit.
+func (s *Server) ListKeyAudit(ctx context.Context, r ListKeyAuditRequestObject) (ListKeyAuditResponseObject, error) {
+	if _, err := s.Keys.Show(ctx, r.ID); err != nil {
+		return nil, err
+	}
+	rows, err := s.DB.AuditList(ctx, db.AuditListParams{TargetID: r.ID.String(), TargetTypes: []string{"key", "secret"}, RowLimit: maxLimit})
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit trail: %w", err)
+	}
+	answer := ListKeyAudit200JSONResponse{Data: make([]AuditEntry, len(rows))}
+	for i, row := range rows {
+		answer.Data[i] = AuditEntry{At: wire.At(row.At), Actor: row.Actor, Action: row.Action, RequestID: row.RequestID,
+			Before: object(row.Before), After: object(row.After)}
+	}
+	return answer, nil
+}
+
+// object makes a JSON object of one in the database; nil when there is none.
+func object(raw json.RawMessage) *map[string]any {
+	var o map[string]any
+	if len(raw) == 0 || json.Unmarshal(raw, &o) != nil {
+		return nil
+	}
+	return &o
+}
+
+// ListTags answers GET /v1/tags.
+func (s *Server) ListTags(ctx context.Context, _ ListTagsRequestObject) (ListTagsResponseObject, error) {
+	rows, err := s.DB.TagList(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing tags: %w", err)
+	}
+	answer := ListTags200JSONResponse{Data: make([]Tag, len(rows))}
+	for i, row := range rows {
+		answer.Data[i] = Tag{Tag: row.Tag, Keys: row.Keys}
+	}
+	return answer, nil
+}
+
+// ListClients answers GET /v1/clients.
+func (s *Server) ListClients(context.Context, ListClientsRequestObject) (ListClientsResponseObject, error) {
+	answer := ListClients200JSONResponse{Data: make([]ClientProgram, len(s.Clients))}
+	for i, c := range s.Clients {
+		answer.Data[i] = ClientProgram{ID: c.ID, Name: c.Name, Pattern: c.Pattern}
+	}
+	return answer, nil
+}

@@ -1,0 +1,174 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/price"
+)
+
+// ListPrices answers GET /v1/prices.
+func (s *Server) ListPrices(ctx context.Context, r ListPricesRequestObject) (ListPricesResponseObject, error) {
+	size, read, err := pageSize(r.Params.Limit)
+	if err != nil {
+		return nil, err
+	}
+	params := db.PriceListParams{Pattern: likePattern(r.Params.Q), Provider: r.Params.Provider, RowLimit: read}
+	after, err := readCursor(r.Params.Cursor, 2)
+	if err != nil {
+		return nil, err
+	}
+	if after != nil {
+		from, err := time.Parse(time.RFC3339Nano, after[1])
+		if err != nil {
+			return nil, badCursor()
+		}
+		params.AfterModel, params.AfterFrom = &after[0], &from
+	}
+	rows, err := s.DB.PriceList(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("listing prices: %w", err)
+	}
+	answer := ListPrices200JSONResponse{Data: []Price{}}
+	if len(rows) > size {
+		rows = rows[:size]
+		last := rows[size-1]
+		answer.NextCursor = writeCursor(last.Model, last.EffectiveFrom.UTC().Format(time.RFC3339Nano))
+	}
+	for _, row := range rows {
+		answer.Data = append(answer.Data, priceOf(price.FromRow(row)))
+	}
+	return answer, nil
+}
+
+// PutPrice answers POST /v1/prices.
+func (s *Server) PutPrice(ctx context.Context, r PutPriceRequestObject) (PutPriceResponseObject, error) {
+	p, from, wrong := readPrice(*r.Body)
+	if wrong != nil {
+		return nil, invalidKey(wrong)
+	}
+	p.EffectiveFrom, p.Source = from, price.SourceManual
+	if from.IsZero() {
+		now, err := s.DB.Now(ctx)
+		if err != nil {
+			return nil, fmt.Errorf("reading the database's clock: %w", err)
+		}
+		p.EffectiveFrom = now
+	}
+	if _, err := s.Prices.Put(ctx, actor(ctx), price.SourceManual, p.EffectiveFrom, []price.Price{p}); err != nil {
+		return nil, err
+	}
+	return PutPrice200JSONResponse(priceOf(p)), nil
+}
+
+// readPrice checks a price and names every wrong field.
+func readPrice(body key.Object) (p price.Price, from time.Time, wrong []key.FieldError) {
+	message := ""
+	p.Model, message = textMember(body, "model", 1, 200)
+	wrong = appendWrong(wrong, "model", message)
+	if raw, given := body["provider"]; given {
+		p.Provider, message = key.Text(raw, 0, 200)
+		wrong = appendWrong(wrong, "provider", message)
+	}
+	if raw, given := body["effectiveFrom"]; given && raw.Kind() != 'n' {
+		var t wire.Time
+		if jsonv2.Unmarshal(raw, &t) != nil || t.UTC().Year() < 1 || t.UTC().Year() > 9999 {
+			wrong = appendWrong(wrong, "effectiveFrom", "must be an RFC 3339 time like 2026-01-01T00:00:00Z")
+		}
+		from = t.Time
+	}
+	if raw, given := body["above200k"]; given && raw.Kind() != 'n' {
+		var inner key.Object
+		if raw.Kind() != '{' || jsonv2.Unmarshal(raw, &inner) != nil {
+			wrong = appendWrong(wrong, "above200k", "must be an object of prices")
+		}
+		p.Long, wrong = readRates(inner, "above200k.", wrong)
+		for name := range inner {
+			wrong = appendWrong(wrong, "above200k."+name, "is not a known field")
+		}
+	}
+	p.Base, wrong = readRates(body, "", wrong)
+	for _, known := range []string{"model", "provider", "effectiveFrom", "above200k"} {
+		delete(body, known)
+	}
+	for name := range body {
+		wrong = appendWrong(wrong, name, "is not a known field")
+	}
+	if wrong == nil && p.Base.Input == nil && p.Base.Output == nil {
+		wrong = appendWrong(wrong, "inputPerMillion", "or outputPerMillion is required")
+	}
+	return p, from, wrong
+}
+
+// readRates takes the prices out of a body.
+func readRates(body key.Object, path string, wrong []key.FieldError) (price.Rates, []key.FieldError) {
+	read := func(name string) *decimal.Decimal {
+		raw, given := body[name]
+		delete(body, name)
+		if !given || raw.Kind() == jsontext.KindNull {
+			return nil
+		}
+		amount, message := key.Money(raw)
+		wrong = appendWrong(wrong, path+name, message)
+		return &amount
+	}
+	return price.Rates{
+		Input: read("inputPerMillion"), Output: read("outputPerMillion"), CacheRead: read("cacheReadPerMillion"),
+		CacheWrite: read("cacheWritePerMillion"), CacheWrite1h: read("cacheWrite1hPerMillion"),
+	}, wrong
+}
+
+// ImportPrices answers POST /v1/prices/import.
+func (s *Server) ImportPrices(ctx context.Context, r ImportPricesRequestObject) (ImportPricesResponseObject, error) {
+	file, err := price.ParseLiteLLM(*r.Body)
+	if err != nil {
+		return nil, fault.Fields(fault.Field{Field: "body", Message: err.Error()})
+	}
+	var from time.Time
+	if r.Params.EffectiveFrom != nil {
+		from = r.Params.EffectiveFrom.Time
+	} else if from, err = s.DB.Now(ctx); err != nil {
+		return nil, fmt.Errorf("reading the database's clock: %w", err)
+	}
+	changed, err := s.Prices.Put(ctx, actor(ctx), price.SourceLiteLLM, from, file.Prices)
+	if err != nil {
+		return nil, err
+	}
+	answer := ImportPrices200JSONResponse{Models: len(file.Prices), Changed: int(changed), EffectiveFrom: wire.At(from)}
+	answer.Skipped = make([]struct {
+		Count  int    `json:"count"`
+		Reason string `json:"reason"`
+	}, len(file.Skipped))
+	for i, skipped := range file.Skipped {
+		answer.Skipped[i].Count, answer.Skipped[i].Reason = skipped.Count, skipped.Reason
+	}
+	return answer, nil
+}
+
+// ListUnpriced answers GET /v1/prices/unpriced.
+func (s *Server) ListUnpriced(ctx context.Context, _ ListUnpricedRequestObject) (ListUnpricedResponseObject, error) {
+	rows, err := s.DB.UnpricedModels(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing unpriced models: %w", err)
+	}
+	catalogue, now, err := s.Prices.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	answer := ListUnpriced200JSONResponse{Data: make([]Unpriced, len(rows))}
+	for i, row := range rows {
+		_, priced := catalogue.Lookup(row.Model, now)
+		answer.Data[i] = Unpriced{Model: row.Model, Requests: row.Requests, Tokens: row.Tokens,
+			FirstAt: wire.At(row.FirstAt), LastAt: wire.At(row.LastAt), PricedNow: priced}
+	}
+	return answer, nil
+}

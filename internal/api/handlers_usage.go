@@ -1,0 +1,241 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// RecordUsage answers POST /v1/usage.
+func (s *Server) RecordUsage(ctx context.Context, r RecordUsageRequestObject) (RecordUsageResponseObject, error) {
+	events, err := readEvents(*r.Body)
+	if err != nil {
+		return nil, err
+	}
+	results, err := s.Usage.Record(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	answer := RecordUsage200JSONResponse{Results: make([]UsageResult, len(results))}
+	for i, result := range results {
+		answer.Results[i] = usageResult(result)
+	}
+	return answer, nil
+}
+
+// readEvents checks one event or each of a list, and names all that is wrong.
+func readEvents(body usageRequest) ([]usage.Event, error) {
+	if body.Events == nil {
+		event, wrong := usage.Check(body.report(), "")
+		if wrong != nil {
+			return nil, invalidUsage(wrong)
+		}
+		return []usage.Event{event}, nil
+	}
+	if one := body.usageReport; one.RequestID != nil || one.KeyID != nil || one.AccountID != nil || one.Model != nil || one.Usage != nil || one.OccurredAt != nil {
+		return nil, fault.Fields(fault.Field{Field: "events", Message: "must stand alone: send one event, or a list of them"})
+	}
+	if n := len(*body.Events); n < 1 || n > usage.MaxBatch {
+		return nil, fault.Fields(fault.Field{Field: "events", Message: fmt.Sprintf("must have 1 to %d entries", usage.MaxBatch)})
+	}
+	events := make([]usage.Event, len(*body.Events))
+	var wrong []fault.Field
+	for i, raw := range *body.Events {
+		path := fmt.Sprintf("events[%d].", i)
+		var one usageReport
+		misfits, err := decode(raw, &one)
+		if err != nil {
+			return nil, err
+		}
+		for _, f := range misfits {
+			wrong = append(wrong, fault.Field{Field: path + f.Field, Message: f.Message})
+		}
+		if misfits != nil {
+			continue
+		}
+		event, bad := usage.Check(one.report(), path)
+		for _, f := range bad {
+			wrong = append(wrong, fault.Field(f))
+		}
+		events[i] = event
+	}
+	if wrong != nil {
+		return nil, fault.Fields(wrong...)
+	}
+	return events, nil
+}
+
+// GetKeyUsage answers GET /v1/keys/{id}/usage.
+func (s *Server) GetKeyUsage(ctx context.Context, r GetKeyUsageRequestObject) (GetKeyUsageResponseObject, error) {
+	row, err := s.Keys.Show(ctx, r.ID)
+	if err != nil {
+		return nil, err
+	}
+	full, err := s.keyStats(ctx, row, instant(r.Params.AsOf))
+	if err != nil {
+		return nil, err
+	}
+	return GetKeyUsage200JSONResponse{StatsAnswerJSONResponse(full)}, nil
+}
+
+func instant(t *wire.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	return &t.Time
+}
+
+func (s *Server) keyStats(ctx context.Context, row db.KeyShowRow, asOf *time.Time) (stats, error) {
+	id, at := row.APIKey.ID, row.AsOf
+	if asOf != nil {
+		at = *asOf
+	}
+	periods, err := s.Stats.Keys(ctx, []uuid.UUID{id}, &at)
+	if err != nil {
+		return stats{}, err
+	}
+	models, err := s.Stats.KeyModels(ctx, id)
+	if err != nil {
+		return stats{}, err
+	}
+	return statsOf(usage.OfTotals(row.KeyTotal), periods[id], models, row.APIKey.CreatedAt, at, usage.Block.All), nil
+}
+
+// GetAccountUsage answers GET /v1/accounts/{accountId}/usage.
+func (s *Server) GetAccountUsage(ctx context.Context, r GetAccountUsageRequestObject) (GetAccountUsageResponseObject, error) {
+	row, err := s.Stats.Account(ctx, r.AccountID, instant(r.Params.AsOf))
+	if err != nil {
+		return nil, err
+	}
+	periods, err := s.Stats.Accounts(ctx, []string{r.AccountID}, &row.AsOf)
+	if err != nil {
+		return nil, err
+	}
+	models, err := s.Stats.AccountModels(ctx, r.AccountID)
+	if err != nil {
+		return nil, err
+	}
+	full := statsOf(usage.OfAccount(row.AccountTotal), periods[r.AccountID], models, row.AccountTotal.FirstUsedAt, row.AsOf, usage.Block.Core)
+	return GetAccountUsage200JSONResponse{StatsAnswerJSONResponse(full)}, nil
+}
+
+// ListAccountUsage answers GET /v1/accounts/usage.
+func (s *Server) ListAccountUsage(ctx context.Context, r ListAccountUsageRequestObject) (ListAccountUsageResponseObject, error) {
+	size, read, err := pageSize(r.Params.Limit)
+	if err != nil {
+		return nil, err
+	}
+	params := db.AccountListParams{AsOf: instant(r.Params.AsOf), Timezone: s.Stats.Timezone, RowLimit: read}
+	after, err := readCursor(r.Params.Cursor, 2)
+	if err != nil {
+		return nil, err
+	}
+	if after != nil {
+		if params.AfterTokens, err = strconv.ParseInt(after[0], 10, 64); err != nil {
+			return nil, badCursor()
+		}
+		params.AfterID = &after[1]
+	}
+	rows, err := s.DB.AccountList(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("listing accounts: %w", err)
+	}
+	answer := ListAccountUsage200JSONResponse{Data: []AccountUsage{}}
+	if len(rows) > size {
+		rows = rows[:size]
+		last := rows[size-1]
+		answer.NextCursor = writeCursor(strconv.FormatInt(last.DayTokens, 10), last.AccountTotal.AccountID)
+	}
+	ids := make([]string, len(rows))
+	for i, row := range rows {
+		ids[i] = row.AccountTotal.AccountID
+	}
+	periods, err := s.Stats.Accounts(ctx, ids, params.AsOf)
+	if err != nil {
+		return nil, err
+	}
+	for _, row := range rows {
+		t := row.AccountTotal
+		answer.Data = append(answer.Data, accountUsage{
+			AccountID: t.AccountID, FirstUsedAt: wire.At(t.FirstUsedAt), LastUsedAt: wire.At(t.LastUsedAt),
+			Usage: usageOf(usage.OfAccount(t), periods[t.AccountID], t.FirstUsedAt, row.AsOf, usage.Block.Core),
+		})
+	}
+	return answer, nil
+}
+
+// ListEvents answers GET /v1/events.
+func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (ListEventsResponseObject, error) {
+	size, read, err := pageSize(r.Params.Limit)
+	if err != nil {
+		return nil, err
+	}
+	q := r.Params
+	params := db.EventListParams{KeyID: q.KeyID, AccountID: q.AccountID, Model: q.Model, RequestID: q.RequestID,
+		From: instant(q.From), To: instant(q.To), RowLimit: read}
+	if q.Kind != nil {
+		kind := string(*q.Kind)
+		if kind != "usage" && kind != "adjustment" && kind != "opening" {
+			return nil, fault.Fields(fault.Field{Field: "kind", Message: "must be usage, adjustment or opening"})
+		}
+		params.Kind = &kind
+	}
+	after, err := readCursor(q.Cursor, 1)
+	if err != nil {
+		return nil, err
+	}
+	if after != nil {
+		id, err := uuid.Parse(after[0])
+		if err != nil {
+			return nil, badCursor()
+		}
+		params.AfterID = &id
+	}
+	rows, err := s.DB.EventList(ctx, params)
+	if err != nil {
+		return nil, fmt.Errorf("listing events: %w", err)
+	}
+	answer := ListEvents200JSONResponse{Data: []Event{}}
+	if len(rows) > size {
+		rows = rows[:size]
+		answer.NextCursor = writeCursor(rows[size-1].EventID.String())
+	}
+	for _, row := range rows {
+		answer.Data = append(answer.Data, event(row))
+	}
+	return answer, nil
+}
+
+// GetEvent answers GET /v1/events/{id}.
+func (s *Server) GetEvent(ctx context.Context, r GetEventRequestObject) (GetEventResponseObject, error) {
+	row, err := s.DB.EventFind(ctx, r.ID)
+	if db.Missing(err) {
+		return nil, fault.New(fault.NotFound, "No such event in the retained ledger.")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading an event: %w", err)
+	}
+	return GetEvent200JSONResponse(event(row)), nil
+}
+
+// VoidEvent answers POST /v1/events/{id}/void.
+func (s *Server) VoidEvent(ctx context.Context, r VoidEventRequestObject) (VoidEventResponseObject, error) {
+	reason, wrong := key.CheckText(r.Body.Reason, 1, 500)
+	if wrong != "" {
+		return nil, fault.Fields(fault.Field{Field: "reason", Message: wrong})
+	}
+	result, err := s.Usage.Void(ctx, actor(ctx), r.ID, reason)
+	if err != nil {
+		return nil, err
+	}
+	return VoidEvent200JSONResponse(usageResult(result)), nil
+}

@@ -1,0 +1,77 @@
+package api
+
+import (
+	"context"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/verify"
+)
+
+// VerifyKey answers POST /v1/keys/verify.
+func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (VerifyKeyResponseObject, error) {
+	withUsage := false
+	if r.Body.Include != nil {
+		for _, what := range *r.Body.Include {
+			if what != VerifyRequestIncludeUsage {
+				return nil, fault.Fields(fault.Field{Field: "include", Message: "may only hold usage"})
+			}
+			withUsage = true
+		}
+	}
+	var text string // what is no string is no key
+	if len(r.Body.APIKey) > 0 && r.Body.APIKey.Kind() == '"' {
+		if err := jsonv2.Unmarshal(r.Body.APIKey, &text); err != nil {
+			text = ""
+		}
+	}
+	result, err := s.Verifier.Verify(ctx, text, nil)
+	if err != nil {
+		return nil, err
+	}
+	s.Metrics.Verified.WithLabelValues(string(result.Code)).Inc()
+	answer := VerifyKey200JSONResponse{Valid: result.Code == verify.Valid, Code: VerifyAnswerCode(result.Code), Message: result.Code.Message()}
+	if !answer.Valid {
+		return answer, nil
+	}
+	shown := settings(result.Key.APIKey, result.Key.Hint, result.Key.AsOf)
+	answer.Key = &shown
+	if withUsage {
+		row, err := s.Keys.Show(ctx, result.Key.APIKey.ID)
+		if err != nil {
+			return nil, err
+		}
+		full, err := s.keyAnswer(ctx, row)
+		if err != nil {
+			return nil, err
+		}
+		answer.Usage, answer.DailyCost = &full.Body.Usage, &full.Body.DailyCost
+	}
+	return answer, nil
+}
+
+// GetSelf answers GET /v1/self, for the holder of a key.
+func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfResponseObject, error) {
+	result, err := s.Verifier.Verify(ctx, callOf(ctx).apiKey, nil)
+	if err != nil {
+		return nil, err
+	}
+	if result.Code != verify.Valid {
+		return nil, fault.New(fault.Unauthenticated, result.Code.Message()+".")
+	}
+	row, err := s.Keys.Show(ctx, result.Key.APIKey.ID)
+	if err != nil {
+		return nil, err
+	}
+	periods, err := s.Stats.Keys(ctx, []uuid.UUID{row.APIKey.ID}, nil)
+	if err != nil {
+		return nil, err
+	}
+	full, err := s.keyStats(ctx, row, nil)
+	if err != nil {
+		return nil, err
+	}
+	return GetSelf200JSONResponse{Key: details(row, periods[row.APIKey.ID]), Usage: full}, nil
+}

@@ -1,0 +1,167 @@
+package api
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"regexp"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/labstack/echo/v4"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// call is what the middleware learnt of a request, for handlers and the log.
+type call struct {
+	requestID string
+	identity  access.Identity
+	apiKey    string // a key holder's own secret, on /v1/self only; never logged
+}
+
+type callKey struct{}
+
+func callOf(ctx context.Context) *call {
+	c, ok := ctx.Value(callKey{}).(*call)
+	if !ok {
+		return &call{}
+	}
+	return c
+}
+
+// actor is who the audit trail shall name.
+func actor(ctx context.Context) db.Actor {
+	c := callOf(ctx)
+	return db.Actor{Name: c.identity.Name, ID: c.identity.ID, RequestID: c.requestID}
+}
+
+var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
+
+// requestID takes the caller's X-Request-Id if it is a plain one, or makes one.
+func (s *Server) requestID(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		id := c.Request().Header.Get(echo.HeaderXRequestID)
+		if !goodRequestID.MatchString(id) {
+			id = uuid.NewString()
+		}
+		header := c.Response().Header()
+		header.Set(echo.HeaderXRequestID, id)
+		header.Set("X-Content-Type-Options", "nosniff")
+		if strings.HasPrefix(c.Request().URL.Path, "/v1/") {
+			header.Set("Cache-Control", "no-store")
+		}
+		c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), callKey{}, &call{requestID: id})))
+		return next(c)
+	}
+}
+
+// observe logs and measures each request. The query is left out of the log: it
+// may hold what a person searched for.
+func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		start := time.Now()
+		if err := next(c); err != nil {
+			c.Error(err)
+		}
+		took := time.Since(start)
+		route := c.Path()
+		if route == "" {
+			route = "unmatched"
+		}
+		s.Metrics.Observe(c.Request().Method, route, strconv.Itoa(c.Response().Status), took)
+		who := callOf(c.Request().Context())
+		s.Log.DebugContext(c.Request().Context(), "request", "method", c.Request().Method, "route", route,
+			"status", c.Response().Status, "ms", float64(took.Microseconds())/1000, "requestId", who.requestID, "actor", who.identity.Name, "ip", c.RealIP())
+		return nil
+	}
+}
+
+// recoverPanic turns a panic into a 500. The panic's value stays out of the
+// answer and out of the log: it could hold anything.
+func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) (err error) {
+		defer func() {
+			if p := recover(); p != nil {
+				s.Log.ErrorContext(c.Request().Context(), "panic in a handler", "route", c.Path(), "stack", string(debug.Stack()))
+				err = fault.New(fault.Internal, "Something went wrong in the service.")
+			}
+		}()
+		return next(c)
+	}
+}
+
+// authenticate lets a request under /v1 pass only with a live token whose role
+// suffices, before anything else of it is looked at, so that 401 and 403 say the
+// same whether or not the thing asked for exists.
+func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if !strings.HasPrefix(r.URL.Path, "/v1/") {
+			return next(c)
+		}
+		who := callOf(r.Context())
+		text := bearer(r)
+		if r.URL.Path == "/v1/self" {
+			if who.apiKey = r.Header.Get("x-api-key"); who.apiKey == "" {
+				who.apiKey = text
+			}
+			return next(c)
+		}
+		if text == "" {
+			return fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")
+		}
+		identity, err := s.Tokens.Check(r.Context(), text)
+		if err != nil {
+			return err
+		}
+		who.identity = identity
+		if !allowed(identity.Role, r.Method, r.URL.Path) {
+			return fault.New(fault.Forbidden, "The access token's role does not allow this.")
+		}
+		return next(c)
+	}
+}
+
+// allowed are the roles: admin everything, reader every GET, relay what a relay
+// does for each request it forwards.
+func allowed(role access.Role, method, path string) bool {
+	switch role {
+	case access.Admin:
+		return true
+	case access.Reader:
+		return method == http.MethodGet
+	case access.Relay:
+		return method == http.MethodPost && (path == "/v1/keys/verify" || path == "/v1/usage")
+	}
+	return false
+}
+
+func bearer(r *http.Request) string {
+	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
+	if !strings.EqualFold(scheme, "Bearer") {
+		return ""
+	}
+	return strings.TrimSpace(text)
+}
+
+// clientIP believes X-Forwarded-For only from trusted proxies.
+func clientIP(trusted []netip.Prefix) echo.IPExtractor {
+	if len(trusted) == 0 {
+		return echo.ExtractIPDirect()
+	}
+	options := []echo.TrustOption{echo.TrustLoopback(false), echo.TrustLinkLocal(false), echo.TrustPrivateNet(false)}
+	for _, p := range trusted {
+		_, network, err := net.ParseCIDR(p.Masked().String())
+		if err == nil {
+			options = append(options, echo.TrustIPRange(network))
+		}
+	}
+	return echo.ExtractIPFromXFFHeader(options...)
+}

@@ -1,0 +1,84 @@
+// Package api is the REST API: it turns HTTP into calls of the concepts below it
+// and their answers into JSON. Nothing below knows echo or HTTP.
+//
+// openapi.yaml is the source: routes, parameters and wire types are generated
+// from it (server.gen.go), and the tests hold every answer against it.
+package api
+
+import (
+	"context"
+	"log/slog"
+	"net/http"
+	"net/netip"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/config"
+	"github.com/keyledger/keyledger/internal/expire"
+	"github.com/keyledger/keyledger/internal/issue"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/metrics"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
+)
+
+// Server answers the REST API. Every member but TrustedProxies must be set.
+type Server struct {
+	DB       *db.DB
+	Log      *slog.Logger
+	Metrics  *metrics.Metrics
+	Tokens   *access.Tokens
+	Keys     *issue.Keys
+	Verifier *verify.Verifier
+	Usage    *usage.Recorder
+	Stats    *usage.Stats
+	Prices   *price.Store
+	Passes   *expire.Passes
+	Clients  []config.Client
+	// SchemaBehind tells whether the database lacks a migration.
+	SchemaBehind func(context.Context) (bool, error)
+	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
+	TrustedProxies []netip.Prefix
+}
+
+// Limits of request bodies, in bytes.
+const (
+	maxBody      = 1 << 20
+	maxBatchBody = 8 << 20
+)
+
+// Handler is the whole REST API with its middleware.
+func (s *Server) Handler() http.Handler {
+	e := echo.New()
+	e.HideBanner, e.HidePort = true, true
+	e.Binder = binder{}
+	e.HTTPErrorHandler = s.writeError
+	e.IPExtractor = clientIP(s.TrustedProxies)
+	e.Use(s.requestID, s.observe, s.recoverPanic, s.authenticate)
+	RegisterHandlers(e, NewStrictHandler(s, nil))
+	registerDocs(e)
+	return e
+}
+
+// Limits of a server's connections: a slow client must not hold one for ever.
+const (
+	headerTimeout = 10 * time.Second
+	readTimeout   = 60 * time.Second
+	idleTimeout   = 2 * time.Minute
+	maxHeader     = 64 << 10
+)
+
+// HTTPServer is a server for a handler with bounds on what a client may take.
+func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
+	return &http.Server{
+		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
+		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+	}
+}
+
+// rules are what bodies of keys are checked against.
+func (s *Server) rules() key.Rules { return s.Keys.Rules }

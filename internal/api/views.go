@@ -1,0 +1,128 @@
+package api
+
+import (
+	"time"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// The wire types that overlay.yaml puts in the place of generated ones: answers
+// that share parts share them by embedding, and a usage body keeps each event's
+// text for a check of its own.
+
+type keySettings struct {
+	ID                      uuid.UUID  `json:"id"`
+	Name                    string     `json:"name"`
+	Description             string     `json:"description"`
+	KeyHint                 string     `json:"keyHint"`
+	Status                  string     `json:"status"`
+	TokenLimit              int64      `json:"tokenLimit"`
+	RateLimitWindow         int32      `json:"rateLimitWindow"`
+	RateLimitRequests       int64      `json:"rateLimitRequests"`
+	ConcurrencyLimit        int32      `json:"concurrencyLimit"`
+	DailyCostLimit          wire.USD   `json:"dailyCostLimit"`
+	WeeklyCostLimit         wire.USD   `json:"weeklyCostLimit"`
+	MonthlyCostLimit        wire.USD   `json:"monthlyCostLimit"`
+	TotalCostLimit          wire.USD   `json:"totalCostLimit"`
+	Permissions             []string   `json:"permissions"`
+	EnableModelRestriction  bool       `json:"enableModelRestriction"`
+	RestrictedModels        []string   `json:"restrictedModels"`
+	AllowedModels           []string   `json:"allowedModels"`
+	EnableClientRestriction bool       `json:"enableClientRestriction"`
+	AllowedClients          []string   `json:"allowedClients"`
+	ClaudeAccountID         *string    `json:"claudeAccountId"`
+	ClaudeConsoleAccountID  *string    `json:"claudeConsoleAccountId"`
+	GeminiAccountID         *string    `json:"geminiAccountId"`
+	OpenaiAccountID         *string    `json:"openaiAccountId"`
+	BedrockAccountID        *string    `json:"bedrockAccountId"`
+	EstimatePerRequest      *wire.USD  `json:"estimatePerRequest"`
+	Enforcement             string     `json:"enforcement"`
+	Tags                    []string   `json:"tags"`
+	ExpiresAt               *wire.Time `json:"expiresAt"`
+	IsActive                bool       `json:"isActive"`
+	CreatedBy               string     `json:"createdBy"`
+	CreatedAt               wire.Time  `json:"createdAt"`
+	UpdatedAt               wire.Time  `json:"updatedAt"`
+	DeletedAt               *wire.Time `json:"deletedAt"`
+	Version                 int64      `json:"version"`
+}
+
+type keyDetails struct {
+	keySettings
+
+	Usage                  Usage      `json:"usage"`
+	DailyCost              wire.USD   `json:"dailyCost"`
+	TotalCost              wire.USD   `json:"totalCost"`
+	LastUsedAt             *wire.Time `json:"lastUsedAt"`
+	CurrentWindowRequests  int64      `json:"currentWindowRequests"`
+	CurrentWindowTokens    int64      `json:"currentWindowTokens"`
+	WindowStartTime        *wire.Time `json:"windowStartTime"`
+	WindowEndTime          *wire.Time `json:"windowEndTime"`
+	WindowRemainingSeconds *int64     `json:"windowRemainingSeconds"`
+}
+
+type issuedKey struct {
+	keyDetails
+
+	APIKey   string `json:"apiKey,omitempty"`
+	Replayed bool   `json:"replayed"`
+}
+
+type modelBlock struct {
+	Model string `json:"model"`
+	Block
+}
+
+type stats struct {
+	Usage
+
+	Cost   Costs        `json:"cost"`
+	Models []modelBlock `json:"models"`
+	AsOf   wire.Time    `json:"asOf"`
+}
+
+type accountUsage struct {
+	AccountID   string    `json:"accountId"`
+	FirstUsedAt wire.Time `json:"firstUsedAt"`
+	LastUsedAt  wire.Time `json:"lastUsedAt"`
+	Usage
+}
+
+type priceView struct {
+	Model         string    `json:"model"`
+	Provider      string    `json:"provider"`
+	Source        string    `json:"source"`
+	EffectiveFrom wire.Time `json:"effectiveFrom"`
+	Rates
+
+	Above200k *Rates `json:"above200k,omitempty"`
+}
+
+// usageRequest is one event, or a list of them; never both.
+type usageRequest struct {
+	usageReport
+
+	Events *[]jsontext.Value `json:"events"`
+}
+
+// usageReport is usage.Report on the wire.
+type usageReport struct {
+	RequestID  *string        `json:"requestId"`
+	KeyID      *uuid.UUID     `json:"keyId"`
+	AccountID  *string        `json:"accountId"`
+	Model      *string        `json:"model"`
+	Usage      jsontext.Value `json:"usage"`
+	OccurredAt *wire.Time     `json:"occurredAt"`
+}
+
+func (r usageReport) report() usage.Report {
+	var at *time.Time
+	if r.OccurredAt != nil {
+		at = &r.OccurredAt.Time
+	}
+	return usage.Report{RequestID: r.RequestID, KeyID: r.KeyID, AccountID: r.AccountID, Model: r.Model, Usage: r.Usage, OccurredAt: at}
+}

@@ -1,0 +1,284 @@
+// Package config is the service's configuration: environment variables only,
+// every name under KEYLEDGER_ but DATABASE_URL. All that is wrong is named at
+// once.
+package config
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/netip"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/caarlos0/env/v11"
+	"github.com/shopspring/decimal"
+)
+
+// Prefix begins every name but DATABASE_URL.
+const Prefix = "KEYLEDGER_"
+
+// Config is what serve is configured by. The desc tags are its documentation:
+// serve --help prints them.
+type Config struct {
+	DatabaseURL string `env:"DATABASE_URL" desc:"PostgreSQL to work on, a URL or keyword string. Required."`
+	Service
+}
+
+// Service are the settings under KEYLEDGER_.
+type Service struct {
+	Addr        string `env:"ADDR" envDefault:":8080" desc:"Address of the REST API."`
+	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; empty: none."`
+	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
+	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database."`
+
+	Peppers      string `env:"PEPPERS" desc:"Secrets that key hashes depend on: id:base64, at least 32 bytes each, by comma or line; the first is current. This or PEPPERS_FILE is required."`
+	PeppersFile  string `env:"PEPPERS_FILE" desc:"File that holds PEPPERS."`
+	LegacyPepper string `env:"LEGACY_PEPPER" desc:"Encryption key of claude-relay-service, for keys that came from it."`
+	Bootstrap    string `env:"BOOTSTRAP_TOKEN" desc:"At least 32 characters: becomes the first admin token if no token has ever existed."`
+
+	KeyPrefixes       []string        `env:"KEY_PREFIX" envDefault:"cr_" desc:"What keys begin with: a list, new keys get the first, all are accepted."`
+	Services          []string        `env:"SERVICES" envDefault:"claude,gemini,openai,bedrock" desc:"Services that permissions may name."`
+	DefaultTokenLimit int64           `env:"DEFAULT_TOKEN_LIMIT" envDefault:"1000000" desc:"tokenLimit of a key that names none."`
+	DefaultEstimate   decimal.Decimal `env:"DEFAULT_ESTIMATE_USD" envDefault:"0" desc:"USD reserved by an admission without an estimate on a key without one."`
+	ReservationTTL    time.Duration   `env:"RESERVATION_TTL" envDefault:"1h" desc:"How long a reservation waits for its settlement."`
+	LeaseTTL          time.Duration   `env:"LEASE_TTL" envDefault:"5m" desc:"How long a lease lasts that asks for no time of its own."`
+	Unpriced          string          `env:"UNPRICED" envDefault:"allow" desc:"allow or refuse: admission of a model without a price on a key with a cost limit."`
+	ClientsFile       string          `env:"CLIENTS_FILE" desc:"JSON file with further client patterns: [{\"id\", \"name\", \"pattern\"}]."`
+
+	Timezone       string        `env:"TIMEZONE" envDefault:"UTC" desc:"IANA time zone whose midnights part days, weeks and months. Fixed in the database at the first start."`
+	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
+	RetentionDays  int32         `env:"LEDGER_RETENTION_DAYS" envDefault:"90" desc:"Days that ledger rows are kept; rollups are kept for ever."`
+	DedupHorizon   time.Duration `env:"DEDUP_HORIZON" envDefault:"168h" desc:"How long a request id is remembered, so that its usage counts once."`
+
+	LogLevel       string         `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
+	LogFormat      string         `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
+	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (CIDR, by comma) whose X-Forwarded-For is believed."`
+}
+
+// Pepper is one secret of PEPPERS.
+type Pepper struct {
+	ID     string
+	Secret []byte
+}
+
+// Loaded is a configuration with what its files hold.
+type Loaded struct {
+	Config
+
+	PepperList []Pepper
+	Clients    []Client
+	// Unknown are variables under our prefix that mean nothing: most likely a
+	// typing error that left a default in force.
+	Unknown []string
+}
+
+// Client is a client program that keys may be restricted to.
+type Client struct {
+	ID      string `json:"id"`
+	Name    string `json:"name"`
+	Pattern string `json:"pattern"` // regular expression on the User-Agent, in any case
+
+	Regexp *regexp.Regexp `json:"-"`
+}
+
+// BuiltinClients are known without CLIENTS_FILE.
+func BuiltinClients() []Client {
+	return []Client{
+		{ID: "claude_code", Name: "Claude Code", Pattern: `^claude-cli/[\d.]+\s+\(`},
+		{ID: "gemini_cli", Name: "Gemini CLI", Pattern: `^GeminiCLI/v?[\d.]+\s+\(`},
+	}
+}
+
+// parsers read the types that env does not know.
+var parsers = map[reflect.Type]env.ParserFunc{
+	reflect.TypeFor[decimal.Decimal](): func(text string) (any, error) { return decimal.NewFromString(text) },
+}
+
+// Load reads the environment. The error names every bad value, one a line.
+func Load(environ []string) (Loaded, error) {
+	vars := env.ToMap(environ)
+	var c Loaded
+	c.DatabaseURL = vars["DATABASE_URL"]
+	var wrong []error
+	err := env.ParseWithOptions(&c.Service, env.Options{Prefix: Prefix, Environment: vars, FuncMap: parsers})
+	var several env.AggregateError
+	switch {
+	case errors.As(err, &several):
+		wrong = append(wrong, several.Errors...)
+	case err != nil:
+		wrong = append(wrong, err)
+	}
+	wrong = append(wrong, c.check(vars)...)
+	return c, errors.Join(wrong...)
+}
+
+// check applies the rules that types cannot express, and reads the files.
+func (c *Loaded) check(vars map[string]string) (wrong []error) {
+	rule := func(ok bool, name, message string) {
+		if !ok {
+			wrong = append(wrong, fmt.Errorf("%s %s", name, message))
+		}
+	}
+	rule(c.DatabaseURL != "", "DATABASE_URL", "is required")
+	rule(c.MaxConns > 0, Prefix+"MAX_CONNS", "must be at least 1")
+	rule(c.Bootstrap == "" || len(c.Bootstrap) >= 32, Prefix+"BOOTSTRAP_TOKEN", "must have at least 32 characters")
+	rule(c.DefaultTokenLimit >= 0, Prefix+"DEFAULT_TOKEN_LIMIT", "must not be negative")
+	rule(!c.DefaultEstimate.IsNegative(), Prefix+"DEFAULT_ESTIMATE_USD", "must not be negative")
+	rule(c.Unpriced == "allow" || c.Unpriced == "refuse", Prefix+"UNPRICED", "must be allow or refuse")
+	rule(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), Prefix+"LOG_LEVEL", "must be debug, info, warn or error")
+	rule(c.LogFormat == "json" || c.LogFormat == "text", Prefix+"LOG_FORMAT", "must be json or text")
+	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
+	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "DEDUP_HORIZON": c.DedupHorizon} {
+		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")
+	}
+	if _, err := time.LoadLocation(c.Timezone); err != nil || c.Timezone == "Local" || c.Timezone == "" {
+		rule(false, Prefix+"TIMEZONE", fmt.Sprintf("%q is not an IANA time zone such as Europe/Berlin", c.Timezone))
+	}
+	rule(len(c.KeyPrefixes) > 0, Prefix+"KEY_PREFIX", "must name at least one prefix")
+	for _, p := range c.KeyPrefixes {
+		rule(regexp.MustCompile(`^[!-~]{1,20}$`).MatchString(p), Prefix+"KEY_PREFIX", "must be 1 to 20 printable characters without space")
+	}
+	for _, s := range c.Services {
+		rule(regexp.MustCompile(`^[a-z0-9_-]{1,50}$`).MatchString(s) && s != "all", Prefix+"SERVICES", "must be names of 1 to 50 lowercase letters, digits, _ and -, and not all")
+	}
+	var err error
+	if c.PepperList, err = c.readPeppers(); err != nil {
+		wrong = append(wrong, err)
+	}
+	if c.Clients, err = readClients(c.ClientsFile); err != nil {
+		wrong = append(wrong, fmt.Errorf("%sCLIENTS_FILE %w", Prefix, err))
+	}
+	c.Unknown = unknown(vars)
+	return wrong
+}
+
+// elsewhere are names that other commands or the tests read, and those that
+// Kubernetes sets in every container beside a service called keyledger.
+var elsewhere = regexp.MustCompile(`^(URL|TOKEN|PG_BIN|SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?)$`)
+
+func unknown(vars map[string]string) (names []string) {
+	var known []string
+	for _, v := range Variables() {
+		known = append(known, v.Name)
+	}
+	for name := range vars {
+		short, ours := strings.CutPrefix(name, Prefix)
+		if ours && !slices.Contains(known, name) && !elsewhere.MatchString(short) {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
+}
+
+func (c *Loaded) readPeppers() ([]Pepper, error) {
+	name, text := Prefix+"PEPPERS", c.Peppers
+	if c.PeppersFile != "" {
+		if text != "" {
+			return nil, fmt.Errorf("%sPEPPERS and %sPEPPERS_FILE must not both be set", Prefix, Prefix)
+		}
+		raw, err := os.ReadFile(c.PeppersFile)
+		if err != nil {
+			return nil, fmt.Errorf("%sPEPPERS_FILE: %w", Prefix, err)
+		}
+		name, text = Prefix+"PEPPERS_FILE", string(raw)
+	}
+	return ParsePeppers(name, text)
+}
+
+// ParsePeppers reads the form of PEPPERS. Errors name the setting and the
+// pepper's id, never its secret.
+func ParsePeppers(name, text string) (peppers []Pepper, err error) {
+	for i, item := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '\n' || r == '\r' }) {
+		if item = strings.TrimSpace(item); item == "" {
+			continue
+		}
+		id, encoded, ok := strings.Cut(item, ":")
+		if !ok || !regexp.MustCompile(`^[A-Za-z0-9._-]{1,50}$`).MatchString(id) || id == "legacy" {
+			return nil, fmt.Errorf("%s: entry %d must be id:base64, the id 1 to 50 letters, digits and . _ - (and not legacy)", name, i+1)
+		}
+		secret, err := base64.StdEncoding.DecodeString(encoded)
+		if err != nil || len(secret) < 32 {
+			return nil, fmt.Errorf("%s: pepper %s must be base64 of at least 32 bytes (try: openssl rand -base64 32)", name, id)
+		}
+		if slices.ContainsFunc(peppers, func(p Pepper) bool { return p.ID == id }) {
+			return nil, fmt.Errorf("%s: two peppers have the id %s", name, id)
+		}
+		peppers = append(peppers, Pepper{id, secret})
+	}
+	if len(peppers) == 0 {
+		return nil, fmt.Errorf("%s is required: id:base64 of at least 32 bytes (try: echo \"p1:$(openssl rand -base64 32)\")", name)
+	}
+	return peppers, nil
+}
+
+func readClients(file string) ([]Client, error) {
+	clients := BuiltinClients()
+	if file != "" {
+		raw, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		var more []Client
+		if err := json.Unmarshal(raw, &more); err != nil {
+			return nil, fmt.Errorf("is not a JSON list of {id, name, pattern}: %w", err)
+		}
+		clients = append(clients, more...)
+	}
+	seen := map[string]bool{}
+	for i := range clients {
+		c := &clients[i]
+		var err error
+		if c.Regexp, err = regexp.Compile("(?i)" + c.Pattern); err != nil || c.Pattern == "" {
+			return nil, fmt.Errorf("client %q: pattern must be a regular expression", c.ID)
+		}
+		if c.ID == "" || seen[c.ID] {
+			return nil, fmt.Errorf("client %q: every id must be given, and once", c.ID)
+		}
+		seen[c.ID] = true
+	}
+	return clients, nil
+}
+
+// MigrationURL is the direct connection for migrations: LISTEN_URL where
+// DATABASE_URL goes through a pooler.
+func MigrationURL(getenv func(string) string) string {
+	if url := getenv(Prefix + "LISTEN_URL"); url != "" {
+		return url
+	}
+	return getenv("DATABASE_URL")
+}
+
+// MigrationURL is the direct connection for migrations.
+func (c Loaded) MigrationURL() string {
+	if c.ListenURL != "" {
+		return c.ListenURL
+	}
+	return c.DatabaseURL
+}
+
+// Variable is one setting, for help.
+type Variable struct {
+	Name, Default, Description string
+}
+
+// Variables are all settings of serve, in order.
+func Variables() (all []Variable) {
+	collect := func(t reflect.Type, prefix string) {
+		for f := range t.NumField() {
+			tag := t.Field(f).Tag
+			if name := tag.Get("env"); name != "" {
+				all = append(all, Variable{prefix + name, tag.Get("envDefault"), tag.Get("desc")})
+			}
+		}
+	}
+	collect(reflect.TypeFor[Config](), "")
+	collect(reflect.TypeFor[Service](), Prefix)
+	return all
+}

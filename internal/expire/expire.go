@@ -1,0 +1,100 @@
+// Package expire is the background work that keeps the database tidy: keys past
+// their end are disabled, the ledger gets and loses partitions, and what nobody
+// needs any more is removed. Every pass may run on any number of replicas at
+// once.
+package expire
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/keyledger/keyledger/db"
+)
+
+// batch bounds the rows of one transaction, so that no pass holds many locks.
+const batch = 500
+
+// Passes are the background passes.
+type Passes struct {
+	DB            *db.DB
+	Log           *slog.Logger
+	RetentionDays int32         // ledger partitions older than this go
+	DedupHorizon  time.Duration // remembered request ids older than this go
+	Expired       func()        // told of each key disabled; may be nil
+}
+
+// Keys disables every key past its end, with an audit row and a log line each,
+// and returns how many it disabled. A key is taken by one replica only. Each
+// batch is a transaction; what was done before an error stays done. now nil is
+// the database's clock.
+func (p *Passes) Keys(ctx context.Context, who db.Actor, now *time.Time) (disabled int, err error) {
+	for {
+		var rows []db.KeyExpireDueRow
+		err := p.DB.Audited(ctx, who, "expire", func(q *db.Queries) (err error) {
+			rows, err = q.KeyExpireDue(ctx, db.KeyExpireDueParams{Now: now, RowLimit: batch})
+			return err
+		})
+		if err != nil {
+			return disabled, fmt.Errorf("disabling expired keys: %w", err)
+		}
+		for _, row := range rows {
+			p.Log.InfoContext(ctx, "key expired and is now disabled", "keyId", row.ID, "name", row.Name, "expiresAt", row.ExpiresAt)
+			if p.Expired != nil {
+				p.Expired()
+			}
+		}
+		disabled += len(rows)
+		if len(rows) < batch {
+			return disabled, nil
+		}
+	}
+}
+
+// Tidy makes the ledger's next partitions, drops those past retention, and
+// removes ended secrets, old Idempotency-Keys and request ids past the
+// deduplication horizon, in small batches.
+func (p *Passes) Tidy(ctx context.Context) error {
+	made, err := p.DB.LedgerPartitionsMake(ctx)
+	if err != nil {
+		return fmt.Errorf("making ledger partitions: %w", err)
+	}
+	dropped, err := p.DB.LedgerPartitionsDrop(ctx, p.RetentionDays)
+	if err != nil {
+		return fmt.Errorf("dropping ledger partitions: %w", err)
+	}
+	removed := map[string]int64{}
+	for name, prune := range map[string]func() (int64, error){
+		"secrets":         func() (int64, error) { return p.DB.SecretPrune(ctx, nil) },
+		"idempotencyKeys": func() (int64, error) { return p.DB.IdempotencyPrune(ctx, nil) },
+		"requestIds": func() (int64, error) {
+			return p.DB.DedupPrune(ctx, db.DedupPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds())})
+		},
+	} {
+		if removed[name], err = untilDone(ctx, prune); err != nil {
+			return fmt.Errorf("removing old %s: %w", name, err)
+		}
+	}
+	if made+dropped > 0 || removed["secrets"]+removed["idempotencyKeys"]+removed["requestIds"] > 0 {
+		p.Log.InfoContext(ctx, "tidied up", "partitionsMade", made, "partitionsDropped", dropped, "removed", removed)
+	}
+	return nil
+}
+
+// untilDone repeats a batch until it finds nothing, with a breath in between.
+func untilDone(ctx context.Context, prune func() (int64, error)) (total int64, err error) {
+	const breath = 20 * time.Millisecond
+	for {
+		n, err := prune()
+		total += n
+		if err != nil || n == 0 {
+			return total, err
+		}
+		select {
+		case <-ctx.Done():
+			return total, ctx.Err()
+		case <-time.After(breath):
+		}
+	}
+}

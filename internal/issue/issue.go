@@ -1,0 +1,307 @@
+// Package issue makes keys and changes them: create, update, rotate, delete,
+// restore, purge. Each change is one transaction with its audit rows.
+package issue
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/key"
+)
+
+// Keys makes and changes keys. It is safe for concurrent use.
+type Keys struct {
+	DB     *db.DB
+	Hasher *key.Hasher
+	Rules  key.Rules
+}
+
+// MaxBatch is the largest number of keys in one request.
+const MaxBatch = 500
+
+// Idempotency is an Idempotency-Key header with a hash of what came with it;
+// an empty Key: none was sent.
+type Idempotency struct {
+	Key         string
+	Fingerprint []byte
+}
+
+// Issued is a key with its secret, which is to be found nowhere else.
+type Issued struct {
+	Row db.KeyShowRow
+	// Secret is the key text; empty when Replayed.
+	Secret string
+	// Replayed tells that an earlier request with the same Idempotency-Key made
+	// it, and that this one changed nothing.
+	Replayed bool
+}
+
+// Create makes one key of validated fields.
+func (k *Keys) Create(ctx context.Context, who db.Actor, fields key.Columns, idem Idempotency) (Issued, error) {
+	name, _ := fields["name"].(string)
+	issued, err := k.create(ctx, who, []string{name}, fields, idem)
+	if err != nil {
+		return Issued{}, err
+	}
+	return issued[0], nil
+}
+
+// CreateBatch makes count keys of the same fields, named base_1 to base_count:
+// all or none.
+func (k *Keys) CreateBatch(ctx context.Context, who db.Actor, base string, count int, fields key.Columns) ([]Issued, error) {
+	names := make([]string, count)
+	for i := range names {
+		names[i] = fmt.Sprintf("%s_%d", base, i+1)
+	}
+	return k.create(ctx, who, names, fields, Idempotency{})
+}
+
+func (k *Keys) create(ctx context.Context, who db.Actor, names []string, fields key.Columns, idem Idempotency) ([]Issued, error) {
+	raw, err := fields.JSON()
+	if err != nil {
+		return nil, err
+	}
+	params := db.KeyCreateParams{Names: names, Fields: raw, CreatedBy: who.Name, PepperID: k.Hasher.Peppers[0].ID}
+	secrets := make([]string, len(names))
+	for i := range names {
+		secrets[i] = k.Hasher.Issue()
+		params.KeyIDs = append(params.KeyIDs, uuid.Must(uuid.NewV7()))
+		params.Hashes = append(params.Hashes, k.Hasher.Current(secrets[i]).Hash)
+		params.Hints = append(params.Hints, k.Hasher.Hint(secrets[i]))
+	}
+	var rows []db.KeyShowRow
+	replayed := false
+	err = k.DB.Audited(ctx, who, "create", func(q *db.Queries) error {
+		earlier, err := claim(ctx, q, who, "create", idem, params.KeyIDs[0])
+		if err != nil {
+			return err
+		}
+		ids := params.KeyIDs
+		if replayed = earlier != uuid.Nil; replayed {
+			ids = []uuid.UUID{earlier}
+		} else if err := q.KeyCreate(ctx, params); err != nil {
+			return fmt.Errorf("creating keys: %w", err)
+		}
+		rows, err = q.KeyShow(ctx, db.KeyShowParams{KeyIDs: ids})
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(rows) != len(names) {
+		return nil, fault.New(fault.Conflict, "This Idempotency-Key made a key that has been purged since.")
+	}
+	issued := make([]Issued, len(rows))
+	for i, row := range rows {
+		issued[i] = Issued{Row: row, Secret: secrets[i], Replayed: replayed}
+		if replayed {
+			issued[i].Secret = ""
+		}
+	}
+	return issued, nil
+}
+
+// claim takes an Idempotency-Key for this request. It returns the id of the key
+// that an earlier request with the same header made, or zero.
+func claim(ctx context.Context, q *db.Queries, who db.Actor, operation string, idem Idempotency, id uuid.UUID) (uuid.UUID, error) {
+	if idem.Key == "" {
+		return uuid.Nil, nil
+	}
+	_, err := q.IdempotencyClaim(ctx, db.IdempotencyClaimParams{
+		ActorID: who.ID, Operation: operation, IdemKey: idem.Key, Fingerprint: idem.Fingerprint, KeyID: id})
+	if err == nil {
+		return uuid.Nil, nil
+	}
+	if !db.Missing(err) {
+		return uuid.Nil, fmt.Errorf("claiming the Idempotency-Key: %w", err)
+	}
+	earlier, err := q.IdempotencyFind(ctx, db.IdempotencyFindParams{ActorID: who.ID, Operation: operation, IdemKey: idem.Key})
+	if err != nil {
+		return uuid.Nil, fmt.Errorf("reading the Idempotency-Key: %w", err)
+	}
+	if !bytes.Equal(earlier.Fingerprint, idem.Fingerprint) {
+		return uuid.Nil, fault.Fields(fault.Field{Field: "Idempotency-Key", Message: "was used within 24 hours for a request with another body"})
+	}
+	return earlier.KeyID, nil
+}
+
+// Show reads one key, deleted or not; NotFound when there is none.
+func (k *Keys) Show(ctx context.Context, id uuid.UUID) (db.KeyShowRow, error) {
+	return show(ctx, k.DB.Queries, id)
+}
+
+func show(ctx context.Context, q *db.Queries, id uuid.UUID) (db.KeyShowRow, error) {
+	rows, err := q.KeyShow(ctx, db.KeyShowParams{KeyIDs: []uuid.UUID{id}})
+	if err != nil {
+		return db.KeyShowRow{}, fmt.Errorf("reading a key: %w", err)
+	}
+	if len(rows) == 0 {
+		return db.KeyShowRow{}, notFound()
+	}
+	return rows[0], nil
+}
+
+func notFound() error { return fault.New(fault.NotFound, "No such key.") }
+
+// Update changes the named fields of one live key. ifVersion, when not nil, must
+// be its version. Faults: NotFound for a missing or deleted key, Conflict for
+// another version.
+func (k *Keys) Update(ctx context.Context, who db.Actor, id uuid.UUID, fields key.Columns, ifVersion *int64) (row db.KeyShowRow, err error) {
+	raw, err := fields.JSON()
+	if err != nil {
+		return row, err
+	}
+	err = k.DB.Audited(ctx, who, "update", func(q *db.Queries) error {
+		changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: []uuid.UUID{id}, Fields: raw, IfVersion: ifVersion})
+		if err != nil {
+			return fmt.Errorf("updating a key: %w", err)
+		}
+		row, err = show(ctx, q, id)
+		if err != nil {
+			return err
+		}
+		if len(changed) == 0 {
+			return notChanged(row, ifVersion)
+		}
+		return nil
+	})
+	return row, err
+}
+
+// notChanged says why KeyUpdate passed a key over.
+func notChanged(row db.KeyShowRow, ifVersion *int64) error {
+	if row.APIKey.DeletedAt != nil {
+		return fault.New(fault.NotFound, "No such key: it is deleted. Restore it first.")
+	}
+	if ifVersion != nil && row.APIKey.Version != *ifVersion {
+		return fault.New(fault.Conflict, fmt.Sprintf("The key is at version %d, not %d: somebody else changed it.", row.APIKey.Version, *ifVersion))
+	}
+	return fault.New(fault.Conflict, "The key was changed at the same moment. Try again.")
+}
+
+// UpdateBatch changes the named fields of live keys, all or none. NotFound names
+// the keys that are missing or deleted.
+func (k *Keys) UpdateBatch(ctx context.Context, who db.Actor, ids []uuid.UUID, fields key.Columns) error {
+	raw, err := fields.JSON()
+	if err != nil {
+		return err
+	}
+	return k.DB.Audited(ctx, who, "update", func(q *db.Queries) error {
+		changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: ids, Fields: raw})
+		if err != nil {
+			return fmt.Errorf("updating keys: %w", err)
+		}
+		return allOf(ids, changed)
+	})
+}
+
+// Delete marks keys as deleted, all or none. NotFound names those that do not
+// exist; one deleted before is left as it is.
+func (k *Keys) Delete(ctx context.Context, who db.Actor, ids []uuid.UUID) error {
+	return k.DB.Audited(ctx, who, "delete", func(q *db.Queries) error {
+		gone, err := q.KeyDelete(ctx, ids)
+		if err != nil {
+			return fmt.Errorf("deleting keys: %w", err)
+		}
+		return allOf(ids, gone)
+	})
+}
+
+// allOf is a NotFound that names every id asked for and not done.
+func allOf(asked, done []uuid.UUID) error {
+	var missing []string
+	for _, id := range asked {
+		if !slices.Contains(done, id) {
+			missing = append(missing, id.String())
+		}
+	}
+	if missing == nil {
+		return nil
+	}
+	return fault.New(fault.NotFound, "Nothing was changed. No such keys: "+strings.Join(missing, ", "))
+}
+
+// Restore brings a deleted key back. Conflict when it is live.
+func (k *Keys) Restore(ctx context.Context, who db.Actor, id uuid.UUID) (row db.KeyShowRow, err error) {
+	err = k.DB.Audited(ctx, who, "restore", func(q *db.Queries) error {
+		restored, err := q.KeyRestore(ctx, id)
+		if err != nil {
+			return fmt.Errorf("restoring a key: %w", err)
+		}
+		if row, err = show(ctx, q, id); err == nil && restored == 0 {
+			err = fault.New(fault.Conflict, "The key is not deleted.")
+		}
+		return err
+	})
+	return row, err
+}
+
+// Rotate gives a live key a new secret. The old one works for grace seconds
+// more (0: no longer); both draw on the same limits and ledger.
+func (k *Keys) Rotate(ctx context.Context, who db.Actor, id uuid.UUID, graceSeconds int32, idem Idempotency) (Issued, error) {
+	secret := k.Hasher.Issue()
+	issued := Issued{Secret: secret}
+	err := k.DB.Audited(ctx, who, "rotate", func(q *db.Queries) error {
+		earlier, err := claim(ctx, q, who, "rotate "+id.String(), idem, id)
+		if err != nil {
+			return err
+		}
+		if issued.Replayed = earlier != uuid.Nil; issued.Replayed {
+			issued.Secret = ""
+		} else if err := k.replaceSecret(ctx, q, id, graceSeconds, secret); err != nil {
+			return err
+		}
+		issued.Row, err = show(ctx, q, id)
+		return err
+	})
+	return issued, err
+}
+
+func (k *Keys) replaceSecret(ctx context.Context, q *db.Queries, id uuid.UUID, graceSeconds int32, secret string) error {
+	touched, err := q.KeyTouch(ctx, id)
+	if err != nil {
+		return fmt.Errorf("locking a key: %w", err)
+	}
+	if touched == 0 {
+		return notFound()
+	}
+	if err := q.SecretRetire(ctx, db.SecretRetireParams{KeyID: id, GraceSeconds: graceSeconds}); err != nil {
+		return fmt.Errorf("retiring the old secret: %w", err)
+	}
+	current := k.Hasher.Current(secret)
+	err = q.SecretAdd(ctx, db.SecretAddParams{Hash: current.Hash, KeyID: id, PepperID: current.PepperID, Hint: k.Hasher.Hint(secret)})
+	if err != nil {
+		return fmt.Errorf("adding the new secret: %w", err)
+	}
+	return nil
+}
+
+// Purge erases a key and all that names it. Its ledger and rollups move to a new
+// anonymous id, so that every sum stays.
+func (k *Keys) Purge(ctx context.Context, who db.Actor, id uuid.UUID) error {
+	anonymous := uuid.New()
+	return k.DB.Audited(ctx, who, "purge", func(q *db.Queries) error {
+		if _, err := q.KeyPurgeLock(ctx, id); err != nil {
+			if db.Missing(err) {
+				return notFound()
+			}
+			return fmt.Errorf("locking a key: %w", err)
+		}
+		if err := q.KeyPurge(ctx, db.KeyPurgeParams{KeyID: id, AnonymousID: anonymous}); err != nil {
+			return fmt.Errorf("purging a key: %w", err)
+		}
+		// The audit trigger has just written the erased row down: take it out.
+		err := q.AuditForget(ctx, db.AuditForgetParams{KeyID: id.String(), AnonymousID: anonymous.String()})
+		if err != nil {
+			return fmt.Errorf("clearing the audit trail: %w", err)
+		}
+		return nil
+	})
+}

@@ -1,0 +1,140 @@
+package key
+
+import (
+	"crypto/hmac"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"strings"
+)
+
+// The schemes by which secrets are hashed.
+const (
+	// SchemeHMAC is HMAC-SHA-256 (RFC 2104) of the key text under a pepper.
+	SchemeHMAC = "hmac-sha256"
+	// SchemeLegacy is SHA-256 of the key text followed by the original
+	// service's encryption key.
+	SchemeLegacy = "sha256"
+)
+
+// LegacyPepperID is the pepper id of secrets that came from the original service.
+const LegacyPepperID = "legacy"
+
+// Bounds of the part after the prefix, in bytes. What we issue has 64; keys
+// brought from elsewhere may have 10 to 512.
+const (
+	minSecret    = 10
+	maxSecret    = 512
+	issuedSecret = 32 // random bytes of an issued key: 64 hex digits
+	hintEnds     = 4
+)
+
+// Pepper is a secret that hashes of keys depend on and that the database never
+// sees: a stolen database alone opens no key.
+type Pepper struct {
+	ID     string
+	Secret []byte
+}
+
+// Hasher knows how key texts look and how they are hashed. It is safe for
+// concurrent use.
+type Hasher struct {
+	// Prefixes that keys may begin with; new keys get the first.
+	Prefixes []string
+	// Peppers in use; new hashes are made under the first.
+	Peppers []Pepper
+	// Legacy is the original service's encryption key; empty: none.
+	Legacy string
+}
+
+// Candidate is one hash that a presented key may be stored under.
+type Candidate struct {
+	Hash     []byte
+	Scheme   string
+	PepperID string
+}
+
+// Issue makes a new key text: the first prefix and 64 lowercase hex digits of
+// 32 random bytes.
+func (h *Hasher) Issue() string {
+	secret := make([]byte, issuedSecret)
+	_, _ = rand.Read(secret) // never fails: crypto/rand ends the process instead
+	return h.Prefixes[0] + hex.EncodeToString(secret)
+}
+
+// WellFormed tells whether a text can be a key at all: a known prefix, then 10
+// to 512 characters that are printable ASCII and no space.
+func (h *Hasher) WellFormed(text string) bool {
+	secret, ok := h.cutPrefix(text)
+	if !ok || len(secret) < minSecret || len(secret) > maxSecret {
+		return false
+	}
+	for i := range len(secret) {
+		if secret[i] <= ' ' || secret[i] > '~' {
+			return false
+		}
+	}
+	return true
+}
+
+// Current hashes a key text under the pepper in use now.
+func (h *Hasher) Current(text string) Candidate {
+	return Candidate{Hash: hmacSHA256(h.Peppers[0].Secret, text), Scheme: SchemeHMAC, PepperID: h.Peppers[0].ID}
+}
+
+// Candidates are all hashes that a key text may be stored under, the current
+// one first.
+func (h *Hasher) Candidates(text string) []Candidate {
+	found := []Candidate{h.Current(text)}
+	for _, p := range h.Peppers[1:] {
+		found = append(found, Candidate{Hash: hmacSHA256(p.Secret, text), Scheme: SchemeHMAC, PepperID: p.ID})
+	}
+	if h.Legacy != "" {
+		found = append(found, Candidate{Hash: LegacyHash(text, h.Legacy), Scheme: SchemeLegacy, PepperID: LegacyPepperID})
+	}
+	return found
+}
+
+// Hint is what may be shown of a key: its prefix and the first and last four
+// characters of its secret.
+func (h *Hasher) Hint(text string) string {
+	secret, ok := h.cutPrefix(text)
+	if !ok || len(secret) < 2*hintEnds {
+		return "..."
+	}
+	prefix := text[:len(text)-len(secret)]
+	return prefix + secret[:hintEnds] + "..." + secret[len(secret)-hintEnds:]
+}
+
+// LegacyHash is the original service's hash: SHA-256 of the key text and its
+// encryption key, one after the other.
+func LegacyHash(text, pepper string) []byte {
+	sum := sha256.Sum256([]byte(text + pepper))
+	return sum[:]
+}
+
+// CheckValue tells two peppers apart without revealing either: the first eight
+// bytes, in hex, of an HMAC under the pepper.
+func (p Pepper) CheckValue() string {
+	return hex.EncodeToString(hmacSHA256(p.Secret, "keyledger pepper check")[:8])
+}
+
+// cutPrefix takes the longest known prefix off a key text.
+func (h *Hasher) cutPrefix(text string) (secret string, ok bool) {
+	best := -1
+	for _, prefix := range h.Prefixes {
+		if strings.HasPrefix(text, prefix) && len(prefix) > best {
+			best = len(prefix)
+		}
+	}
+	if best < 0 {
+		return "", false
+	}
+	return text[best:], true
+}
+
+func hmacSHA256(secret []byte, text string) []byte {
+	mac := hmac.New(sha256.New, secret)
+	mac.Write([]byte(text))
+	return mac.Sum(nil)
+}

@@ -1,0 +1,166 @@
+package price
+
+import (
+	"context"
+	_ "embed"
+	"encoding/json"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+)
+
+// Store is the catalogue in the database, with a copy in memory that is used
+// only while its revision is the database's. It is safe for concurrent use.
+type Store struct {
+	DB   *db.DB
+	copy atomic.Pointer[Catalogue]
+}
+
+// The sources of entries.
+const (
+	SourceBuiltin = "builtin"
+	SourceLiteLLM = "litellm"
+	SourceManual  = "manual"
+)
+
+// Beginning is the start of entries that hold since ever.
+var Beginning = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// Current is the catalogue as the database has it at this moment, with the
+// database's time. One small query, and the whole catalogue only after a change.
+func (s *Store) Current(ctx context.Context) (*Catalogue, time.Time, error) {
+	r, err := s.DB.PriceRevision(ctx)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("reading the price revision: %w", err)
+	}
+	if c := s.copy.Load(); c != nil && c.Revision == r.Revision {
+		return c, r.Now, nil
+	}
+	rows, err := s.DB.PriceAll(ctx)
+	if err != nil {
+		return nil, time.Time{}, fmt.Errorf("reading prices: %w", err)
+	}
+	prices := make([]Price, len(rows))
+	revision := r.Revision
+	for i, row := range rows {
+		prices[i], revision = FromRow(row.ModelPrice), row.Revision
+	}
+	c := NewCatalogue(revision, prices)
+	s.copy.Store(c)
+	return c, r.Now, nil
+}
+
+// FromRow makes a Price of a database row.
+func FromRow(m db.ModelPrice) Price {
+	return Price{
+		Model: m.Model, Provider: m.Provider, Source: m.Source, EffectiveFrom: m.EffectiveFrom,
+		Base: Rates{m.InputPerMillion, m.OutputPerMillion, m.CacheReadPerMillion, m.CacheWritePerMillion, m.CacheWrite1hPerMillion},
+		Long: Rates{m.LongInputPerMillion, m.LongOutputPerMillion, m.LongCacheReadPerMillion, m.LongCacheWritePerMillion, m.LongCacheWrite1hPerMillion},
+	}
+}
+
+// Put stores entries that hold from an instant, all or nothing, and returns how
+// many were new or different. An audit row tells of it. The catalogue's memory
+// follows by itself, here and on every replica.
+func (s *Store) Put(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price) (changed int64, err error) {
+	err = s.DB.Audited(ctx, who, "put", func(q *db.Queries) error {
+		changed, err = q.PriceUpsert(ctx, upsert(source, from, prices))
+		if err != nil || changed == 0 {
+			return err
+		}
+		after, err := json.Marshal(map[string]any{"source": source, "effectiveFrom": from, "changed": changed, "models": summary(prices)})
+		if err != nil {
+			return fmt.Errorf("encoding the audit row: %w", err)
+		}
+		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "prices", TargetID: source, After: after})
+	})
+	if err != nil {
+		return 0, fmt.Errorf("storing prices: %w", err)
+	}
+	return changed, nil
+}
+
+// summary keeps audit rows readable: a few entries whole, else their number.
+func summary(prices []Price) any {
+	const few = 20
+	if len(prices) <= few {
+		return prices
+	}
+	return len(prices)
+}
+
+//go:embed builtin.json
+var builtinJSON []byte
+
+// Builtin is the catalogue that comes with the binary: list prices of models in
+// use, and the day they were read. They hold since ever, so that an operator's
+// own entries always win from their start on.
+func Builtin() (prices []Price, asOf string, err error) {
+	var file struct {
+		AsOf   string `json:"asOf"`
+		Models []struct {
+			Model     string    `json:"model"`
+			Provider  string    `json:"provider"`
+			jsonRates           // inline
+			Above200k jsonRates `json:"above200k"`
+		} `json:"models"`
+	}
+	if err := json.Unmarshal(builtinJSON, &file); err != nil {
+		return nil, "", fmt.Errorf("reading the built-in prices: %w", err)
+	}
+	for _, m := range file.Models {
+		prices = append(prices, Price{
+			Model: m.Model, Provider: m.Provider, Source: SourceBuiltin, EffectiveFrom: Beginning,
+			Base: Rates(m.jsonRates), Long: Rates(m.Above200k),
+		})
+	}
+	return prices, file.AsOf, nil
+}
+
+type jsonRates struct {
+	Input        *decimal.Decimal `json:"inputPerMillion"`
+	Output       *decimal.Decimal `json:"outputPerMillion"`
+	CacheRead    *decimal.Decimal `json:"cacheReadPerMillion"`
+	CacheWrite   *decimal.Decimal `json:"cacheWritePerMillion"`
+	CacheWrite1h *decimal.Decimal `json:"cacheWrite1hPerMillion"`
+}
+
+// PutBuiltin stores the built-in catalogue, replacing built-in entries of an
+// older binary and nothing else. Any number of replicas may do it at once.
+func (s *Store) PutBuiltin(ctx context.Context) (changed int64, err error) {
+	prices, _, err := Builtin()
+	if err != nil {
+		return 0, err
+	}
+	return s.Put(ctx, db.Actor{Name: "system"}, SourceBuiltin, Beginning, prices)
+}
+
+func upsert(source string, from time.Time, prices []Price) db.PriceUpsertParams {
+	p := db.PriceUpsertParams{Source: source, EffectiveFrom: from, KeepOthers: source == SourceBuiltin}
+	none := decimal.NewFromInt(-1)
+	or := func(d *decimal.Decimal) decimal.Decimal {
+		if d == nil {
+			return none
+		}
+		return *d
+	}
+	for _, e := range prices {
+		p.Models = append(p.Models, e.Model)
+		p.Providers = append(p.Providers, e.Provider)
+		p.Inputs = append(p.Inputs, or(e.Base.Input))
+		p.Outputs = append(p.Outputs, or(e.Base.Output))
+		p.CacheReads = append(p.CacheReads, or(e.Base.CacheRead))
+		p.CacheWrites = append(p.CacheWrites, or(e.Base.CacheWrite))
+		p.CacheWrites1h = append(p.CacheWrites1h, or(e.Base.CacheWrite1h))
+		p.LongInputs = append(p.LongInputs, or(e.Long.Input))
+		p.LongOutputs = append(p.LongOutputs, or(e.Long.Output))
+		p.LongCacheReads = append(p.LongCacheReads, or(e.Long.CacheRead))
+		p.LongCacheWrites = append(p.LongCacheWrites, or(e.Long.CacheWrite))
+		p.LongCacheWrites1h = append(p.LongCacheWrites1h, or(e.Long.CacheWrite1h))
+	}
+	return p
+}

@@ -1,0 +1,121 @@
+package usage
+
+import (
+	"crypto/sha256"
+	"encoding/binary"
+	"fmt"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/internal/price"
+)
+
+// MaxBatch is the largest number of events in one request.
+const MaxBatch = 1000
+
+// MaxAhead is how far in the future an event may lie, for clocks that run fast.
+const MaxAhead = 5 * time.Minute
+
+// maxText bounds request ids, account ids and model names, in characters.
+const maxText = 200
+
+// UnknownModel is the model of an event that names none.
+const UnknownModel = "unknown"
+
+// Report is one usage event as a relay sends it.
+type Report struct {
+	RequestID  *string        `json:"requestId"`
+	KeyID      *uuid.UUID     `json:"keyId"`
+	AccountID  *string        `json:"accountId"`
+	Model      *string        `json:"model"`
+	Usage      jsontext.Value `json:"usage"`
+	OccurredAt *time.Time     `json:"occurredAt"`
+}
+
+// Event is a validated report.
+type Event struct {
+	ID            uuid.UUID // made before the first attempt, so that no retry doubles it
+	KeyID         uuid.UUID
+	AccountID     string // empty: none
+	Model         string // normalised
+	ModelReceived string
+	RequestID     string    // empty: none
+	OccurredAt    time.Time // zero: at receipt
+	Counts        Counts
+}
+
+// Check validates a report and names every wrong field, each with path before it.
+func Check(r Report, path string) (Event, []FieldError) {
+	var wrong []FieldError
+	fail := func(field, message string) { wrong = append(wrong, FieldError{path + field, message}) }
+	text := func(field string, value *string) string {
+		if value == nil {
+			return ""
+		}
+		trimmed := strings.TrimSpace(*value)
+		if n := utf8.RuneCountInString(trimmed); n == 0 || n > maxText {
+			fail(field, fmt.Sprintf("must have 1 to %d characters, or be left out", maxText))
+		}
+		if strings.ContainsRune(trimmed, 0) {
+			fail(field, "must not contain U+0000")
+		}
+		return trimmed
+	}
+	e := Event{
+		RequestID:     text("requestId", r.RequestID),
+		AccountID:     text("accountId", r.AccountID),
+		ModelReceived: text("model", r.Model),
+	}
+	if e.ModelReceived == "" {
+		e.ModelReceived = UnknownModel
+	}
+	if e.Model = price.Normalize(e.ModelReceived); e.Model == "" {
+		e.Model = e.ModelReceived
+	}
+	if r.KeyID == nil {
+		fail("keyId", "is required")
+	} else {
+		e.KeyID = *r.KeyID
+	}
+	if r.OccurredAt != nil {
+		e.OccurredAt = *r.OccurredAt
+		if year := e.OccurredAt.UTC().Year(); year < 1 || year > 9999 {
+			fail("occurredAt", "must be a time between the years 1 and 9999")
+		}
+	}
+	if len(r.Usage) == 0 {
+		fail("usage", "is required")
+		return e, wrong
+	}
+	counts, bad := ReadCounts(r.Usage, path+"usage")
+	e.Counts = counts
+	return e, append(wrong, bad...)
+}
+
+// tokens are the counts as prices see them.
+func (c Counts) tokens() price.Tokens {
+	return price.Tokens{Input: c.Input, Output: c.Output, CacheRead: c.CacheRead, CacheWrite: c.Ephemeral5m, CacheWrite1h: c.Ephemeral1h}
+}
+
+// dedupKey is what an event is recorded once by within its key.
+func (e Event) dedupKey() string {
+	if e.RequestID != "" {
+		return "r:" + e.RequestID
+	}
+	return "e:" + e.ID.String()
+}
+
+// fingerprint tells a repeat from another event under the same request id. Only
+// what the sender said counts: not the price, nor a time filled in at receipt.
+func (e Event) fingerprint() int64 {
+	at := ""
+	if !e.OccurredAt.IsZero() {
+		at = e.OccurredAt.UTC().Format(time.RFC3339Nano)
+	}
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v", e.AccountID, e.ModelReceived, at, e.Counts))
+	return int64(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // a hash: its sign means nothing
+}

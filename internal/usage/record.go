@@ -1,0 +1,220 @@
+package usage
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/price"
+)
+
+// Recorder writes events to the ledger. It is safe for concurrent use.
+type Recorder struct {
+	DB       *db.DB
+	Prices   *price.Store
+	Timezone string // IANA zone whose midnights part days
+	Observe  Observer
+}
+
+// Observer is told what became of events, after their commit. Any member may
+// be nil.
+type Observer struct {
+	Recorded func(model string, priced bool)
+	Repeated func(conflict bool)
+}
+
+// Result is what became of an event.
+type Result struct {
+	EventID   uuid.UUID
+	RequestID string
+	KeyID     uuid.UUID
+	Model     string
+	Cost      decimal.Decimal // USD
+	Priced    bool
+	Duplicate bool // an earlier event answered for it; nothing was recorded
+	Conflict  bool // that earlier event had other content
+}
+
+// Record prices events and writes all of them, with every rollup they move, in
+// one transaction, or none. It returns after the commit. An event whose request
+// id the key has seen within the deduplication horizon changes nothing and gets
+// the first one's answer. An unknown key or a time too far ahead is an Invalid
+// fault that names each such event.
+func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error) {
+	catalogue, now, err := r.Prices.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	entries := make([]entry, len(events))
+	var wrong []fault.Field
+	for i, e := range events {
+		entries[i] = newEntry(e)
+		if entries[i].occurredAt.IsZero() {
+			entries[i].occurredAt = now
+		}
+		if e.OccurredAt.After(now.Add(MaxAhead)) {
+			wrong = append(wrong, fault.Field{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
+		}
+		if p, ok := catalogue.Lookup(e.ModelReceived, entries[i].occurredAt); ok {
+			entries[i].cost, entries[i].priced = p.Cost(e.Counts.tokens()), true
+		}
+	}
+	if wrong != nil {
+		return nil, fault.Fields(wrong...)
+	}
+	return r.append(ctx, entries, nil)
+}
+
+// at names a field of event i; a single event's fields have no index.
+func at(i, n int, field string) string {
+	if n == 1 {
+		return field
+	}
+	return fmt.Sprintf("events[%d].%s", i, field)
+}
+
+// entry is one row to be appended to the ledger.
+type entry struct {
+	Event
+
+	kind        string
+	dedup       string
+	requests    int64
+	occurredAt  time.Time
+	cost        decimal.Decimal
+	priced      bool
+	fingerprint int64
+	adjusts     uuid.UUID // zero: none
+	reason      string
+}
+
+// The kinds of ledger rows.
+const (
+	kindUsage      = "usage"
+	kindAdjustment = "adjustment"
+)
+
+func newEntry(e Event) entry {
+	if e.ID == uuid.Nil {
+		e.ID = newID()
+	}
+	return entry{Event: e, kind: kindUsage, dedup: e.dedupKey(), requests: 1, occurredAt: e.OccurredAt, fingerprint: e.fingerprint()}
+}
+
+// newID makes an id that sorts by time.
+func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
+
+// append writes entries through the one statement that moves rollups, then
+// reads the first answers of those that were duplicates. What also does, if it
+// is not nil, is done in the same transaction, when anything was recorded.
+func (r *Recorder) append(ctx context.Context, entries []entry, also func(*db.Queries) error) ([]Result, error) {
+	var rows []db.LedgerAppendRow
+	err := r.DB.InTx(ctx, func(q *db.Queries) (err error) {
+		rows, err = q.LedgerAppend(ctx, arrays(entries, r.Timezone))
+		if err != nil || also == nil || !slices.ContainsFunc(rows, func(row db.LedgerAppendRow) bool { return row.Recorded }) {
+			return err
+		}
+		return also(q)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("recording usage: %w", err)
+	}
+	var wrong []fault.Field
+	var repeats []entry
+	results := make([]Result, len(entries))
+	for i, e := range entries {
+		results[i] = Result{EventID: e.ID, RequestID: e.RequestID, KeyID: e.KeyID, Model: e.Model, Cost: e.cost, Priced: e.priced}
+		switch {
+		case rows[i].Refused:
+			wrong = append(wrong, fault.Field{Field: at(i, len(entries), "keyId"), Message: "is not the id of a key"})
+		case !rows[i].Recorded:
+			repeats = append(repeats, e)
+			results[i].Duplicate = true
+		}
+	}
+	if wrong != nil {
+		return nil, fault.Fields(wrong...)
+	}
+	if err := r.answerRepeats(ctx, repeats, entries, results); err != nil {
+		return nil, err
+	}
+	r.tell(results)
+	return results, nil
+}
+
+// answerRepeats gives duplicates the answers of the events they repeat.
+func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, results []Result) error {
+	if len(repeats) == 0 {
+		return nil
+	}
+	type pair struct {
+		key   uuid.UUID
+		dedup string
+	}
+	var params db.DedupFindParams
+	for _, e := range repeats {
+		params.KeyIDs = append(params.KeyIDs, e.KeyID)
+		params.DedupKeys = append(params.DedupKeys, e.dedup)
+	}
+	rows, err := r.DB.DedupFind(ctx, params)
+	if err != nil {
+		return fmt.Errorf("reading first answers: %w", err)
+	}
+	first := make(map[pair]db.DedupFindRow, len(rows))
+	for _, row := range rows {
+		first[pair{row.KeyID, row.DedupKey}] = row
+	}
+	for i, e := range entries {
+		if row, ok := first[pair{e.KeyID, e.dedup}]; ok && results[i].Duplicate {
+			results[i].EventID, results[i].Model, results[i].Cost, results[i].Priced = row.EventID, row.Model, row.Cost, row.Priced
+			results[i].Conflict = row.Fingerprint != e.fingerprint
+		}
+	}
+	return nil
+}
+
+func (r *Recorder) tell(results []Result) {
+	for _, result := range results {
+		switch {
+		case result.Duplicate && r.Observe.Repeated != nil:
+			r.Observe.Repeated(result.Conflict)
+		case !result.Duplicate && r.Observe.Recorded != nil:
+			r.Observe.Recorded(result.Model, result.Priced)
+		}
+	}
+}
+
+// arrays turns entries into the parallel arrays that the statement takes.
+func arrays(entries []entry, timezone string) db.LedgerAppendParams {
+	p := db.LedgerAppendParams{Timezone: timezone}
+	for _, e := range entries {
+		p.EventIDs = append(p.EventIDs, e.ID)
+		p.Kinds = append(p.Kinds, e.kind)
+		p.KeyIDs = append(p.KeyIDs, e.KeyID)
+		p.DedupKeys = append(p.DedupKeys, e.dedup)
+		p.AccountIDs = append(p.AccountIDs, e.AccountID)
+		p.Models = append(p.Models, e.Model)
+		p.ModelsReceived = append(p.ModelsReceived, e.ModelReceived)
+		p.RequestIDs = append(p.RequestIDs, e.RequestID)
+		p.OccurredAts = append(p.OccurredAts, e.occurredAt)
+		p.Requests = append(p.Requests, e.requests)
+		p.InputTokens = append(p.InputTokens, e.Counts.Input)
+		p.OutputTokens = append(p.OutputTokens, e.Counts.Output)
+		p.CacheCreateTokens = append(p.CacheCreateTokens, e.Counts.CacheCreate)
+		p.CacheReadTokens = append(p.CacheReadTokens, e.Counts.CacheRead)
+		p.Ephemeral5mTokens = append(p.Ephemeral5mTokens, e.Counts.Ephemeral5m)
+		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, e.Counts.Ephemeral1h)
+		p.Costs = append(p.Costs, e.cost)
+		p.Priced = append(p.Priced, e.priced)
+		p.Fingerprints = append(p.Fingerprints, e.fingerprint)
+		p.Adjusts = append(p.Adjusts, e.adjusts)
+		p.Reasons = append(p.Reasons, e.reason)
+	}
+	return p
+}

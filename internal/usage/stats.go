@@ -1,0 +1,156 @@
+package usage
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// Block is a sum of usage.
+type Block struct {
+	Requests int64
+	Counts
+	Cost decimal.Decimal // USD
+}
+
+// Core are the tokens that averages count: input and output.
+func (b Block) Core() int64 { return b.Input + b.Output }
+
+// All are the tokens of all four kinds.
+func (b Block) All() int64 { return b.Input + b.Output + b.CacheCreate + b.CacheRead }
+
+// Periods are the sums of the day, ISO week and month that an instant falls in.
+type Periods struct {
+	Daily, Weekly, Monthly Block
+}
+
+// ModelBlock is the all-time usage of one model.
+type ModelBlock struct {
+	Model string
+	Block
+}
+
+// Averages are means over a whole number of days, at least one, with two
+// decimals, half up. Tokens are input and output.
+type Averages struct {
+	RPM, TPM, DailyRequests, DailyTokens decimal.Decimal
+}
+
+// Mean works out the averages of a total since an instant.
+func Mean(total Block, since, asOf time.Time) Averages {
+	days := int64(1)
+	if age := asOf.Sub(since); age > 24*time.Hour {
+		days = int64((age + 24*time.Hour - 1) / (24 * time.Hour))
+	}
+	const minutesADay, places = 24 * 60, 2
+	over := func(sum, n int64) decimal.Decimal {
+		return decimal.NewFromInt(sum).DivRound(decimal.NewFromInt(n), places)
+	}
+	return Averages{
+		RPM: over(total.Requests, days*minutesADay), TPM: over(total.Core(), days*minutesADay),
+		DailyRequests: over(total.Requests, days), DailyTokens: over(total.Core(), days),
+	}
+}
+
+// Stats reads what keys and accounts used. It is safe for concurrent use.
+type Stats struct {
+	DB       *db.DB
+	Timezone string // IANA zone whose midnights part days
+}
+
+// OfTotals is a key's all-time block.
+func OfTotals(t db.KeyTotal) Block {
+	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral5mTokens, t.Ephemeral1hTokens, t.Cost)
+}
+
+// OfAccount is an account's all-time block.
+func OfAccount(t db.AccountTotal) Block {
+	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral5mTokens, t.Ephemeral1hTokens, t.Cost)
+}
+
+func block(requests, in, out, create, read, e5m, e1h int64, cost decimal.Decimal) Block {
+	return Block{Requests: requests, Cost: cost, Counts: Counts{
+		Input: in, Output: out, CacheCreate: create, CacheRead: read, Ephemeral5m: e5m, Ephemeral1h: e1h}}
+}
+
+// Keys reads the periods of many keys in one statement. asOf nil is now.
+func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map[uuid.UUID]Periods, error) {
+	rows, err := s.DB.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.Timezone, AsOf: asOf})
+	if err != nil {
+		return nil, fmt.Errorf("reading usage of keys: %w", err)
+	}
+	found := make(map[uuid.UUID]Periods, len(ids))
+	for _, r := range rows {
+		p := found[r.KeyID]
+		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost))
+		found[r.KeyID] = p
+	}
+	return found, nil
+}
+
+// Accounts reads the periods of many accounts in one statement. asOf nil is now.
+func (s *Stats) Accounts(ctx context.Context, ids []string, asOf *time.Time) (map[string]Periods, error) {
+	rows, err := s.DB.AccountUsagePeriods(ctx, db.AccountUsagePeriodsParams{AccountIDs: ids, Timezone: s.Timezone, AsOf: asOf})
+	if err != nil {
+		return nil, fmt.Errorf("reading usage of accounts: %w", err)
+	}
+	found := make(map[string]Periods, len(ids))
+	for _, r := range rows {
+		p := found[r.AccountID]
+		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost))
+		found[r.AccountID] = p
+	}
+	return found, nil
+}
+
+func (p *Periods) set(name string, b Block) {
+	switch name {
+	case "daily":
+		p.Daily = b
+	case "weekly":
+		p.Weekly = b
+	case "monthly":
+		p.Monthly = b
+	}
+}
+
+// KeyModels reads a key's usage by model, dearest first.
+func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, error) {
+	rows, err := s.DB.KeyUsageModels(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("reading models of a key: %w", err)
+	}
+	models := make([]ModelBlock, len(rows))
+	for i, r := range rows {
+		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost)}
+	}
+	return models, nil
+}
+
+// AccountModels reads an account's usage by model, dearest first.
+func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, error) {
+	rows, err := s.DB.AccountUsageModels(ctx, id)
+	if err != nil {
+		return nil, fmt.Errorf("reading models of an account: %w", err)
+	}
+	models := make([]ModelBlock, len(rows))
+	for i, r := range rows {
+		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost)}
+	}
+	return models, nil
+}
+
+// Account reads one account's all-time sums; NotFound when it was never used.
+func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (db.AccountShowRow, error) {
+	row, err := s.DB.AccountShow(ctx, db.AccountShowParams{AccountID: id, AsOf: asOf})
+	if db.Missing(err) {
+		return row, fault.New(fault.NotFound, "No usage of this account has been recorded.")
+	}
+	return row, err
+}

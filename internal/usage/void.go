@@ -1,0 +1,63 @@
+package usage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// Void takes a usage event back by an adjustment row with the opposite counts
+// and cost at the same time, so that every rollup is as if it had not been. The
+// ledger row itself stays. Voiding twice is harmless: the first adjustment is
+// the answer. Faults: NotFound, and Conflict for a row that is no usage.
+func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, reason string) (Result, error) {
+	row, err := r.DB.EventFind(ctx, eventID)
+	if db.Missing(err) {
+		return Result{}, fault.New(fault.NotFound, "No such event in the retained ledger.")
+	}
+	if err != nil {
+		return Result{}, fmt.Errorf("reading the event: %w", err)
+	}
+	if row.Kind != kindUsage {
+		return Result{}, fault.New(fault.Conflict, "Only usage can be taken back, and this row is an "+row.Kind+".")
+	}
+	back := opposite(row, reason)
+	after, err := json.Marshal(map[string]any{"adjustment": back.ID, "costUsd": back.cost, "reason": reason})
+	if err != nil {
+		return Result{}, fmt.Errorf("encoding the audit row: %w", err)
+	}
+	results, err := r.append(ctx, []entry{back}, func(q *db.Queries) error {
+		if err := q.AuditBegin(ctx, who.As("void")); err != nil {
+			return err
+		}
+		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "event", TargetID: eventID.String(), After: after})
+	})
+	if err != nil {
+		return Result{}, err
+	}
+	return results[0], nil
+}
+
+func opposite(row db.UsageEvent, reason string) entry {
+	e := Event{
+		ID: newID(), KeyID: row.KeyID, Model: row.Model, ModelReceived: row.ModelReceived, OccurredAt: row.OccurredAt,
+		Counts: Counts{
+			Input: -row.InputTokens, Output: -row.OutputTokens,
+			CacheCreate: -row.CacheCreateTokens, CacheRead: -row.CacheReadTokens,
+			Ephemeral5m: -row.Ephemeral5mTokens, Ephemeral1h: -row.Ephemeral1hTokens,
+		},
+	}
+	if row.AccountID != nil {
+		e.AccountID = *row.AccountID
+	}
+	return entry{
+		Event: e, kind: kindAdjustment, dedup: "v:" + row.EventID.String(), requests: -row.Requests,
+		occurredAt: row.OccurredAt, cost: row.Cost.Neg(), priced: row.Priced, fingerprint: e.fingerprint(),
+		adjusts: row.EventID, reason: reason,
+	}
+}

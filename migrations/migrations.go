@@ -1,0 +1,126 @@
+// Package migrations is what the database is: the only source of its schema,
+// embedded in the binary and applied by goose.
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"time"
+
+	_ "github.com/jackc/pgx/v5/stdlib" // the driver that goose speaks through
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed *.sql
+var files embed.FS
+
+// The wait for another process that is migrating: asked for every second, for
+// an hour.
+const (
+	lockEverySeconds = 1
+	lockTries        = 3600
+)
+
+// Migrator applies migrations to one database.
+type Migrator struct {
+	provider *goose.Provider
+	conn     *sql.DB
+}
+
+// Step is one migration and its state.
+type Step struct {
+	Version int64
+	Name    string
+	Applied *time.Time // nil: pending
+}
+
+// Open prepares migrations on a PostgreSQL URL. The connection must be a direct
+// one (not PgBouncer in transaction mode): the lock belongs to the session.
+func Open(url string) (*Migrator, error) {
+	conn, err := sql.Open("pgx", url)
+	if err != nil {
+		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL or keyword string")
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(lockEverySeconds, lockTries))
+	if err != nil {
+		return nil, fmt.Errorf("making the migration lock: %w", err)
+	}
+	provider, err := goose.NewProvider(goose.DialectPostgres, conn, files, goose.WithSessionLocker(locker))
+	if err != nil {
+		return nil, fmt.Errorf("reading migrations: %w", err)
+	}
+	return &Migrator{provider, conn}, nil
+}
+
+// Close closes the connection.
+func (m *Migrator) Close() error { return m.conn.Close() }
+
+// Up applies every pending migration, each in a transaction, and returns what it
+// applied. Of several at once one applies, the others wait and find nothing.
+func (m *Migrator) Up(ctx context.Context) ([]Step, error) {
+	results, err := m.provider.Up(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("migrating up: %w", err)
+	}
+	return steps(results), nil
+}
+
+// Down takes the latest migration back.
+func (m *Migrator) Down(ctx context.Context) ([]Step, error) {
+	result, err := m.provider.Down(ctx)
+	if errors.Is(err, goose.ErrNoNextVersion) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("migrating down: %w", err)
+	}
+	return steps([]*goose.MigrationResult{result}), nil
+}
+
+// Status lists every migration and when it was applied.
+func (m *Migrator) Status(ctx context.Context) ([]Step, error) {
+	states, err := m.provider.Status(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading the schema's version: %w", err)
+	}
+	all := make([]Step, len(states))
+	for i, s := range states {
+		all[i] = Step{Version: s.Source.Version, Name: s.Source.Path}
+		if s.State == goose.StateApplied {
+			all[i].Applied = &s.AppliedAt
+		}
+	}
+	return all, nil
+}
+
+// Versions are the schema's version and the one this binary needs. A schema
+// ahead of the binary is fine: migrations keep the previous release working.
+func (m *Migrator) Versions(ctx context.Context) (current, needed int64, err error) {
+	current, needed, err = m.provider.GetVersions(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading the schema's version: %w", err)
+	}
+	return current, needed, nil
+}
+
+// Needed is the schema version that this binary needs.
+func Needed() int64 {
+	entries, err := files.ReadDir(".")
+	if err != nil {
+		return 0 // an embedded folder can always be read
+	}
+	return int64(len(entries))
+}
+
+func steps(results []*goose.MigrationResult) []Step {
+	done := make([]Step, len(results))
+	for i, r := range results {
+		now := time.Now()
+		done[i] = Step{Version: r.Source.Version, Name: r.Source.Path, Applied: &now}
+	}
+	return done
+}

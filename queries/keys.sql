@@ -1,0 +1,271 @@
+-- name: KeyCreate :exec
+-- Creates keys with their secrets, counters and totals, all or nothing. Every
+-- key gets the same fields (a JSON object of api_keys columns) and a name of
+-- its own; ids, names, hashes and hints are parallel arrays.
+WITH wanted AS MATERIALIZED (
+    SELECT w.id, w.name, w.hash, w.hint
+      FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@names::text[]), unnest(@hashes::bytea[]), unnest(@hints::text[])) AS w (id, name, hash, hint)
+), made AS (
+    INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
+        daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
+        enable_model_restriction, restricted_models, allowed_models, enable_client_restriction, allowed_clients,
+        claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
+        estimate_per_request, enforcement, tags, expires_at, is_active, created_by)
+    SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
+        f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
+        f.enable_model_restriction, f.restricted_models, f.allowed_models, f.enable_client_restriction, f.allowed_clients,
+        f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
+        f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, @created_by
+      FROM wanted AS w, jsonb_populate_record(NULL::api_keys, @fields::jsonb) AS f
+    RETURNING id
+), secret AS (
+    INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
+    SELECT w.hash, w.id, 'hmac-sha256', @pepper_id, w.hint FROM wanted AS w
+), counter AS (
+    INSERT INTO key_counters (key_id) SELECT w.id FROM wanted AS w
+)
+INSERT INTO key_totals (key_id) SELECT w.id FROM wanted AS w;
+
+-- name: KeyUpdate :many
+-- Changes the fields named in a JSON object of api_keys columns on live keys,
+-- and returns the ids it changed: fewer than asked for means that the others
+-- are missing, deleted, or (with if_version) at another version. Rows are
+-- locked in id order, so concurrent batches cannot deadlock.
+WITH locked AS MATERIALIZED (
+    SELECT k.id FROM api_keys AS k
+     WHERE k.id = ANY(@key_ids::uuid[]) AND k.deleted_at IS NULL
+       AND (sqlc.narg('if_version')::bigint IS NULL OR k.version = sqlc.narg('if_version')::bigint)
+     ORDER BY k.id
+       FOR UPDATE
+)
+UPDATE api_keys AS k SET
+    name = (jsonb_populate_record(k, @fields::jsonb)).name,
+    description = (jsonb_populate_record(k, @fields::jsonb)).description,
+    token_limit = (jsonb_populate_record(k, @fields::jsonb)).token_limit,
+    rate_limit_window = (jsonb_populate_record(k, @fields::jsonb)).rate_limit_window,
+    rate_limit_requests = (jsonb_populate_record(k, @fields::jsonb)).rate_limit_requests,
+    concurrency_limit = (jsonb_populate_record(k, @fields::jsonb)).concurrency_limit,
+    daily_cost_limit = (jsonb_populate_record(k, @fields::jsonb)).daily_cost_limit,
+    weekly_cost_limit = (jsonb_populate_record(k, @fields::jsonb)).weekly_cost_limit,
+    monthly_cost_limit = (jsonb_populate_record(k, @fields::jsonb)).monthly_cost_limit,
+    total_cost_limit = (jsonb_populate_record(k, @fields::jsonb)).total_cost_limit,
+    permissions = (jsonb_populate_record(k, @fields::jsonb)).permissions,
+    enable_model_restriction = (jsonb_populate_record(k, @fields::jsonb)).enable_model_restriction,
+    restricted_models = (jsonb_populate_record(k, @fields::jsonb)).restricted_models,
+    allowed_models = (jsonb_populate_record(k, @fields::jsonb)).allowed_models,
+    enable_client_restriction = (jsonb_populate_record(k, @fields::jsonb)).enable_client_restriction,
+    allowed_clients = (jsonb_populate_record(k, @fields::jsonb)).allowed_clients,
+    claude_account_id = (jsonb_populate_record(k, @fields::jsonb)).claude_account_id,
+    claude_console_account_id = (jsonb_populate_record(k, @fields::jsonb)).claude_console_account_id,
+    gemini_account_id = (jsonb_populate_record(k, @fields::jsonb)).gemini_account_id,
+    openai_account_id = (jsonb_populate_record(k, @fields::jsonb)).openai_account_id,
+    bedrock_account_id = (jsonb_populate_record(k, @fields::jsonb)).bedrock_account_id,
+    estimate_per_request = (jsonb_populate_record(k, @fields::jsonb)).estimate_per_request,
+    enforcement = (jsonb_populate_record(k, @fields::jsonb)).enforcement,
+    tags = (jsonb_populate_record(k, @fields::jsonb)).tags,
+    expires_at = (jsonb_populate_record(k, @fields::jsonb)).expires_at,
+    is_active = (jsonb_populate_record(k, @fields::jsonb)).is_active,
+    updated_at = now(), version = k.version + 1
+  FROM locked
+ WHERE k.id = locked.id
+RETURNING k.id;
+
+-- name: KeyDelete :many
+-- Marks keys as deleted and returns the ids of all that exist. One deleted
+-- before keeps its time and version, so deleting twice is harmless.
+WITH locked AS MATERIALIZED (
+    SELECT k.id FROM api_keys AS k WHERE k.id = ANY(@key_ids::uuid[]) ORDER BY k.id FOR UPDATE
+), gone AS (
+    UPDATE api_keys AS k SET deleted_at = now(), updated_at = now(), version = version + 1
+      FROM locked
+     WHERE k.id = locked.id AND k.deleted_at IS NULL
+)
+SELECT locked.id FROM locked;
+
+-- name: KeyRestore :execrows
+-- Brings a deleted key back as it was; 0 rows when it is missing or live.
+UPDATE api_keys SET deleted_at = NULL, updated_at = now(), version = version + 1
+ WHERE id = @key_id AND deleted_at IS NOT NULL;
+
+-- name: KeyTouch :execrows
+-- Locks a live key and moves its version on; 0 rows when it is missing or
+-- deleted. For changes that lie in other tables but belong to the key.
+UPDATE api_keys SET updated_at = now(), version = version + 1
+ WHERE id = @key_id AND deleted_at IS NULL;
+
+-- name: SecretRetire :exec
+-- Gives a key's current secret an end: the first half of a rotation. Its row is
+-- locked by KeyTouch before, so rotations of one key come one after another.
+UPDATE api_key_secrets SET expires_at = now() + make_interval(secs => @grace_seconds::integer)
+ WHERE key_id = @key_id AND expires_at IS NULL;
+
+-- name: SecretAdd :exec
+-- Gives a key its new current secret: the second half of a rotation.
+INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
+VALUES (@hash, @key_id, 'hmac-sha256', @pepper_id, @hint);
+
+-- name: SecretRehash :exec
+-- Replaces a secret's hash by one under the current pepper, at the secret's
+-- first use after a change of pepper. Of several at once one does it.
+UPDATE api_key_secrets SET hash = @new_hash, scheme = 'hmac-sha256', pepper_id = @pepper_id
+ WHERE hash = @old_hash;
+
+-- name: SecretPrune :execrows
+-- Removes secrets whose grace ended more than 30 days ago. Until then they stay
+-- for the curious; they open nothing.
+DELETE FROM api_key_secrets AS s
+ WHERE s.hash IN (SELECT d.hash FROM api_key_secrets AS d
+                   WHERE d.expires_at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '30 days' LIMIT 1000);
+
+-- name: PepperUse :many
+-- How many live secrets hang on each pepper.
+SELECT pepper_id, count(*) AS secrets FROM api_key_secrets
+ WHERE expires_at IS NULL OR expires_at > now()
+ GROUP BY pepper_id ORDER BY pepper_id;
+
+-- name: SecretFind :one
+-- The key that one of these hashes opens, unless it is deleted or the secret's
+-- grace is over, with the database's clock to judge its expiry by.
+SELECT sqlc.embed(k), s.hash, s.scheme, s.pepper_id, s.hint,
+       coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of
+  FROM api_key_secrets AS s
+  JOIN api_keys AS k ON k.id = s.key_id
+ WHERE s.hash = ANY(@hashes::bytea[])
+   AND k.deleted_at IS NULL
+   AND (s.expires_at IS NULL OR s.expires_at > coalesce(sqlc.narg('now')::timestamptz, now()))
+ LIMIT 1;
+
+-- name: KeyShow :many
+-- Keys by id, deleted ones too, each with its hint, totals and window.
+SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
+       coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of
+  FROM api_keys AS k
+  JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
+  JOIN key_totals AS t ON t.key_id = k.id
+  JOIN key_counters AS c ON c.key_id = k.id
+ WHERE k.id = ANY(@key_ids::uuid[])
+ ORDER BY array_position(@key_ids::uuid[], k.id);
+
+-- name: KeyList :many
+-- A page of keys in a chosen order, each with its hint, totals and window; the
+-- numbers come in the same statement, never by one query a row. The order is
+-- total (ties go by id) and starts after the row the cursor names, so that
+-- pages neither repeat nor skip a key that stands still. Of a row's three sort
+-- values two are constants: planned with its arguments (see db.Open) the order
+-- is a plain index order where there is an index.
+WITH page AS MATERIALIZED (
+    SELECT x.id, x.by_text, x.by_time, x.by_number
+      FROM (
+        SELECT k.id,
+               CASE @sort::text WHEN 'name' THEN k.name ELSE '' END AS by_text,
+               CASE @sort::text WHEN 'createdAt' THEN k.created_at
+                                WHEN 'expiresAt' THEN coalesce(k.expires_at, 'infinity')
+                                WHEN 'lastUsedAt' THEN coalesce(t.last_used_at, '-infinity')
+                                ELSE '-infinity' END AS by_time,
+               CASE @sort::text WHEN 'cost' THEN t.cost WHEN 'requests' THEN t.requests::numeric ELSE 0 END AS by_number
+          FROM api_keys AS k
+          JOIN key_totals AS t ON t.key_id = k.id
+         WHERE CASE @status::text
+                   WHEN 'deleted' THEN k.deleted_at IS NOT NULL
+                   WHEN 'expired' THEN k.deleted_at IS NULL AND k.expires_at < coalesce(sqlc.narg('now')::timestamptz, now())
+                   WHEN 'disabled' THEN k.deleted_at IS NULL AND NOT k.is_active
+                        AND coalesce(k.expires_at, 'infinity') >= coalesce(sqlc.narg('now')::timestamptz, now())
+                   WHEN 'active' THEN k.deleted_at IS NULL AND k.is_active
+                        AND coalesce(k.expires_at, 'infinity') >= coalesce(sqlc.narg('now')::timestamptz, now())
+                   ELSE k.deleted_at IS NULL
+               END
+           AND (sqlc.narg('pattern')::text IS NULL
+                OR k.name ILIKE sqlc.narg('pattern')::text OR k.description ILIKE sqlc.narg('pattern')::text
+                OR k.id::text ILIKE sqlc.narg('pattern')::text
+                OR EXISTS (SELECT FROM api_key_secrets AS s
+                            WHERE s.key_id = k.id AND s.expires_at IS NULL AND s.hint ILIKE sqlc.narg('pattern')::text))
+           AND (sqlc.narg('tag')::text IS NULL OR k.tags @> ARRAY[sqlc.narg('tag')::text])
+           AND (sqlc.narg('permission')::text IS NULL OR k.permissions && ARRAY['all', sqlc.narg('permission')::text])
+           AND (sqlc.narg('account_id')::text IS NULL OR sqlc.narg('account_id')::text IN
+                (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id))
+      ) AS x
+     WHERE sqlc.narg('after_id')::uuid IS NULL
+        OR CASE WHEN @descending::boolean
+                THEN (x.by_text, x.by_time, x.by_number, x.id) < (@after_text::text, CAST(@after_time::text AS timestamptz), CAST(@after_number::text AS numeric), sqlc.narg('after_id')::uuid)
+                ELSE (x.by_text, x.by_time, x.by_number, x.id) > (@after_text::text, CAST(@after_time::text AS timestamptz), CAST(@after_number::text AS numeric), sqlc.narg('after_id')::uuid)
+           END
+     ORDER BY CASE WHEN NOT @descending::boolean THEN x.by_text END, CASE WHEN @descending::boolean THEN x.by_text END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.by_time END, CASE WHEN @descending::boolean THEN x.by_time END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.by_number END, CASE WHEN @descending::boolean THEN x.by_number END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.id END, CASE WHEN @descending::boolean THEN x.id END DESC
+     LIMIT @row_limit
+)
+SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
+       coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of,
+       p.by_text::text AS by_text, p.by_time::text AS by_time, p.by_number::text AS by_number
+  FROM page AS p
+  JOIN api_keys AS k ON k.id = p.id
+  JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
+  JOIN key_totals AS t ON t.key_id = k.id
+  JOIN key_counters AS c ON c.key_id = k.id
+ ORDER BY CASE WHEN NOT @descending::boolean THEN p.by_text END, CASE WHEN @descending::boolean THEN p.by_text END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.by_time END, CASE WHEN @descending::boolean THEN p.by_time END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.by_number END, CASE WHEN @descending::boolean THEN p.by_number END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.id END, CASE WHEN @descending::boolean THEN p.id END DESC;
+
+-- name: TagList :many
+-- Tags of live keys, each with the number of keys that carry it.
+SELECT tag::text AS tag, count(*) AS keys
+  FROM api_keys AS k CROSS JOIN LATERAL unnest(k.tags) AS tag
+ WHERE k.deleted_at IS NULL
+ GROUP BY tag ORDER BY tag;
+
+-- name: KeyExpireDue :many
+-- Disables up to row_limit keys that are past their end and still active. Rows
+-- that another replica holds are passed over, so each key is disabled by one
+-- and returned to one.
+WITH due AS MATERIALIZED (
+    SELECT k.id FROM api_keys AS k
+     WHERE k.is_active AND k.deleted_at IS NULL AND k.expires_at < coalesce(sqlc.narg('now')::timestamptz, now())
+     ORDER BY k.expires_at, k.id
+     LIMIT @row_limit
+       FOR UPDATE SKIP LOCKED
+)
+UPDATE api_keys AS k SET is_active = false, updated_at = now(), version = version + 1
+  FROM due WHERE k.id = due.id
+RETURNING k.id, k.name, k.expires_at;
+
+-- name: KeyPurgeLock :one
+-- Locks a key's totals, and so shuts out all usage of it, before a purge: usage
+-- in flight commits first, and later usage finds the key unknown.
+SELECT t.key_id FROM key_totals AS t JOIN api_keys AS k ON k.id = t.key_id
+ WHERE t.key_id = @key_id::uuid FOR UPDATE OF t;
+
+-- name: KeyPurge :exec
+-- Erases a key and its secrets; its ledger rows and rollups move to an
+-- anonymous id, so that every sum stays. KeyPurgeLock comes before it.
+WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
+     counters AS (DELETE FROM key_counters AS c WHERE c.key_id = @key_id::uuid),
+     idempotency AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid),
+     ledger AS (UPDATE usage_events AS e SET key_id = @anonymous_id::uuid WHERE e.key_id = @key_id::uuid),
+     dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid WHERE d.key_id = @key_id::uuid),
+     daily AS (UPDATE usage_daily AS u SET key_id = @anonymous_id::uuid WHERE u.key_id = @key_id::uuid),
+     cost AS (UPDATE daily_cost AS y SET key_id = @anonymous_id::uuid WHERE y.key_id = @key_id::uuid)
+UPDATE key_totals AS t SET key_id = @anonymous_id::uuid WHERE t.key_id = @key_id::uuid;
+
+-- name: IdempotencyClaim :one
+-- Claims an Idempotency-Key for 24 hours. Waits for another request with the
+-- same key that is under way. No row: it was claimed before.
+INSERT INTO idempotency_keys (actor_id, operation, idem_key, fingerprint, key_id)
+VALUES (@actor_id, @operation, @idem_key, @fingerprint, @key_id)
+ON CONFLICT (actor_id, operation, idem_key) DO UPDATE
+   SET fingerprint = excluded.fingerprint, key_id = excluded.key_id, created_at = now()
+ WHERE idempotency_keys.created_at < now() - interval '24 hours'
+RETURNING key_id;
+
+-- name: IdempotencyFind :one
+-- What an Idempotency-Key was first used for.
+SELECT key_id, fingerprint FROM idempotency_keys
+ WHERE actor_id = @actor_id AND operation = @operation AND idem_key = @idem_key;
+
+-- name: IdempotencyPrune :execrows
+-- Forgets claims older than 24 hours, a thousand at a time.
+DELETE FROM idempotency_keys AS i
+ WHERE (i.actor_id, i.operation, i.idem_key) IN (
+    SELECT o.actor_id, o.operation, o.idem_key FROM idempotency_keys AS o
+     WHERE o.created_at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '24 hours' LIMIT 1000);

@@ -1,0 +1,56 @@
+-- name: SettingAgree :one
+-- Stores a setting if it has none yet and returns the value in force, so that
+-- whichever replica starts first decides and every other one can compare.
+WITH made AS (
+    INSERT INTO service_settings (name, value) VALUES (@name, @value)
+    ON CONFLICT (name) DO NOTHING
+    RETURNING value
+)
+SELECT value FROM made
+UNION ALL
+SELECT value FROM service_settings WHERE name = @name
+LIMIT 1;
+
+-- name: SettingChange :execrows
+-- Replaces a setting that exists; 0 rows when it was never set.
+UPDATE service_settings SET value = @value WHERE name = @name;
+
+-- name: ZoneCheck :one
+-- Fails when PostgreSQL does not know the time zone: days and months are cut by
+-- PostgreSQL, so it must.
+SELECT (now() AT TIME ZONE @zone::text)::text AS local;
+
+-- name: Now :one
+-- The database's clock, the only one that decides anything.
+SELECT clock_timestamp()::timestamptz AS now;
+
+-- name: AuditBegin :exec
+-- Names who acts in this transaction, for the audit triggers. Ends with the
+-- transaction, so it is safe behind a pooler.
+SELECT set_config('keyledger.actor', @actor::text, true),
+       set_config('keyledger.actor_id', @actor_id::text, true),
+       set_config('keyledger.verb', @verb::text, true),
+       set_config('keyledger.request_id', @request_id::text, true);
+
+-- name: AuditAppend :exec
+-- Adds an audit row for something whose table has no audit trigger. The actor
+-- is the one named by AuditBegin in the same transaction.
+INSERT INTO audit_log (actor, actor_id, action, target_type, target_id, after, request_id)
+VALUES (current_setting('keyledger.actor'),
+        nullif(current_setting('keyledger.actor_id'), '')::uuid,
+        @target_type::text || '.' || current_setting('keyledger.verb'),
+        @target_type, @target_id, @after,
+        nullif(current_setting('keyledger.request_id'), ''));
+
+-- name: AuditForget :exec
+-- Takes a purged key's name and every value of it out of the audit trail. That
+-- something was done, when and by whom stays, under the anonymous id.
+UPDATE audit_log
+   SET before = NULL, after = NULL, target_id = @anonymous_id::text
+ WHERE target_type IN ('key', 'secret') AND target_id = @key_id::text;
+
+-- name: AuditList :many
+-- Audit rows of one thing, newest first.
+SELECT * FROM audit_log
+ WHERE target_type = ANY(@target_types::text[]) AND target_id = @target_id
+ ORDER BY id DESC LIMIT @row_limit;

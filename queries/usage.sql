@@ -1,0 +1,274 @@
+-- name: LedgerAppend :many
+-- Records events in the ledger and in every rollup, or nothing at all. The only
+-- statement that moves a rollup.
+--
+-- One row comes back for each event: refused (the key is unknown; then nothing
+-- of the batch is recorded), recorded, or neither: a duplicate, whose first
+-- answer DedupFind reads (a statement of its own, since this one cannot see a
+-- row it has just waited for).
+--
+-- The totals rows of all keys are locked first, in id order, and held to the
+-- end of the transaction. Batches that share keys therefore go one after
+-- another and cannot deadlock on what belongs to a key; accounts are upserted
+-- last, sorted. The gate (usage_dedup) admits each (key, dedup key) once, also
+-- within one batch; the ledger joins it on event_id.
+WITH input AS MATERIALIZED (
+    SELECT i.*, (i.occurred_at AT TIME ZONE @timezone::text)::date AS day
+      FROM ROWS FROM (
+        unnest(@event_ids::uuid[]), unnest(@kinds::text[]), unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[]),
+        unnest(@account_ids::text[]), unnest(@models::text[]), unnest(@models_received::text[]), unnest(@request_ids::text[]),
+        unnest(@occurred_ats::timestamptz[]), unnest(@requests::bigint[]),
+        unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
+        unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]),
+        unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
+        unnest(@costs::numeric[]), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
+        unnest(@adjusts::uuid[]), unnest(@reasons::text[])
+      ) WITH ORDINALITY AS i (
+        event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
+        input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens,
+        cost, priced, fingerprint, adjusts, reason, ord)
+), locked AS MATERIALIZED (
+    SELECT t.key_id FROM key_totals AS t
+     WHERE t.key_id = ANY(@key_ids::uuid[])
+     ORDER BY t.key_id
+       FOR NO KEY UPDATE
+), refused AS MATERIALIZED (
+    SELECT i.ord FROM input AS i
+     WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
+        OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
+), gate AS (
+    INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
+    SELECT i.key_id, i.dedup_key, i.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
+      FROM input AS i
+     WHERE NOT EXISTS (SELECT FROM refused)
+     ORDER BY i.key_id, i.dedup_key, i.ord
+    ON CONFLICT (key_id, dedup_key) DO NOTHING
+    RETURNING event_id
+), fresh AS MATERIALIZED (
+    SELECT i.* FROM input AS i JOIN gate AS g ON g.event_id = i.event_id
+), ledger AS (
+    INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id,
+        occurred_at, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+        ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced, adjusts, reason)
+    SELECT f.event_id, now(), f.kind, f.key_id, nullif(f.account_id, ''), f.model, f.model_received, nullif(f.request_id, ''),
+        f.occurred_at, f.day, f.requests, f.input_tokens, f.output_tokens, f.cache_create_tokens, f.cache_read_tokens,
+        f.ephemeral_5m_tokens, f.ephemeral_1h_tokens, f.cost, f.priced,
+        nullif(f.adjusts, '00000000-0000-0000-0000-000000000000'), nullif(f.reason, '')
+      FROM fresh AS f
+), totals AS (
+    INSERT INTO key_totals AS t (key_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+        ephemeral_5m_tokens, ephemeral_1h_tokens, cost, last_used_at)
+    SELECT f.key_id, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
+        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
+        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost),
+        max(f.occurred_at) FILTER (WHERE f.kind = 'usage')
+      FROM fresh AS f GROUP BY f.key_id ORDER BY f.key_id
+    ON CONFLICT (key_id) DO UPDATE SET
+        requests = t.requests + excluded.requests,
+        input_tokens = t.input_tokens + excluded.input_tokens,
+        output_tokens = t.output_tokens + excluded.output_tokens,
+        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+        cost = t.cost + excluded.cost,
+        last_used_at = greatest(t.last_used_at, excluded.last_used_at)
+), days AS (
+    INSERT INTO daily_cost AS t (key_id, day, cost)
+    SELECT f.key_id, f.day, sum(f.cost) FROM fresh AS f GROUP BY f.key_id, f.day ORDER BY f.key_id, f.day
+    ON CONFLICT (key_id, day) DO UPDATE SET cost = t.cost + excluded.cost
+), models AS (
+    INSERT INTO usage_daily AS t (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
+        cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    SELECT f.key_id, f.day, f.model, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
+        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
+        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost)
+      FROM fresh AS f GROUP BY f.key_id, f.day, f.model ORDER BY f.key_id, f.day, f.model
+    ON CONFLICT (key_id, day, model) DO UPDATE SET
+        requests = t.requests + excluded.requests,
+        input_tokens = t.input_tokens + excluded.input_tokens,
+        output_tokens = t.output_tokens + excluded.output_tokens,
+        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+        cost = t.cost + excluded.cost
+), windows AS (
+    UPDATE key_counters AS c SET tokens = c.tokens + w.tokens
+      FROM (SELECT f.key_id, sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint AS tokens
+              FROM fresh AS f WHERE f.kind = 'usage' GROUP BY f.key_id) AS w
+      JOIN api_keys AS k ON k.id = w.key_id AND k.rate_limit_window > 0
+     WHERE c.key_id = w.key_id
+       AND clock_timestamp() < c.window_start + k.rate_limit_window * interval '1 minute'
+), account_days AS (
+    INSERT INTO account_usage AS t (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
+        cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    SELECT f.account_id, f.day, f.model, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
+        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
+        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost)
+      FROM fresh AS f WHERE f.account_id <> ''
+     GROUP BY f.account_id, f.day, f.model ORDER BY f.account_id, f.day, f.model
+    ON CONFLICT (account_id, day, model) DO UPDATE SET
+        requests = t.requests + excluded.requests,
+        input_tokens = t.input_tokens + excluded.input_tokens,
+        output_tokens = t.output_tokens + excluded.output_tokens,
+        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+        cost = t.cost + excluded.cost
+), accounts AS (
+    INSERT INTO account_totals AS t (account_id, requests, input_tokens, output_tokens, cache_create_tokens,
+        cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
+    SELECT f.account_id, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
+        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
+        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost),
+        min(f.occurred_at), max(f.occurred_at)
+      FROM fresh AS f WHERE f.account_id <> ''
+     GROUP BY f.account_id ORDER BY f.account_id
+    ON CONFLICT (account_id) DO UPDATE SET
+        requests = t.requests + excluded.requests,
+        input_tokens = t.input_tokens + excluded.input_tokens,
+        output_tokens = t.output_tokens + excluded.output_tokens,
+        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+        cost = t.cost + excluded.cost,
+        first_used_at = least(t.first_used_at, excluded.first_used_at),
+        last_used_at = greatest(t.last_used_at, excluded.last_used_at)
+)
+SELECT (i.ord - 1)::bigint AS index,
+       (r.ord IS NOT NULL)::boolean AS refused,
+       (f.event_id IS NOT NULL)::boolean AS recorded
+  FROM input AS i
+  LEFT JOIN refused AS r ON r.ord = i.ord
+  LEFT JOIN fresh AS f ON f.event_id = i.event_id
+ ORDER BY i.ord;
+
+-- name: DedupFind :many
+-- The first events behind these (key, dedup key) pairs, given as parallel
+-- arrays: what duplicates are answered with.
+SELECT d.key_id, d.dedup_key, d.event_id, d.model, d.cost, d.priced, d.fingerprint
+  FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[])) AS w (key_id, dedup_key)
+  JOIN usage_dedup AS d ON d.key_id = w.key_id AND d.dedup_key = w.dedup_key;
+
+-- name: DedupPrune :execrows
+-- Forgets up to a thousand events received before the deduplication horizon.
+DELETE FROM usage_dedup AS d
+ WHERE (d.key_id, d.dedup_key) IN (
+    SELECT o.key_id, o.dedup_key FROM usage_dedup AS o
+     WHERE o.received_at < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(secs => @horizon_seconds::integer)
+     LIMIT 1000);
+
+-- name: EventList :many
+-- A page of the ledger, newest first (event ids sort by time of receipt), after
+-- the event a cursor names. Times bound occurred_at: from included, to not.
+SELECT * FROM usage_events AS e
+ WHERE (sqlc.narg('key_id')::uuid IS NULL OR e.key_id = sqlc.narg('key_id')::uuid)
+   AND (sqlc.narg('account_id')::text IS NULL OR e.account_id = sqlc.narg('account_id')::text)
+   AND (sqlc.narg('model')::text IS NULL OR e.model = sqlc.narg('model')::text)
+   AND (sqlc.narg('request_id')::text IS NULL OR e.request_id = sqlc.narg('request_id')::text)
+   AND (sqlc.narg('kind')::text IS NULL OR e.kind = sqlc.narg('kind')::text)
+   AND (sqlc.narg('from')::timestamptz IS NULL OR e.occurred_at >= sqlc.narg('from')::timestamptz)
+   AND (sqlc.narg('to')::timestamptz IS NULL OR e.occurred_at < sqlc.narg('to')::timestamptz)
+   AND (sqlc.narg('after_id')::uuid IS NULL OR e.event_id < sqlc.narg('after_id')::uuid)
+ ORDER BY e.event_id DESC
+ LIMIT @row_limit;
+
+-- name: EventFind :one
+-- One ledger row. Rows are never edited, so what it says stays true.
+SELECT * FROM usage_events WHERE event_id = @event_id;
+
+-- name: KeyUsagePeriods :many
+-- What keys used in the day, ISO week and month that an instant falls in, in the
+-- service's time zone: at most three rows a key, none for a period without use.
+WITH asked AS (
+    SELECT (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day
+), period AS (
+    SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
+    UNION ALL SELECT 'weekly', date_trunc('week', a.day)::date, date_trunc('week', a.day)::date + 7 FROM asked AS a
+    UNION ALL SELECT 'monthly', date_trunc('month', a.day)::date, (date_trunc('month', a.day) + interval '1 month')::date FROM asked AS a
+)
+SELECT u.key_id, p.name::text AS period,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens, sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM period AS p
+  JOIN usage_daily AS u ON u.day >= p.first AND u.day < p.next
+ WHERE u.key_id = ANY(@key_ids::uuid[])
+ GROUP BY u.key_id, p.name;
+
+-- name: AccountUsagePeriods :many
+-- The same for accounts.
+WITH asked AS (
+    SELECT (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day
+), period AS (
+    SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
+    UNION ALL SELECT 'weekly', date_trunc('week', a.day)::date, date_trunc('week', a.day)::date + 7 FROM asked AS a
+    UNION ALL SELECT 'monthly', date_trunc('month', a.day)::date, (date_trunc('month', a.day) + interval '1 month')::date FROM asked AS a
+)
+SELECT u.account_id, p.name::text AS period,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens, sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM period AS p
+  JOIN account_usage AS u ON u.day >= p.first AND u.day < p.next
+ WHERE u.account_id = ANY(@account_ids::text[])
+ GROUP BY u.account_id, p.name;
+
+-- name: KeyUsageModels :many
+-- What a key used of each model over all time, dearest first.
+SELECT u.model, sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens, sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM usage_daily AS u WHERE u.key_id = @key_id
+ GROUP BY u.model ORDER BY sum(u.cost) DESC, u.model;
+
+-- name: AccountUsageModels :many
+-- What an account served of each model over all time, dearest first.
+SELECT u.model, sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens, sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens, sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM account_usage AS u WHERE u.account_id = @account_id
+ GROUP BY u.model ORDER BY sum(u.cost) DESC, u.model;
+
+-- name: AccountShow :one
+-- An account's all-time sums, with the instant they were read at.
+SELECT sqlc.embed(t), coalesce(sqlc.narg('as_of')::timestamptz, now())::timestamptz AS as_of
+  FROM account_totals AS t WHERE t.account_id = @account_id;
+
+-- name: AccountList :many
+-- A page of accounts by the tokens (all four kinds) of the day that an instant
+-- falls in, descending, ties by id, after the account a cursor names.
+SELECT sqlc.embed(t), coalesce(sqlc.narg('as_of')::timestamptz, now())::timestamptz AS as_of,
+       coalesce(d.tokens, 0)::bigint AS day_tokens
+  FROM account_totals AS t
+  LEFT JOIN (
+    SELECT u.account_id, sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS tokens
+      FROM account_usage AS u
+     WHERE u.day = (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date
+     GROUP BY u.account_id
+  ) AS d ON d.account_id = t.account_id
+ WHERE sqlc.narg('after_id')::text IS NULL
+    OR coalesce(d.tokens, 0) < @after_tokens::bigint
+    OR (coalesce(d.tokens, 0) = @after_tokens::bigint AND t.account_id > sqlc.narg('after_id')::text)
+ ORDER BY coalesce(d.tokens, 0) DESC, t.account_id
+ LIMIT @row_limit;
+
+-- name: LedgerPartitionsMake :one
+-- Makes the ledger's partitions from yesterday to two weeks ahead where they are
+-- missing, and returns how many it made.
+SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made;
+
+-- name: LedgerPartitionsDrop :one
+-- Drops ledger partitions older than the retention, and returns how many.
+SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - @days::integer)::integer AS dropped;
