@@ -96,8 +96,8 @@ func Check(r Report, path string) (Event, []FieldError) {
 	return e, append(wrong, bad...)
 }
 
-// tokens are the counts as prices see them.
-func (c Counts) tokens() price.Tokens {
+// Tokens are the counts as prices see them.
+func (c Counts) Tokens() price.Tokens {
 	return price.Tokens{Input: c.Input, Output: c.Output, CacheRead: c.CacheRead, CacheWrite: c.Ephemeral5m, CacheWrite1h: c.Ephemeral1h}
 }
 

@@ -62,7 +62,7 @@ func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error)
 			wrong = append(wrong, fault.Field{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
 		}
 		if p, ok := catalogue.Lookup(e.ModelReceived, entries[i].occurredAt); ok {
-			entries[i].cost, entries[i].priced = p.Cost(e.Counts.tokens()), true
+			entries[i].cost, entries[i].priced = p.Cost(e.Counts.Tokens()), true
 		}
 	}
 	if wrong != nil {
