@@ -10,7 +10,8 @@ import (
 	"fmt"
 	"time"
 
-	_ "github.com/jackc/pgx/v5/stdlib" // the driver that goose speaks through
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
 )
@@ -41,10 +42,12 @@ type Step struct {
 // Open prepares migrations on a PostgreSQL URL. The connection must be a direct
 // one (not PgBouncer in transaction mode): the lock belongs to the session.
 func Open(url string) (*Migrator, error) {
-	conn, err := sql.Open("pgx", url)
+	cfg, err := pgx.ParseConfig(url)
 	if err != nil {
+		// The parser's error repeats the URL.
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL or keyword string")
 	}
+	conn := stdlib.OpenDB(*cfg)
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(lockEverySeconds, lockTries))
 	if err != nil {
 		return nil, fmt.Errorf("making the migration lock: %w", err)

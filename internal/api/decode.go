@@ -67,6 +67,12 @@ func tooLarge(limit int64) error {
 func decode(body []byte, v any) ([]fault.Field, error) {
 	err := json.Unmarshal(body, v, json.RejectUnknownMembers(true))
 	var semantic *json.SemanticError
+	if errors.As(err, &semantic) {
+		// What does not fit may stand before what is no JSON at all, which comes first.
+		if invalid := json.Unmarshal(body, new(jsontext.Value)); invalid != nil {
+			err = invalid
+		}
+	}
 	var syntax *jsontext.SyntacticError
 	switch {
 	case err == nil:

@@ -103,7 +103,7 @@ func readPrice(body key.Object) (p price.Price, from time.Time, wrong []key.Fiel
 	for name := range body {
 		wrong = appendWrong(wrong, name, "is not a known field")
 	}
-	if wrong == nil && p.Base.Input == nil && p.Base.Output == nil {
+	if p.Base.Input == nil && p.Base.Output == nil {
 		wrong = appendWrong(wrong, "inputPerMillion", "or outputPerMillion is required")
 	}
 	return p, from, wrong

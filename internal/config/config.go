@@ -110,12 +110,24 @@ func Load(environ []string) (Loaded, error) {
 	var several env.AggregateError
 	switch {
 	case errors.As(err, &several):
-		wrong = append(wrong, several.Errors...)
+		for _, e := range several.Errors {
+			wrong = append(wrong, byVariable(e))
+		}
 	case err != nil:
 		wrong = append(wrong, err)
 	}
 	wrong = append(wrong, c.check(vars)...)
 	return c, errors.Join(wrong...)
+}
+
+// byVariable names the variable, where env names our Go field.
+func byVariable(err error) error {
+	var parse env.ParseError
+	if !errors.As(err, &parse) {
+		return err
+	}
+	field, _ := reflect.TypeFor[Service]().FieldByName(parse.Name)
+	return fmt.Errorf("%s%s: %w", Prefix, field.Tag.Get("env"), parse.Err)
 }
 
 // check applies the rules that types cannot express, and reads the files.

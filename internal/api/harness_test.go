@@ -1,0 +1,302 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/getkin/kin-openapi/routers/gorillamux"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/api"
+	"github.com/keyledger/keyledger/internal/config"
+	"github.com/keyledger/keyledger/internal/expire"
+	"github.com/keyledger/keyledger/internal/issue"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/metrics"
+	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// harness is the REST API on a database of its own, with a token for each role.
+// Every answer it gets is held against openapi.yaml.
+type harness struct {
+	t                    *testing.T
+	db                   *db.DB
+	url                  string
+	admin, relay, reader string
+	log                  *bytes.Buffer
+}
+
+type options struct {
+	zone   string // default UTC
+	dbURL  string // default: a fresh one
+	prices bool   // the public price file as the catalogue, in force since ever
+}
+
+func newHarness(t *testing.T, o options) *harness {
+	t.Helper()
+	ctx := context.Background()
+	if o.zone == "" {
+		o.zone = "UTC"
+	}
+	if o.dbURL == "" {
+		o.dbURL = pgtest.URL(t)
+	}
+	d := pgtest.Open(t, o.dbURL)
+	h := &harness{t: t, db: d, log: &bytes.Buffer{}}
+	log := slog.New(slog.NewJSONHandler(&lockedWriter{w: h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	m := metrics.New(d.PoolStat)
+	prices := &price.Store{DB: d}
+	tokens := &access.Tokens{DB: d}
+	clients := config.BuiltinClients()
+	rules := key.Rules{DefaultTokenLimit: 1000000, Services: []string{"claude", "gemini", "openai", "bedrock"}}
+	for _, c := range clients {
+		rules.Clients = append(rules.Clients, c.ID)
+	}
+	if o.prices {
+		raw, err := os.ReadFile("../price/testdata/litellm.json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		file, err := price.ParseLiteLLM(raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := prices.Put(ctx, db.Actor{Name: "test"}, price.SourceLiteLLM, price.Beginning, file.Prices); err != nil {
+			t.Fatal(err)
+		}
+	} else if _, err := prices.PutBuiltin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	passes := &expire.Passes{DB: d, Log: log, RetentionDays: 90, DedupHorizon: 7 * 24 * time.Hour}
+	if err := passes.Tidy(ctx); err != nil {
+		t.Fatal(err)
+	}
+	s := &api.Server{DB: d, Log: log, Metrics: m, Tokens: tokens,
+		Keys:     &issue.Keys{DB: d, Hasher: pgtest.Hasher(), Rules: rules},
+		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log},
+		Usage:    &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
+		Stats:    &usage.Stats{DB: d, Timezone: o.zone},
+		Prices:   prices, Passes: passes, Clients: clients,
+		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
+	}
+	server := httptest.NewServer(s.Handler())
+	t.Cleanup(server.Close)
+	h.url = server.URL
+	for role, text := range map[access.Role]*string{access.Admin: &h.admin, access.Relay: &h.relay, access.Reader: &h.reader} {
+		made, _, err := tokens.Create(ctx, db.Actor{Name: "test"}, "the-"+string(role), role, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		*text = made
+	}
+	return h
+}
+
+type lockedWriter struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+func (l *lockedWriter) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.w.Write(p)
+}
+
+// answer is what the service said.
+type answer struct {
+	status int
+	header http.Header
+	raw    string
+	body   map[string]any
+}
+
+// get digs into an answer: get("usage", "total", "requests").
+func (a answer) get(path ...any) any {
+	var v any = a.body
+	for _, step := range path {
+		switch step := step.(type) {
+		case string:
+			m, _ := v.(map[string]any)
+			v = m[step]
+		case int:
+			l, _ := v.([]any)
+			if step >= len(l) {
+				return nil
+			}
+			v = l[step]
+		}
+	}
+	return v
+}
+
+func (a answer) text(path ...any) string {
+	switch v := a.get(path...).(type) {
+	case string:
+		return v
+	case json.Number:
+		return v.String()
+	case nil:
+		return ""
+	default:
+		raw, _ := json.Marshal(v)
+		return string(raw)
+	}
+}
+
+// wrongFields are the fields that a problem names, by comma.
+func (a answer) wrongFields() string {
+	var names []string
+	list, _ := a.get("errors").([]any)
+	for _, e := range list {
+		name, _ := e.(map[string]any)["field"].(string)
+		names = append(names, name)
+	}
+	return strings.Join(names, ",")
+}
+
+// do sends a request as admin. A body that is a string is sent as it is.
+func (h *harness) do(method, path string, body any) answer {
+	h.t.Helper()
+	return h.as(h.admin, method, path, body)
+}
+
+func (h *harness) as(token, method, path string, body any, headers ...string) answer {
+	h.t.Helper()
+	var reader io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(body)
+	default:
+		raw, err := json.Marshal(body)
+		if err != nil {
+			h.t.Fatal(err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	req, err := http.NewRequestWithContext(context.Background(), method, h.url+path, reader)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	if token != "" {
+		req.Header.Set("Authorization", "Bearer "+token)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	raw, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	h.holdAgainstSpec(req, resp, raw)
+	a := answer{status: resp.StatusCode, header: resp.Header, raw: string(raw)}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	_ = decoder.Decode(&a.body) // a 204 has none
+	return a
+}
+
+var spec = sync.OnceValue(func() routers.Router {
+	doc, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
+	if err != nil {
+		panic(err)
+	}
+	if err := doc.Validate(context.Background()); err != nil {
+		panic(err)
+	}
+	router, err := gorillamux.NewRouter(doc)
+	if err != nil {
+		panic(err)
+	}
+	return router
+})
+
+// holdAgainstSpec fails the test when an answer is not as openapi.yaml says.
+func (h *harness) holdAgainstSpec(req *http.Request, resp *http.Response, raw []byte) {
+	h.t.Helper()
+	req = req.Clone(context.Background())
+	req.URL.Host, req.URL.Scheme, req.Host = "", "", ""
+	route, params, err := spec().FindRoute(req)
+	if err != nil {
+		return // no path of ours: a 404 or 405
+	}
+	err = openapi3filter.ValidateResponse(context.Background(), &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: req, PathParams: params, Route: route},
+		Status:                 resp.StatusCode, Header: resp.Header, Body: io.NopCloser(bytes.NewReader(raw)),
+		Options: &openapi3filter.Options{IncludeResponseStatus: true},
+	})
+	if err != nil {
+		h.t.Errorf("%s %s answered %d, and not as openapi.yaml says: %v\n%s", req.Method, req.URL.Path, resp.StatusCode, err, raw)
+	}
+}
+
+// want fails the test unless an answer has a status.
+func (h *harness) want(a answer, status int) answer {
+	h.t.Helper()
+	if a.status != status {
+		h.t.Fatalf("status %d, want %d: %s", a.status, status, a.raw)
+	}
+	return a
+}
+
+// create makes a key and returns its id and secret.
+func (h *harness) create(fields map[string]any) (id, secret string) {
+	h.t.Helper()
+	if fields["name"] == nil {
+		fields["name"] = "key"
+	}
+	a := h.want(h.do("POST", "/v1/keys", fields), http.StatusCreated)
+	return a.text("id"), a.text("apiKey")
+}
+
+// record sends one usage event.
+func (h *harness) record(event map[string]any) answer {
+	h.t.Helper()
+	return h.as(h.relay, "POST", "/v1/usage", event)
+}
+
+func (h *harness) verifyCode(secret string) string {
+	h.t.Helper()
+	return h.want(h.as(h.relay, "POST", "/v1/keys/verify", map[string]any{"apiKey": secret}), http.StatusOK).text("code")
+}
+
+func readFile(t *testing.T, name string, into any) {
+	t.Helper()
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.UseNumber()
+	if err := decoder.Decode(into); err != nil {
+		t.Fatal(err)
+	}
+}
