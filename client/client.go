@@ -165,8 +165,8 @@ func everyEventNamed(req *http.Request) (bool, error) {
 			RequestID *string `json:"requestId"`
 		} `json:"events"`
 	}
-	if json.Unmarshal(raw, &body) != nil {
-		return false, nil // the service will say what is wrong with it
+	if json.Unmarshal(raw, &body) != nil { // the service will say what is wrong with it
+		body.RequestID, body.Events = nil, nil
 	}
 	for _, e := range body.Events {
 		if e.RequestID == nil {

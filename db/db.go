@@ -79,6 +79,10 @@ func (d *DB) PoolStat() (open, inUse, most int32) {
 	return s.TotalConns(), s.AcquiredConns(), s.MaxConns()
 }
 
+// Acquired counts how often a connection was taken from the pool: once for each
+// statement outside a transaction, and once for each transaction.
+func (d *DB) Acquired() int64 { return d.pool.Stat().AcquireCount() }
+
 // Exec runs a statement that no query file holds: for tests and the bench.
 func (d *DB) Exec(ctx context.Context, sql string, args ...any) error {
 	_, err := d.pool.Exec(ctx, sql, args...)

@@ -21,7 +21,7 @@ type USD struct{ decimal.Decimal }
 const maxNumberText = 64
 
 // MarshalJSON writes a plain number.
-func (u USD) MarshalJSON() ([]byte, error) { return []byte(u.Decimal.String()), nil }
+func (u USD) MarshalJSON() ([]byte, error) { return []byte(u.String()), nil }
 
 // UnmarshalJSON reads a number or a string that holds one. Texts over 64 bytes
 // and exponents beyond ±64 are refused.

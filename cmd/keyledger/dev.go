@@ -28,7 +28,7 @@ func devCommand() *cobra.Command {
 		Long: `Runs a private, durable PostgreSQL in a directory of its own, brings its schema up, makes an
 admin token at the first start, and serves. Ctrl-C stops both; the next start goes on where it
 stopped. The settings of "keyledger serve" hold here too.`,
-		RunE: func(c *cobra.Command, _ []string) error { return dev(c, addr, dir) },
+		RunE: func(c *cobra.Command, _ []string) error { return dev(c.Context(), c, addr, dir) },
 	}
 	c.Flags().StringVar(&addr, "addr", "127.0.0.1:8080", "address of the REST API")
 	c.Flags().StringVar(&dir, "data-dir", defaultDataDir(), "where keys, ledger and all else are kept")
@@ -51,8 +51,7 @@ func defaultDataDir() string {
 	return filepath.Join(home, ".local", "share", "keyledger")
 }
 
-func dev(c *cobra.Command, addr, dir string) error {
-	ctx := c.Context()
+func dev(ctx context.Context, c *cobra.Command, addr, dir string) error {
 	// The port first: that it is taken should not take a database to find out.
 	probe, err := listen(ctx, addr)
 	if err != nil {

@@ -19,6 +19,8 @@ type keyFlag struct {
 	help        string
 }
 
+const boundTo = "upstream account the key is bound to"
+
 // keyFlags are the fields that can be set from the command line.
 var keyFlags = []keyFlag{
 	{"name", "name", asText, "display name, 1 to 100 characters"},
@@ -37,11 +39,11 @@ var keyFlags = []keyFlag{
 	{"allowed-models", "allowedModels", asList, "if not empty, only these models, by comma"},
 	{"restrict-clients", "enableClientRestriction", asBool, "true: allowed-clients is in force"},
 	{"allowed-clients", "allowedClients", asList, "ids of client programs, by comma"},
-	{"claude-account", "claudeAccountId", asText, "upstream account the key is bound to"},
-	{"claude-console-account", "claudeConsoleAccountId", asText, "upstream account the key is bound to"},
-	{"gemini-account", "geminiAccountId", asText, "upstream account the key is bound to"},
-	{"openai-account", "openaiAccountId", asText, "upstream account the key is bound to"},
-	{"bedrock-account", "bedrockAccountId", asText, "upstream account the key is bound to"},
+	{"claude-account", "claudeAccountId", asText, boundTo},
+	{"claude-console-account", "claudeConsoleAccountId", asText, boundTo},
+	{"gemini-account", "geminiAccountId", asText, boundTo},
+	{"openai-account", "openaiAccountId", asText, boundTo},
+	{"bedrock-account", "bedrockAccountId", asText, boundTo},
 	{"estimate", "estimatePerRequest", asText, "USD reserved for a request that brings no estimate"},
 	{"enforcement", "enforcement", asText, "enforce, or observe: count limits and let through"},
 	{"tags", "tags", asList, "labels for reports, by comma"},

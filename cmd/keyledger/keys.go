@@ -262,7 +262,7 @@ func keysRotate() *cobra.Command {
 		if err != nil {
 			return err
 		}
-		seconds := int32(grace.Seconds()) //nolint:gosec // the service bounds it
+		seconds := int32(grace.Seconds())
 		resp, err := r.RotateKeyWithResponse(c.Context(), id, nil, client.RotateRequest{GraceSeconds: &seconds})
 		if err != nil {
 			return err

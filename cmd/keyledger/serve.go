@@ -221,7 +221,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	if cfg.MetricsAddr != "" {
+	if cfg.MetricsAddr != "off" {
 		l, err := listen(ctx, cfg.MetricsAddr)
 		if err != nil {
 			return err

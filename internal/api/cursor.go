@@ -51,5 +51,5 @@ func pageSize(limit *int) (size int, read int32, err error) {
 	if size < 1 || size > maxLimit {
 		return 0, 0, fault.Fields(fault.Field{Field: "limit", Message: "must be between 1 and 200"})
 	}
-	return size, int32(size) + 1, nil //nolint:gosec // at most 200
+	return size, int32(size) + 1, nil
 }

@@ -72,7 +72,7 @@ func (s *Server) PutPrice(ctx context.Context, r PutPriceRequestObject) (PutPric
 
 // readPrice checks a price and names every wrong field.
 func readPrice(body key.Object) (p price.Price, from time.Time, wrong []key.FieldError) {
-	message := ""
+	var message string
 	p.Model, message = textMember(body, "model", 1, 200)
 	wrong = appendWrong(wrong, "model", message)
 	if raw, given := body["provider"]; given {

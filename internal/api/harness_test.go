@@ -38,7 +38,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 // harness is the REST API on a database of its own, with a token for each role.
 // Every answer it gets is held against openapi.yaml.
 type harness struct {
-	t                    *testing.T
+	t                    testing.TB
 	db                   *db.DB
 	url                  string
 	admin, relay, reader string
@@ -51,7 +51,7 @@ type options struct {
 	prices bool   // the public price file as the catalogue, in force since ever
 }
 
-func newHarness(t *testing.T, o options) *harness {
+func newHarness(t testing.TB, o options) *harness {
 	t.Helper()
 	ctx := context.Background()
 	if o.zone == "" {
@@ -158,7 +158,10 @@ func (a answer) text(path ...any) string {
 	case nil:
 		return ""
 	default:
-		raw, _ := json.Marshal(v)
+		raw, err := json.Marshal(v)
+		if err != nil {
+			return err.Error()
+		}
 		return string(raw)
 	}
 }

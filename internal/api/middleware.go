@@ -109,7 +109,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		who := callOf(r.Context())
 		text := bearer(r)
 		if r.URL.Path == "/v1/self" {
-			if who.apiKey = r.Header.Get("x-api-key"); who.apiKey == "" {
+			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
 				who.apiKey = text
 			}
 			return next(c)

@@ -33,7 +33,7 @@ type Config struct {
 // Service are the settings under KEYLEDGER_.
 type Service struct {
 	Addr        string `env:"ADDR" envDefault:":8080" desc:"Address of the REST API."`
-	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; empty: none."`
+	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; off: none."`
 	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
 	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database."`
 
@@ -172,7 +172,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 
 // elsewhere are names that other commands or the tests read, and those that
 // Kubernetes sets in every container beside a service called keyledger.
-var elsewhere = regexp.MustCompile(`^(URL|TOKEN|PG_BIN|SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?)$`)
+var elsewhere = regexp.MustCompile(`^(URL|TOKEN|PG_BIN|TEST_SCREENSHOT|SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?)$`)
 
 func unknown(vars map[string]string) (names []string) {
 	var known []string

@@ -219,13 +219,10 @@ func count(high int64) func(jsontext.Value, Rules) (any, string) {
 }
 
 func boolean(raw jsontext.Value, _ Rules) (any, string) {
-	switch raw.Kind() {
-	case 't':
-		return true, ""
-	case 'f':
-		return false, ""
+	if kind := raw.Kind(); kind != jsontext.KindTrue && kind != jsontext.KindFalse {
+		return nil, "must be true or false"
 	}
-	return nil, "must be true or false"
+	return raw.Kind() == jsontext.KindTrue, ""
 }
 
 // Money reads an amount in USD, as a number or a string: not negative, at most

@@ -64,8 +64,8 @@ func installs(ctx context.Context) (found []install) {
 	}
 	var dirs []string
 	if path, err := exec.LookPath("postgres"); err == nil {
-		if real, err := filepath.EvalSymlinks(path); err == nil {
-			dirs = append(dirs, filepath.Dir(real))
+		if target, err := filepath.EvalSymlinks(path); err == nil {
+			dirs = append(dirs, filepath.Dir(target))
 		}
 	}
 	if out, err := exec.CommandContext(ctx, "pg_config", "--bindir").Output(); err == nil {
@@ -92,10 +92,10 @@ func installs(ctx context.Context) (found []install) {
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) (\d+)`)
 
 func majorOf(ctx context.Context, bin string) (int, error) {
-	if _, err := os.Stat(filepath.Join(bin, "initdb")); err != nil {
+	if _, err := os.Stat(filepath.Join(bin, "initdb")); err != nil { //nolint:gosec // where an operator says PostgreSQL is
 		return 0, err
 	}
-	out, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output()
+	out, err := exec.CommandContext(ctx, filepath.Join(bin, "postgres"), "--version").Output() //nolint:gosec // what an operator names is run
 	if err != nil {
 		return 0, err
 	}

@@ -107,7 +107,7 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 	if volatile {
 		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 	}
-	cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec // a program we have just found
+	cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec,noctx // a program we have just found; it outlives ctx and is ended by Stop
 	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, dir
 	if c.child, err = spawn(cmd, owner); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
@@ -211,13 +211,8 @@ func dataMajor(data string) int {
 func waitForLeftover(ctx context.Context, data string) error {
 	deadline := time.Now().Add(leftoverWait)
 	for {
-		raw, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
-		if err != nil {
-			return nil
-		}
-		first, _, _ := strings.Cut(string(raw), "\n")
-		pid, err := strconv.Atoi(strings.TrimSpace(first))
-		if err != nil || syscall.Kill(pid, 0) == syscall.ESRCH {
+		pid := leftover(data)
+		if pid == 0 {
 			return nil
 		}
 		if time.Now().After(deadline) {
@@ -229,6 +224,20 @@ func waitForLeftover(ctx context.Context, data string) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
+}
+
+// leftover is the process that runs on a data directory; 0: none does.
+func leftover(data string) int {
+	raw, err := os.ReadFile(filepath.Join(data, "postmaster.pid"))
+	if err != nil {
+		return 0
+	}
+	first, _, _ := strings.Cut(string(raw), "\n")
+	pid, err := strconv.Atoi(strings.TrimSpace(first))
+	if err != nil || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return 0
+	}
+	return pid
 }
 
 // initialise makes the data directory beside its final place and moves it there

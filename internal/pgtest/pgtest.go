@@ -114,7 +114,7 @@ func boot() {
 		errBoot = err
 		return
 	}
-	if errBoot = os.Chmod(dir, 0o755); errBoot != nil { //nolint:gosec // PostgreSQL may run as another user
+	if errBoot = os.Chmod(dir, 0o755); errBoot != nil {
 		return
 	}
 	if cluster, errBoot = pgdev.Start(ctx, pgdev.Options{Dir: dir, Volatile: true}); errBoot != nil {

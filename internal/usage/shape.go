@@ -112,7 +112,9 @@ func ReadCounts(raw jsontext.Value, path string) (Counts, []FieldError) {
 	}
 	var found []shape
 	for _, s := range shapes {
-		if s.matches(members) && !(s.name == "Anthropic" && len(found) > 0 && !anthropicCache(members)) {
+		// What is read as OpenAI responses has Anthropic's plain members too.
+		same := s.name == "Anthropic" && len(found) > 0 && !anthropicCache(members)
+		if s.matches(members) && !same {
 			found = append(found, s)
 		}
 	}

@@ -1,0 +1,76 @@
+# Every target that needs PostgreSQL or a browser installs it first where it is
+# missing: with apt as root or with sudo, else with brew.
+
+.DEFAULT_GOAL := help
+GO      ?= go
+TOOL    := $(GO) tool -modfile=tools/go.mod
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
+LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(shell git rev-parse HEAD 2>/dev/null)
+
+.PHONY: help
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: postgresql build ## Install PostgreSQL where it is missing, build, and run everything on this machine
+	exec bin/keyledger dev
+
+.PHONY: build
+build: ## Build bin/keyledger
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
+
+.PHONY: test
+test: postgresql browser ## Run all tests with the race detector, on a PostgreSQL of their own
+	$(GO) test -race ./...
+
+.PHONY: check
+check: lint ## Lint, and prove that generated code is current and every query fits the schema
+	rm -f db/*.sql.go internal/api/server.gen.go client/client.gen.go
+	$(MAKE) generate
+	$(GO) mod tidy -diff
+	@test -z "$$(git status --porcelain -- db internal/api client)" || \
+		{ git status --short -- db internal/api client; echo "generated code was not current: commit what make generate made"; exit 1; }
+	$(MAKE) vet-queries
+
+.PHONY: vet-queries
+vet-queries: postgresql
+	$(GO) run ./internal/pgtest/withdb $(TOOL) sqlc vet
+
+.PHONY: generate
+generate: ## Generate code from queries/ and openapi.yaml
+	$(TOOL) sqlc generate
+	$(TOOL) oapi-codegen -config internal/api/oapi-codegen.yaml internal/api/openapi.yaml
+	$(TOOL) oapi-codegen -config client/oapi-codegen.yaml internal/api/openapi.yaml
+
+.PHONY: lint
+lint: ## Run the linters
+	$(GO) vet ./...
+	$(TOOL) golangci-lint run ./...
+
+.PHONY: bench
+bench: postgresql ## Measure the main operations on this machine (Go benchmarks, durable PostgreSQL)
+	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+
+FUZZ_TIME ?= 60s
+.PHONY: soak
+soak: postgresql browser ## Fuzz every decoder and run properties and end-to-end tests long
+	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
+	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
+	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
+	$(GO) test -run '^$$' -fuzz FuzzBodies -fuzztime $(FUZZ_TIME) ./internal/api
+	$(GO) test -run Property ./internal/key -rapid.checks=100000
+	$(GO) test -race -count 10 ./internal/api ./internal/expire ./internal/verify ./cmd/...
+
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $(1); \
+	elif command -v brew >/dev/null; then brew install $(2); else echo "install $(1) by hand" >&2; exit 1; fi
+
+.PHONY: postgresql
+postgresql:
+	@[ -n "$$KEYLEDGER_PG_BIN" ] || command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres /opt/homebrew/opt/postgresql@*/bin/postgres >/dev/null 2>&1 || \
+		{ echo "installing PostgreSQL"; $(call INSTALL,postgresql,postgresql@17); }
+
+.PHONY: browser
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -d "/Applications/Google Chrome.app" ] || \
+		{ echo "installing a browser for the tests of pages"; $(call INSTALL,chromium,--cask google-chrome); }
