@@ -11,6 +11,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	_ "time/tzdata" // zones, for machines and containers that have none
 
 	"github.com/spf13/cobra"
 
@@ -80,7 +81,7 @@ Start with:  keyledger dev`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(devCommand(), serveCommand(), migrateCommand(), tokensCommand(),
-		keysCommand(), usageCommand(), pricesCommand(), expireCommand(), versionCommand())
+		keysCommand(), usageCommand(), pricesCommand(), expireCommand(), healthCommand(), versionCommand())
 	eachCommand(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {
 			c.Args = func(c *cobra.Command, args []string) error {

@@ -1,0 +1,19 @@
+# syntax=docker/dockerfile:1
+FROM golang:1.26 AS build
+WORKDIR /src
+COPY go.mod go.sum ./
+RUN go mod download
+COPY . .
+ARG VERSION=dev
+ARG COMMIT=unknown
+RUN CGO_ENABLED=0 go build -trimpath -ldflags "-s -w -X main.version=${VERSION} -X main.commit=${COMMIT}" -o /keyledger ./cmd/keyledger
+
+# One static binary, no shell, an unprivileged user, nothing written to disk: it
+# runs with a read-only root. The certificates are for a DATABASE_URL with TLS.
+FROM scratch
+COPY --from=build /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs/
+COPY --from=build /keyledger /keyledger
+USER 65532:65532
+EXPOSE 8080
+ENTRYPOINT ["/keyledger"]
+CMD ["serve"]

@@ -1,0 +1,45 @@
+package api_test
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/getkin/kin-openapi/openapi3"
+)
+
+// Guarantee: the document is valid OpenAPI, examples included, and every
+// operation has an example of what it takes and of what it answers.
+func TestSpec(t *testing.T) {
+	t.Parallel()
+	doc, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := doc.Validate(context.Background(), openapi3.EnableExamplesValidation()); err != nil {
+		t.Error(err)
+	}
+	exampled := func(content openapi3.Content) bool {
+		m := content.Get("application/json")
+		return m != nil && (m.Example != nil || len(m.Examples) > 0)
+	}
+	for path, item := range doc.Paths.Map() {
+		for method, op := range item.Operations() {
+			if op.Summary == "" || op.OperationID == "" || len(op.Tags) == 0 {
+				t.Errorf("%s %s has no summary, id or tag", method, path)
+			}
+			if op.RequestBody != nil && !exampled(op.RequestBody.Value.Content) {
+				t.Errorf("%s %s: no example of the body", method, path)
+			}
+			for status, response := range op.Responses.Map() {
+				if strings.HasPrefix(status, "2") && status != "204" && !exampled(response.Value.Content) {
+					t.Errorf("%s %s: no example of answer %s", method, path, status)
+				}
+			}
+			if strings.HasPrefix(path, "/v1/") && method != http.MethodHead && op.Responses.Default() == nil {
+				t.Errorf("%s %s does not tell how it fails", method, path)
+			}
+		}
+	}
+}
