@@ -48,7 +48,7 @@ lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: bench
-bench: postgresql ## Measure the main operations on this machine (Go benchmarks, durable PostgreSQL)
+bench: postgresql ## Measure the main operations over HTTP on this machine
 	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
 
 FUZZ_TIME ?= 60s
