@@ -18,6 +18,63 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for AdmissionAnswerCode.
+const (
+	AdmissionAnswerCodeALLOWED             AdmissionAnswerCode = "ALLOWED"
+	AdmissionAnswerCodeCLIENTNOTALLOWED    AdmissionAnswerCode = "CLIENT_NOT_ALLOWED"
+	AdmissionAnswerCodeCONCURRENCYEXCEEDED AdmissionAnswerCode = "CONCURRENCY_EXCEEDED"
+	AdmissionAnswerCodeDAILYCOSTEXCEEDED   AdmissionAnswerCode = "DAILY_COST_EXCEEDED"
+	AdmissionAnswerCodeDISABLED            AdmissionAnswerCode = "DISABLED"
+	AdmissionAnswerCodeEXPIRED             AdmissionAnswerCode = "EXPIRED"
+	AdmissionAnswerCodeMALFORMED           AdmissionAnswerCode = "MALFORMED"
+	AdmissionAnswerCodeMODELNOTALLOWED     AdmissionAnswerCode = "MODEL_NOT_ALLOWED"
+	AdmissionAnswerCodeMONTHLYCOSTEXCEEDED AdmissionAnswerCode = "MONTHLY_COST_EXCEEDED"
+	AdmissionAnswerCodeNOTFOUND            AdmissionAnswerCode = "NOT_FOUND"
+	AdmissionAnswerCodeREQUESTSEXCEEDED    AdmissionAnswerCode = "REQUESTS_EXCEEDED"
+	AdmissionAnswerCodeSERVICENOTPERMITTED AdmissionAnswerCode = "SERVICE_NOT_PERMITTED"
+	AdmissionAnswerCodeTOKENSEXCEEDED      AdmissionAnswerCode = "TOKENS_EXCEEDED"
+	AdmissionAnswerCodeTOTALCOSTEXCEEDED   AdmissionAnswerCode = "TOTAL_COST_EXCEEDED"
+	AdmissionAnswerCodeWEEKLYCOSTEXCEEDED  AdmissionAnswerCode = "WEEKLY_COST_EXCEEDED"
+)
+
+// Valid indicates whether the value is a known member of the AdmissionAnswerCode enum.
+func (e AdmissionAnswerCode) Valid() bool {
+	switch e {
+	case AdmissionAnswerCodeALLOWED:
+		return true
+	case AdmissionAnswerCodeCLIENTNOTALLOWED:
+		return true
+	case AdmissionAnswerCodeCONCURRENCYEXCEEDED:
+		return true
+	case AdmissionAnswerCodeDAILYCOSTEXCEEDED:
+		return true
+	case AdmissionAnswerCodeDISABLED:
+		return true
+	case AdmissionAnswerCodeEXPIRED:
+		return true
+	case AdmissionAnswerCodeMALFORMED:
+		return true
+	case AdmissionAnswerCodeMODELNOTALLOWED:
+		return true
+	case AdmissionAnswerCodeMONTHLYCOSTEXCEEDED:
+		return true
+	case AdmissionAnswerCodeNOTFOUND:
+		return true
+	case AdmissionAnswerCodeREQUESTSEXCEEDED:
+		return true
+	case AdmissionAnswerCodeSERVICENOTPERMITTED:
+		return true
+	case AdmissionAnswerCodeTOKENSEXCEEDED:
+		return true
+	case AdmissionAnswerCodeTOTALCOSTEXCEEDED:
+		return true
+	case AdmissionAnswerCodeWEEKLYCOSTEXCEEDED:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventKind.
 const (
 	EventKindAdjustment EventKind = "adjustment"
@@ -237,6 +294,39 @@ func (e KeyUpdateEnforcement) Valid() bool {
 	}
 }
 
+// Defines values for LimitStateName.
+const (
+	LimitStateNameConcurrency LimitStateName = "concurrency"
+	LimitStateNameDailyCost   LimitStateName = "dailyCost"
+	LimitStateNameMonthlyCost LimitStateName = "monthlyCost"
+	LimitStateNameRequests    LimitStateName = "requests"
+	LimitStateNameTokens      LimitStateName = "tokens"
+	LimitStateNameTotalCost   LimitStateName = "totalCost"
+	LimitStateNameWeeklyCost  LimitStateName = "weeklyCost"
+)
+
+// Valid indicates whether the value is a known member of the LimitStateName enum.
+func (e LimitStateName) Valid() bool {
+	switch e {
+	case LimitStateNameConcurrency:
+		return true
+	case LimitStateNameDailyCost:
+		return true
+	case LimitStateNameMonthlyCost:
+		return true
+	case LimitStateNameRequests:
+		return true
+	case LimitStateNameTokens:
+		return true
+	case LimitStateNameTotalCost:
+		return true
+	case LimitStateNameWeeklyCost:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for PriceSource.
 const (
 	Builtin PriceSource = "builtin"
@@ -299,25 +389,25 @@ func (e UsageResultStatus) Valid() bool {
 
 // Defines values for VerifyAnswerCode.
 const (
-	DISABLED  VerifyAnswerCode = "DISABLED"
-	EXPIRED   VerifyAnswerCode = "EXPIRED"
-	MALFORMED VerifyAnswerCode = "MALFORMED"
-	NOTFOUND  VerifyAnswerCode = "NOT_FOUND"
-	VALID     VerifyAnswerCode = "VALID"
+	VerifyAnswerCodeDISABLED  VerifyAnswerCode = "DISABLED"
+	VerifyAnswerCodeEXPIRED   VerifyAnswerCode = "EXPIRED"
+	VerifyAnswerCodeMALFORMED VerifyAnswerCode = "MALFORMED"
+	VerifyAnswerCodeNOTFOUND  VerifyAnswerCode = "NOT_FOUND"
+	VerifyAnswerCodeVALID     VerifyAnswerCode = "VALID"
 )
 
 // Valid indicates whether the value is a known member of the VerifyAnswerCode enum.
 func (e VerifyAnswerCode) Valid() bool {
 	switch e {
-	case DISABLED:
+	case VerifyAnswerCodeDISABLED:
 		return true
-	case EXPIRED:
+	case VerifyAnswerCodeEXPIRED:
 		return true
-	case MALFORMED:
+	case VerifyAnswerCodeMALFORMED:
 		return true
-	case NOTFOUND:
+	case VerifyAnswerCodeNOTFOUND:
 		return true
-	case VALID:
+	case VerifyAnswerCodeVALID:
 		return true
 	default:
 		return false
@@ -341,46 +431,46 @@ func (e VerifyRequestInclude) Valid() bool {
 
 // Defines values for ListKeysParamsSort.
 const (
-	Cost            ListKeysParamsSort = "cost"
-	CreatedAt       ListKeysParamsSort = "createdAt"
-	ExpiresAt       ListKeysParamsSort = "expiresAt"
-	LastUsedAt      ListKeysParamsSort = "lastUsedAt"
-	MinusCost       ListKeysParamsSort = "-cost"
-	MinusCreatedAt  ListKeysParamsSort = "-createdAt"
-	MinusExpiresAt  ListKeysParamsSort = "-expiresAt"
-	MinusLastUsedAt ListKeysParamsSort = "-lastUsedAt"
-	MinusName       ListKeysParamsSort = "-name"
-	MinusRequests   ListKeysParamsSort = "-requests"
-	Name            ListKeysParamsSort = "name"
-	Requests        ListKeysParamsSort = "requests"
+	ListKeysParamsSortCost            ListKeysParamsSort = "cost"
+	ListKeysParamsSortCreatedAt       ListKeysParamsSort = "createdAt"
+	ListKeysParamsSortExpiresAt       ListKeysParamsSort = "expiresAt"
+	ListKeysParamsSortLastUsedAt      ListKeysParamsSort = "lastUsedAt"
+	ListKeysParamsSortMinusCost       ListKeysParamsSort = "-cost"
+	ListKeysParamsSortMinusCreatedAt  ListKeysParamsSort = "-createdAt"
+	ListKeysParamsSortMinusExpiresAt  ListKeysParamsSort = "-expiresAt"
+	ListKeysParamsSortMinusLastUsedAt ListKeysParamsSort = "-lastUsedAt"
+	ListKeysParamsSortMinusName       ListKeysParamsSort = "-name"
+	ListKeysParamsSortMinusRequests   ListKeysParamsSort = "-requests"
+	ListKeysParamsSortName            ListKeysParamsSort = "name"
+	ListKeysParamsSortRequests        ListKeysParamsSort = "requests"
 )
 
 // Valid indicates whether the value is a known member of the ListKeysParamsSort enum.
 func (e ListKeysParamsSort) Valid() bool {
 	switch e {
-	case Cost:
+	case ListKeysParamsSortCost:
 		return true
-	case CreatedAt:
+	case ListKeysParamsSortCreatedAt:
 		return true
-	case ExpiresAt:
+	case ListKeysParamsSortExpiresAt:
 		return true
-	case LastUsedAt:
+	case ListKeysParamsSortLastUsedAt:
 		return true
-	case MinusCost:
+	case ListKeysParamsSortMinusCost:
 		return true
-	case MinusCreatedAt:
+	case ListKeysParamsSortMinusCreatedAt:
 		return true
-	case MinusExpiresAt:
+	case ListKeysParamsSortMinusExpiresAt:
 		return true
-	case MinusLastUsedAt:
+	case ListKeysParamsSortMinusLastUsedAt:
 		return true
-	case MinusName:
+	case ListKeysParamsSortMinusName:
 		return true
-	case MinusRequests:
+	case ListKeysParamsSortMinusRequests:
 		return true
-	case Name:
+	case ListKeysParamsSortName:
 		return true
-	case Requests:
+	case ListKeysParamsSortRequests:
 		return true
 	default:
 		return false
@@ -414,6 +504,60 @@ type AccountUsage struct {
 type AccountUsageList struct {
 	Data       []AccountUsage `json:"data"`
 	NextCursor string         `json:"nextCursor"`
+}
+
+// AdmissionAnswer defines model for AdmissionAnswer.
+type AdmissionAnswer struct {
+	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
+	Allowed     bool                `json:"allowed"`
+	Code        AdmissionAnswerCode `json:"code"`
+	Explanation *[]Check            `json:"explanation,omitempty"`
+
+	// Key What a key may do.
+	Key *Key `json:"key,omitempty"`
+
+	// LeaseExpiresAt RFC 3339; in answers UTC with milliseconds.
+	LeaseExpiresAt *Time        `json:"leaseExpiresAt,omitempty"`
+	Limits         []LimitState `json:"limits"`
+	Message        string       `json:"message"`
+
+	// Observed The limit that an observing key went over.
+	Observed *string `json:"observed,omitempty"`
+
+	// Repeated An earlier request with this requestId was admitted.
+	Repeated          *bool  `json:"repeated,omitempty"`
+	RetryAfterSeconds *int64 `json:"retryAfterSeconds,omitempty"`
+}
+
+// AdmissionAnswerCode defines model for AdmissionAnswer.Code.
+type AdmissionAnswerCode string
+
+// AdmissionList defines model for AdmissionList.
+type AdmissionList struct {
+	Data []LiveAdmission `json:"data"`
+}
+
+// AdmissionRequest defines model for AdmissionRequest.
+type AdmissionRequest struct {
+	// APIKey The key text. Anything that is no such text is MALFORMED.
+	APIKey   interface{} `json:"apiKey,omitempty"`
+	DryRun   *bool       `json:"dryRun,omitempty"`
+	Estimate *struct {
+		// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
+		CostUsd *CostLimit `json:"costUsd,omitempty"`
+		Tokens  *int64     `json:"tokens,omitempty"`
+	} `json:"estimate,omitempty"`
+	Explain *bool `json:"explain,omitempty"`
+
+	// KeyID In place of apiKey, for an admin's dry run.
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
+
+	// LeaseSeconds Default: LEASE_TTL.
+	LeaseSeconds *int32  `json:"leaseSeconds,omitempty"`
+	Model        *string `json:"model,omitempty"`
+	RequestID    *string `json:"requestId,omitempty"`
+	Service      *string `json:"service,omitempty"`
+	UserAgent    *string `json:"userAgent,omitempty"`
 }
 
 // AuditEntry defines model for AuditEntry.
@@ -469,6 +613,13 @@ type Block struct {
 // Changed defines model for Changed.
 type Changed struct {
 	Changed int `json:"changed"`
+}
+
+// Check defines model for Check.
+type Check struct {
+	Check  string `json:"check"`
+	Detail string `json:"detail"`
+	Passed bool   `json:"passed"`
 }
 
 // ClientList defines model for ClientList.
@@ -574,10 +725,13 @@ type IssuedKey struct {
 	ConcurrencyLimit       int64   `json:"concurrencyLimit"`
 
 	// CreatedAt RFC 3339; in answers UTC with milliseconds.
-	CreatedAt             Time   `json:"createdAt"`
-	CreatedBy             string `json:"createdBy"`
-	CurrentWindowRequests int64  `json:"currentWindowRequests"`
-	CurrentWindowTokens   int64  `json:"currentWindowTokens"`
+	CreatedAt Time   `json:"createdAt"`
+	CreatedBy string `json:"createdBy"`
+
+	// CurrentConcurrency Live leases.
+	CurrentConcurrency    int64 `json:"currentConcurrency"`
+	CurrentWindowRequests int64 `json:"currentWindowRequests"`
+	CurrentWindowTokens   int64 `json:"currentWindowTokens"`
 
 	// DailyCost US dollars, all digits.
 	DailyCost USD `json:"dailyCost"`
@@ -610,7 +764,13 @@ type IssuedKey struct {
 	RateLimitWindow   int64    `json:"rateLimitWindow"`
 
 	// Replayed An earlier request with the same Idempotency-Key made it.
-	Replayed         bool      `json:"replayed"`
+	Replayed bool `json:"replayed"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost USD `json:"reservedCost"`
+
+	// ReservedTokens Reserved by admissions that are not settled.
+	ReservedTokens   int64     `json:"reservedTokens"`
 	RestrictedModels []string  `json:"restrictedModels"`
 	Status           KeyStatus `json:"status"`
 	Tags             []string  `json:"tags"`
@@ -900,10 +1060,13 @@ type KeyDetails struct {
 	ConcurrencyLimit       int64    `json:"concurrencyLimit"`
 
 	// CreatedAt RFC 3339; in answers UTC with milliseconds.
-	CreatedAt             Time   `json:"createdAt"`
-	CreatedBy             string `json:"createdBy"`
-	CurrentWindowRequests int64  `json:"currentWindowRequests"`
-	CurrentWindowTokens   int64  `json:"currentWindowTokens"`
+	CreatedAt Time   `json:"createdAt"`
+	CreatedBy string `json:"createdBy"`
+
+	// CurrentConcurrency Live leases.
+	CurrentConcurrency    int64 `json:"currentConcurrency"`
+	CurrentWindowRequests int64 `json:"currentWindowRequests"`
+	CurrentWindowTokens   int64 `json:"currentWindowTokens"`
 
 	// DailyCost US dollars, all digits.
 	DailyCost USD `json:"dailyCost"`
@@ -928,16 +1091,22 @@ type KeyDetails struct {
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
 
 	// MonthlyCostLimit US dollars, all digits.
-	MonthlyCostLimit  USD       `json:"monthlyCostLimit"`
-	Name              string    `json:"name"`
-	OpenaiAccountID   *string   `json:"openaiAccountId"`
-	Permissions       []string  `json:"permissions"`
-	RateLimitRequests int64     `json:"rateLimitRequests"`
-	RateLimitWindow   int64     `json:"rateLimitWindow"`
-	RestrictedModels  []string  `json:"restrictedModels"`
-	Status            KeyStatus `json:"status"`
-	Tags              []string  `json:"tags"`
-	TokenLimit        int64     `json:"tokenLimit"`
+	MonthlyCostLimit  USD      `json:"monthlyCostLimit"`
+	Name              string   `json:"name"`
+	OpenaiAccountID   *string  `json:"openaiAccountId"`
+	Permissions       []string `json:"permissions"`
+	RateLimitRequests int64    `json:"rateLimitRequests"`
+	RateLimitWindow   int64    `json:"rateLimitWindow"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost USD `json:"reservedCost"`
+
+	// ReservedTokens Reserved by admissions that are not settled.
+	ReservedTokens   int64     `json:"reservedTokens"`
+	RestrictedModels []string  `json:"restrictedModels"`
+	Status           KeyStatus `json:"status"`
+	Tags             []string  `json:"tags"`
+	TokenLimit       int64     `json:"tokenLimit"`
 
 	// TotalCost US dollars, all digits.
 	TotalCost USD `json:"totalCost"`
@@ -1029,12 +1198,20 @@ type KeyList struct {
 
 // KeyNumbers defines model for KeyNumbers.
 type KeyNumbers struct {
+	// CurrentConcurrency Live leases.
+	CurrentConcurrency    int64 `json:"currentConcurrency"`
 	CurrentWindowRequests int64 `json:"currentWindowRequests"`
 	CurrentWindowTokens   int64 `json:"currentWindowTokens"`
 
 	// DailyCost US dollars, all digits.
 	DailyCost  USD        `json:"dailyCost"`
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost USD `json:"reservedCost"`
+
+	// ReservedTokens Reserved by admissions that are not settled.
+	ReservedTokens int64 `json:"reservedTokens"`
 
 	// TotalCost US dollars, all digits.
 	TotalCost     USD        `json:"totalCost"`
@@ -1109,8 +1286,46 @@ type KeyUpdate struct {
 // KeyUpdateEnforcement defines model for KeyUpdate.Enforcement.
 type KeyUpdateEnforcement string
 
+// LimitState defines model for LimitState.
+type LimitState struct {
+	// Limit US dollars, all digits.
+	Limit USD            `json:"limit"`
+	Name  LimitStateName `json:"name"`
+
+	// Remaining US dollars, all digits.
+	Remaining USD `json:"remaining"`
+
+	// Reserved US dollars, all digits.
+	Reserved USD        `json:"reserved"`
+	ResetsAt *MaybeTime `json:"resetsAt"`
+
+	// Used US dollars, all digits.
+	Used USD `json:"used"`
+}
+
+// LimitStateName defines model for LimitState.Name.
+type LimitStateName string
+
 // LiteLLMPrices defines model for LiteLLMPrices.
 type LiteLLMPrices map[string]interface{}
+
+// LiveAdmission defines model for LiveAdmission.
+type LiveAdmission struct {
+	// AdmittedAt RFC 3339; in answers UTC with milliseconds.
+	AdmittedAt     Time               `json:"admittedAt"`
+	ID             openapi_types.UUID `json:"id"`
+	LeaseExpiresAt *MaybeTime         `json:"leaseExpiresAt"`
+	Model          *string            `json:"model"`
+	RequestID      *string            `json:"requestId"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost   USD   `json:"reservedCost"`
+	ReservedTokens int64 `json:"reservedTokens"`
+
+	// ReservedUntil RFC 3339; in answers UTC with milliseconds.
+	ReservedUntil Time    `json:"reservedUntil"`
+	Service       *string `json:"service"`
+}
 
 // MaybeTime defines model for MaybeTime.
 type MaybeTime = wire.Time
@@ -1251,6 +1466,19 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// RenewAnswer defines model for RenewAnswer.
+type RenewAnswer struct {
+	AdmissionID openapi_types.UUID `json:"admissionId"`
+
+	// LeaseExpiresAt RFC 3339; in answers UTC with milliseconds.
+	LeaseExpiresAt Time `json:"leaseExpiresAt"`
+}
+
+// RenewRequest defines model for RenewRequest.
+type RenewRequest struct {
+	LeaseSeconds *int32 `json:"leaseSeconds,omitempty"`
+}
+
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
@@ -1341,8 +1569,13 @@ type UsageAnswer struct {
 
 // UsageEvent defines model for UsageEvent.
 type UsageEvent struct {
-	AccountID *string             `json:"accountId,omitempty"`
-	KeyID     *openapi_types.UUID `json:"keyId,omitempty"`
+	AccountID *string `json:"accountId,omitempty"`
+
+	// AdmissionID Settles this admission.
+	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
+
+	// KeyID Required without an admissionId.
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
 
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
@@ -1359,9 +1592,14 @@ type UsageEvent struct {
 
 // UsageRequest defines model for UsageRequest.
 type UsageRequest struct {
-	AccountID *string             `json:"accountId,omitempty"`
-	Events    *[]UsageEvent       `json:"events,omitempty"`
-	KeyID     *openapi_types.UUID `json:"keyId,omitempty"`
+	AccountID *string `json:"accountId,omitempty"`
+
+	// AdmissionID Settles this admission.
+	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
+	Events      *[]UsageEvent       `json:"events,omitempty"`
+
+	// KeyID Required without an admissionId.
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
 
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
@@ -1425,6 +1663,9 @@ type VerifyRequestInclude string
 type VoidRequest struct {
 	Reason string `json:"reason"`
 }
+
+// AdmissionID defines model for AdmissionId.
+type AdmissionID = openapi_types.UUID
 
 // AsOf RFC 3339; in answers UTC with milliseconds.
 type AsOf = Time
@@ -1576,6 +1817,12 @@ type ImportPricesParams struct {
 	EffectiveFrom *Time `form:"effectiveFrom,omitempty" json:"effectiveFrom,omitempty"`
 }
 
+// AdmitJSONRequestBody defines body for Admit for application/json ContentType.
+type AdmitJSONRequestBody = AdmissionRequest
+
+// RenewAdmissionJSONRequestBody defines body for RenewAdmission for application/json ContentType.
+type RenewAdmissionJSONRequestBody = RenewRequest
+
 // VoidEventJSONRequestBody defines body for VoidEvent for application/json ContentType.
 type VoidEventJSONRequestBody = VoidRequest
 
@@ -1706,6 +1953,63 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/accounts/{accountId}/usage (the `GetAccountUsage` operationId).
 	GetAccountUsage(ctx context.Context, accountID string, params *GetAccountUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// AdmitWithBody Ask whether a request may go on
+	//
+	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	//
+	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+	// numbers.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/admissions (the `Admit` operationId).
+	AdmitWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Admit Ask whether a request may go on
+	//
+	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	//
+	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+	// numbers.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/admissions (the `Admit` operationId).
+	Admit(ctx context.Context, body AdmitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReleaseAdmission Release an admission that will not be settled
+	//
+	// Its slot and reservation are free at once. Doing it again, or after settlement, is harmless.
+	//
+	// Corresponds with DELETE /v1/admissions/{id} (the `ReleaseAdmission` operationId).
+	ReleaseAdmission(ctx context.Context, id AdmissionID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RenewAdmissionWithBody Extend a live lease
+	//
+	// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+	RenewAdmissionWithBody(ctx context.Context, id AdmissionID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RenewAdmission Extend a live lease
+	//
+	// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+	RenewAdmission(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListClients Client programs that keys can be restricted to
 	//
@@ -1874,6 +2178,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with PATCH /v1/keys/{id} (the `UpdateKey` operationId).
 	UpdateKey(ctx context.Context, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListKeyAdmissions What a key holds at this moment
+	//
+	// Admissions whose lease or reservation still counts, oldest first, at most 200. `DELETE /v1/admissions/{id}` ends one.
+	//
+	// Corresponds with GET /v1/keys/{id}/admissions (the `ListKeyAdmissions` operationId).
+	ListKeyAdmissions(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListKeyAudit Who changed a key
 	//
@@ -2068,6 +2379,113 @@ func (c *Client) ListAccountUsage(ctx context.Context, params *ListAccountUsageP
 // Corresponds with GET /v1/accounts/{accountId}/usage (the `GetAccountUsage` operationId).
 func (c *Client) GetAccountUsage(ctx context.Context, accountID string, params *GetAccountUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetAccountUsageRequest(c.Server, accountID, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// AdmitWithBody Ask whether a request may go on
+//
+// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+//
+// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+// numbers.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/admissions (the `Admit` operationId).
+func (c *Client) AdmitWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAdmitRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Admit Ask whether a request may go on
+//
+// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+//
+// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+// numbers.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/admissions (the `Admit` operationId).
+func (c *Client) Admit(ctx context.Context, body AdmitJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewAdmitRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReleaseAdmission Release an admission that will not be settled
+//
+// Its slot and reservation are free at once. Doing it again, or after settlement, is harmless.
+//
+// Corresponds with DELETE /v1/admissions/{id} (the `ReleaseAdmission` operationId).
+func (c *Client) ReleaseAdmission(ctx context.Context, id AdmissionID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReleaseAdmissionRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RenewAdmissionWithBody Extend a live lease
+//
+// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+func (c *Client) RenewAdmissionWithBody(ctx context.Context, id AdmissionID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenewAdmissionRequestWithBody(c.Server, id, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RenewAdmission Extend a live lease
+//
+// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+func (c *Client) RenewAdmission(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRenewAdmissionRequest(c.Server, id, body)
 	if err != nil {
 		return nil, err
 	}
@@ -2436,6 +2854,23 @@ func (c *Client) UpdateKeyWithBody(ctx context.Context, id KeyID, params *Update
 // Corresponds with PATCH /v1/keys/{id} (the `UpdateKey` operationId).
 func (c *Client) UpdateKey(ctx context.Context, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewUpdateKeyRequest(c.Server, id, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListKeyAdmissions What a key holds at this moment
+//
+// Admissions whose lease or reservation still counts, oldest first, at most 200. `DELETE /v1/admissions/{id}` ends one.
+//
+// Corresponds with GET /v1/keys/{id}/admissions (the `ListKeyAdmissions` operationId).
+func (c *Client) ListKeyAdmissions(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeyAdmissionsRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -2933,6 +3368,127 @@ func NewGetAccountUsageRequest(server string, accountID string, params *GetAccou
 	if err != nil {
 		return nil, err
 	}
+
+	return req, nil
+}
+
+// NewAdmitRequest calls the generic Admit builder with application/json body
+func NewAdmitRequest(server string, body AdmitJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewAdmitRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewAdmitRequestWithBody constructs an http.Request for the Admit method, with any body, and a specified content type
+func NewAdmitRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admissions")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewReleaseAdmissionRequest constructs an http.Request for the ReleaseAdmission method
+func NewReleaseAdmissionRequest(server string, id AdmissionID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admissions/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewRenewAdmissionRequest calls the generic RenewAdmission builder with application/json body
+func NewRenewAdmissionRequest(server string, id AdmissionID, body RenewAdmissionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRenewAdmissionRequestWithBody(server, id, "application/json", bodyReader)
+}
+
+// NewRenewAdmissionRequestWithBody constructs an http.Request for the RenewAdmission method, with any body, and a specified content type
+func NewRenewAdmissionRequestWithBody(server string, id AdmissionID, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/admissions/%s/renew", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
 
 	return req, nil
 }
@@ -3705,6 +4261,40 @@ func NewUpdateKeyRequestWithBody(server string, id KeyID, params *UpdateKeyParam
 	return req, nil
 }
 
+// NewListKeyAdmissionsRequest constructs an http.Request for the ListKeyAdmissions method
+func NewListKeyAdmissionsRequest(server string, id KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys/%s/admissions", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewListKeyAuditRequest constructs an http.Request for the ListKeyAudit method
 func NewListKeyAuditRequest(server string, id KeyID) (*http.Request, error) {
 	var err error
@@ -4317,6 +4907,65 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/accounts/{accountId}/usage (the `GetAccountUsage` operationId).
 	GetAccountUsageWithResponse(ctx context.Context, accountID string, params *GetAccountUsageParams, reqEditors ...RequestEditorFn) (*GetAccountUsageResponse, error)
 
+	// AdmitWithBodyWithResponse Ask whether a request may go on
+	//
+	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	//
+	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+	// numbers.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/admissions (the `Admit` operationId).
+	AdmitWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AdmitResponse, error)
+
+	// AdmitWithResponse Ask whether a request may go on
+	//
+	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	//
+	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+	// numbers.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/admissions (the `Admit` operationId).
+	AdmitWithResponse(ctx context.Context, body AdmitJSONRequestBody, reqEditors ...RequestEditorFn) (*AdmitResponse, error)
+
+	// ReleaseAdmissionWithResponse Release an admission that will not be settled
+	//
+	// Its slot and reservation are free at once. Doing it again, or after settlement, is harmless.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/admissions/{id} (the `ReleaseAdmission` operationId).
+	ReleaseAdmissionWithResponse(ctx context.Context, id AdmissionID, reqEditors ...RequestEditorFn) (*ReleaseAdmissionResponse, error)
+
+	// RenewAdmissionWithBodyWithResponse Extend a live lease
+	//
+	// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+	RenewAdmissionWithBodyWithResponse(ctx context.Context, id AdmissionID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenewAdmissionResponse, error)
+
+	// RenewAdmissionWithResponse Extend a live lease
+	//
+	// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+	RenewAdmissionWithResponse(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*RenewAdmissionResponse, error)
+
 	// ListClientsWithResponse Client programs that keys can be restricted to
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -4496,6 +5145,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with PATCH /v1/keys/{id} (the `UpdateKey` operationId).
 	UpdateKeyWithResponse(ctx context.Context, id KeyID, params *UpdateKeyParams, body UpdateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*UpdateKeyResponse, error)
+
+	// ListKeyAdmissionsWithResponse What a key holds at this moment
+	//
+	// Admissions whose lease or reservation still counts, oldest first, at most 200. `DELETE /v1/admissions/{id}` ends one.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/keys/{id}/admissions (the `ListKeyAdmissions` operationId).
+	ListKeyAdmissionsWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeyAdmissionsResponse, error)
 
 	// ListKeyAuditWithResponse Who changed a key
 	//
@@ -4845,6 +5503,164 @@ func (r GetAccountUsageResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r GetAccountUsageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// AdmitResponseDefaultHeaders the declared response headers of an HTTP default response for Admit
+type AdmitResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type AdmitResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AdmissionAnswer
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *AdmitResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r AdmitResponse) GetJSON200() *AdmissionAnswer {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r AdmitResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r AdmitResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r AdmitResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r AdmitResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r AdmitResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ReleaseAdmissionResponseDefaultHeaders the declared response headers of an HTTP default response for ReleaseAdmission
+type ReleaseAdmissionResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ReleaseAdmissionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ReleaseAdmissionResponseDefaultHeaders
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReleaseAdmissionResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReleaseAdmissionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReleaseAdmissionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReleaseAdmissionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReleaseAdmissionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RenewAdmissionResponseDefaultHeaders the declared response headers of an HTTP default response for RenewAdmission
+type RenewAdmissionResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type RenewAdmissionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RenewAnswer
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RenewAdmissionResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RenewAdmissionResponse) GetJSON200() *RenewAnswer {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RenewAdmissionResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RenewAdmissionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RenewAdmissionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RenewAdmissionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RenewAdmissionResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -5594,6 +6410,61 @@ func (r UpdateKeyResponse) ContentType() string {
 	return ""
 }
 
+// ListKeyAdmissionsResponseDefaultHeaders the declared response headers of an HTTP default response for ListKeyAdmissions
+type ListKeyAdmissionsResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ListKeyAdmissionsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AdmissionList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ListKeyAdmissionsResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeyAdmissionsResponse) GetJSON200() *AdmissionList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListKeyAdmissionsResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeyAdmissionsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeyAdmissionsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeyAdmissionsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeyAdmissionsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListKeyAuditResponseDefaultHeaders the declared response headers of an HTTP default response for ListKeyAudit
 type ListKeyAuditResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -6324,6 +7195,95 @@ func (c *ClientWithResponses) GetAccountUsageWithResponse(ctx context.Context, a
 	return ParseGetAccountUsageResponse(rsp)
 }
 
+// AdmitWithBodyWithResponse Ask whether a request may go on
+//
+// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+//
+// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+// numbers.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/admissions (the `Admit` operationId).
+func (c *ClientWithResponses) AdmitWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*AdmitResponse, error) {
+	rsp, err := c.AdmitWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAdmitResponse(rsp)
+}
+
+// AdmitWithResponse Ask whether a request may go on
+//
+// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
+// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
+// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+//
+// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
+// numbers.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/admissions (the `Admit` operationId).
+func (c *ClientWithResponses) AdmitWithResponse(ctx context.Context, body AdmitJSONRequestBody, reqEditors ...RequestEditorFn) (*AdmitResponse, error) {
+	rsp, err := c.Admit(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseAdmitResponse(rsp)
+}
+
+// ReleaseAdmissionWithResponse Release an admission that will not be settled
+//
+// Its slot and reservation are free at once. Doing it again, or after settlement, is harmless.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/admissions/{id} (the `ReleaseAdmission` operationId).
+func (c *ClientWithResponses) ReleaseAdmissionWithResponse(ctx context.Context, id AdmissionID, reqEditors ...RequestEditorFn) (*ReleaseAdmissionResponse, error) {
+	rsp, err := c.ReleaseAdmission(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReleaseAdmissionResponse(rsp)
+}
+
+// RenewAdmissionWithBodyWithResponse Extend a live lease
+//
+// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+func (c *ClientWithResponses) RenewAdmissionWithBodyWithResponse(ctx context.Context, id AdmissionID, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RenewAdmissionResponse, error) {
+	rsp, err := c.RenewAdmissionWithBody(ctx, id, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenewAdmissionResponse(rsp)
+}
+
+// RenewAdmissionWithResponse Extend a live lease
+//
+// To `leaseSeconds` from now, never shorter than it is. 409 when the lease is over, since its slot may be another's.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
+func (c *ClientWithResponses) RenewAdmissionWithResponse(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*RenewAdmissionResponse, error) {
+	rsp, err := c.RenewAdmission(ctx, id, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRenewAdmissionResponse(rsp)
+}
+
 // ListClientsWithResponse Client programs that keys can be restricted to
 //
 // Returns a wrapper object for the known response body format(s).
@@ -6622,6 +7582,21 @@ func (c *ClientWithResponses) UpdateKeyWithResponse(ctx context.Context, id KeyI
 		return nil, err
 	}
 	return ParseUpdateKeyResponse(rsp)
+}
+
+// ListKeyAdmissionsWithResponse What a key holds at this moment
+//
+// Admissions whose lease or reservation still counts, oldest first, at most 200. `DELETE /v1/admissions/{id}` ends one.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/keys/{id}/admissions (the `ListKeyAdmissions` operationId).
+func (c *ClientWithResponses) ListKeyAdmissionsWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeyAdmissionsResponse, error) {
+	rsp, err := c.ListKeyAdmissions(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeyAdmissionsResponse(rsp)
 }
 
 // ListKeyAuditWithResponse Who changed a key
@@ -7012,6 +7987,140 @@ func ParseGetAccountUsageResponse(rsp *http.Response) (*GetAccountUsageResponse,
 	switch {
 	case true:
 		var headers GetAccountUsageResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseAdmitResponse parses an HTTP response from a AdmitWithResponse call
+func ParseAdmitResponse(rsp *http.Response) (*AdmitResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &AdmitResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AdmissionAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers AdmitResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReleaseAdmissionResponse parses an HTTP response from a ReleaseAdmissionWithResponse call
+func ParseReleaseAdmissionResponse(rsp *http.Response) (*ReleaseAdmissionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReleaseAdmissionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ReleaseAdmissionResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRenewAdmissionResponse parses an HTTP response from a RenewAdmissionWithResponse call
+func ParseRenewAdmissionResponse(rsp *http.Response) (*RenewAdmissionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RenewAdmissionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RenewAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RenewAdmissionResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -7653,6 +8762,52 @@ func ParseUpdateKeyResponse(rsp *http.Response) (*UpdateKeyResponse, error) {
 		response.Headers200 = &headers
 	case true:
 		var headers UpdateKeyResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListKeyAdmissionsResponse parses an HTTP response from a ListKeyAdmissionsWithResponse call
+func ParseListKeyAdmissionsResponse(rsp *http.Response) (*ListKeyAdmissionsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeyAdmissionsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AdmissionList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ListKeyAdmissionsResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

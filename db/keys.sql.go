@@ -92,12 +92,12 @@ WITH wanted AS MATERIALIZED (
 ), made AS (
     INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
         daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
-        enable_model_restriction, restricted_models, allowed_models, enable_client_restriction, allowed_clients,
+        enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names, enable_client_restriction, allowed_clients,
         claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
         estimate_per_request, enforcement, tags, expires_at, is_active, created_by)
     SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
         f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
-        f.enable_model_restriction, f.restricted_models, f.allowed_models, f.enable_client_restriction, f.allowed_clients,
+        f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models, f.allowed_model_names, f.enable_client_restriction, f.allowed_clients,
         f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
         f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, $5
       FROM wanted AS w, jsonb_populate_record(NULL::api_keys, $6::jsonb) AS f
@@ -260,7 +260,7 @@ WITH page AS MATERIALIZED (
               CASE WHEN NOT $2::boolean THEN x.id END, CASE WHEN $2::boolean THEN x.id END DESC
      LIMIT $13
 )
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
+SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
        p.by_text::text AS by_text, p.by_time::text AS by_time, p.by_number::text AS by_number
   FROM page AS p
@@ -363,6 +363,8 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 			&i.APIKey.UpdatedAt,
 			&i.APIKey.DeletedAt,
 			&i.APIKey.Version,
+			&i.APIKey.RestrictedModelNames,
+			&i.APIKey.AllowedModelNames,
 			&i.Hint,
 			&i.KeyTotal.KeyID,
 			&i.KeyTotal.Requests,
@@ -400,6 +402,8 @@ WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = $2::uuid),
      ledger AS (UPDATE usage_events AS e SET key_id = $1::uuid WHERE e.key_id = $2::uuid),
      dedup AS (UPDATE usage_dedup AS d SET key_id = $1::uuid WHERE d.key_id = $2::uuid),
      daily AS (UPDATE usage_daily AS u SET key_id = $1::uuid WHERE u.key_id = $2::uuid),
+     admitted AS (UPDATE admissions AS a SET key_id = $1::uuid WHERE a.key_id = $2::uuid),
+     refused AS (UPDATE admission_refusals AS r SET key_id = $1::uuid WHERE r.key_id = $2::uuid),
      cost AS (UPDATE daily_cost AS y SET key_id = $1::uuid WHERE y.key_id = $2::uuid)
 UPDATE key_totals AS t SET key_id = $1::uuid WHERE t.key_id = $2::uuid
 `
@@ -417,12 +421,15 @@ func (q *Queries) KeyPurge(ctx context.Context, arg KeyPurgeParams) error {
 }
 
 const keyPurgeLock = `-- name: KeyPurgeLock :one
-SELECT t.key_id FROM key_totals AS t JOIN api_keys AS k ON k.id = t.key_id
- WHERE t.key_id = $1::uuid FOR UPDATE OF t
+SELECT t.key_id FROM key_totals AS t
+  JOIN api_keys AS k ON k.id = t.key_id
+  JOIN key_counters AS c ON c.key_id = t.key_id
+ WHERE t.key_id = $1::uuid FOR UPDATE OF t, c
 `
 
-// Locks a key's totals, and so shuts out all usage of it, before a purge: usage
-// in flight commits first, and later usage finds the key unknown.
+// Locks a key's totals and counters, and so shuts out usage and admissions of it
+// before a purge: what is in flight commits first, what comes later finds the key
+// unknown.
 func (q *Queries) KeyPurgeLock(ctx context.Context, keyID uuid.UUID) (uuid.UUID, error) {
 	row := q.db.QueryRow(ctx, keyPurgeLock, keyID)
 	var key_id uuid.UUID
@@ -445,7 +452,7 @@ func (q *Queries) KeyRestore(ctx context.Context, keyID uuid.UUID) (int64, error
 }
 
 const keyShow = `-- name: KeyShow :many
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
+SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM api_keys AS k
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
@@ -511,6 +518,8 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 			&i.APIKey.UpdatedAt,
 			&i.APIKey.DeletedAt,
 			&i.APIKey.Version,
+			&i.APIKey.RestrictedModelNames,
+			&i.APIKey.AllowedModelNames,
 			&i.Hint,
 			&i.KeyTotal.KeyID,
 			&i.KeyTotal.Requests,
@@ -576,6 +585,8 @@ UPDATE api_keys AS k SET
     enable_model_restriction = (jsonb_populate_record(k, $1::jsonb)).enable_model_restriction,
     restricted_models = (jsonb_populate_record(k, $1::jsonb)).restricted_models,
     allowed_models = (jsonb_populate_record(k, $1::jsonb)).allowed_models,
+    restricted_model_names = (jsonb_populate_record(k, $1::jsonb)).restricted_model_names,
+    allowed_model_names = (jsonb_populate_record(k, $1::jsonb)).allowed_model_names,
     enable_client_restriction = (jsonb_populate_record(k, $1::jsonb)).enable_client_restriction,
     allowed_clients = (jsonb_populate_record(k, $1::jsonb)).allowed_clients,
     claude_account_id = (jsonb_populate_record(k, $1::jsonb)).claude_account_id,
@@ -680,7 +691,7 @@ func (q *Queries) SecretAdd(ctx context.Context, arg SecretAddParams) error {
 }
 
 const secretFind = `-- name: SecretFind :one
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, s.hash, s.scheme, s.pepper_id, s.hint,
+SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM api_key_secrets AS s
   JOIN api_keys AS k ON k.id = s.key_id
@@ -742,6 +753,8 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) (SecretF
 		&i.APIKey.UpdatedAt,
 		&i.APIKey.DeletedAt,
 		&i.APIKey.Version,
+		&i.APIKey.RestrictedModelNames,
+		&i.APIKey.AllowedModelNames,
 		&i.Hash,
 		&i.Scheme,
 		&i.PepperID,

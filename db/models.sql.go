@@ -78,6 +78,10 @@ type APIKey struct {
 	DeletedAt *time.Time
 	// Grows by one with each change; If-Match compares it.
 	Version int64
+	// restricted_models as they are compared: normalised and folded. Written with restricted_models.
+	RestrictedModelNames []string
+	// allowed_models as they are compared: normalised and folded. Written with allowed_models.
+	AllowedModelNames []string
 }
 
 // Tokens with which people, relays and reports reach the REST API. Rows are never deleted: a revoked token still names who did what.
@@ -116,6 +120,36 @@ type AccountTotal struct {
 	FirstUsedAt time.Time
 	// Latest occurred_at.
 	LastUsedAt time.Time
+}
+
+// Requests that were let through. The unexpired leases and reservations of the open ones are the only truth about concurrency and reserved amounts: no counter can leak. Remembered for the deduplication horizon.
+type Admission struct {
+	// Identity of the admission; a UUIDv7.
+	ID uuid.UUID
+	// The key; an anonymous id after a purge.
+	KeyID uuid.UUID
+	// Caller's id of the request; the same one gives the same admission.
+	RequestID *string
+	// Service asked for; null: not told.
+	Service *string
+	// Model asked for, as received; null: not told.
+	Model *string
+	// When it was let through.
+	AdmittedAt time.Time
+	// End of its slot of concurrency; null: it takes none.
+	LeaseExpiresAt *time.Time
+	// End of its reservation, if it is not settled or released before.
+	ReservedUntil time.Time
+	// Tokens reserved for it.
+	ReservedTokens int64
+	// USD reserved for it.
+	ReservedCost decimal.Decimal
+	// Neither settled nor released nor found expired: its lease and reservation count while their time lasts.
+	IsOpen bool
+	// How it ended: settled by usage, released, or expired; null: open.
+	EndedBy *string
+	// When it ended; null: open.
+	EndedAt *time.Time
 }
 
 // Who changed what. Written by triggers in the transaction of the change itself, so that no change is without its row, not even one made in psql. Never holds a secret or a hash.

@@ -246,6 +246,36 @@ func (q *Queries) AccountUsagePeriods(ctx context.Context, arg AccountUsagePerio
 	return items, nil
 }
 
+const admissionKeys = `-- name: AdmissionKeys :many
+SELECT id, key_id FROM admissions WHERE id = ANY($1::uuid[])
+`
+
+type AdmissionKeysRow struct {
+	ID    uuid.UUID
+	KeyID uuid.UUID
+}
+
+// The keys of admissions, for events that name only those.
+func (q *Queries) AdmissionKeys(ctx context.Context, admissionIds []uuid.UUID) ([]AdmissionKeysRow, error) {
+	rows, err := q.db.Query(ctx, admissionKeys, admissionIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []AdmissionKeysRow{}
+	for rows.Next() {
+		var i AdmissionKeysRow
+		if err := rows.Scan(&i.ID, &i.KeyID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const dedupFind = `-- name: DedupFind :many
 SELECT d.key_id, d.dedup_key, d.event_id, d.model, d.cost, d.priced, d.fingerprint
   FROM ROWS FROM (unnest($1::uuid[]), unnest($2::text[])) AS w (key_id, dedup_key)
@@ -560,7 +590,7 @@ func (q *Queries) KeyUsagePeriods(ctx context.Context, arg KeyUsagePeriodsParams
 
 const ledgerAppend = `-- name: LedgerAppend :many
 WITH input AS MATERIALIZED (
-    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.ord, (i.occurred_at AT TIME ZONE $1::text)::date AS day
+    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.admission_id, i.ord, (i.occurred_at AT TIME ZONE $1::text)::date AS day
       FROM ROWS FROM (
         unnest($2::uuid[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::text[]),
         unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::text[]),
@@ -569,11 +599,11 @@ WITH input AS MATERIALIZED (
         unnest($14::bigint[]), unnest($15::bigint[]),
         unnest($16::bigint[]), unnest($17::bigint[]),
         unnest($18::numeric[]), unnest($19::boolean[]), unnest($20::bigint[]),
-        unnest($21::uuid[]), unnest($22::text[])
+        unnest($21::uuid[]), unnest($22::text[]), unnest($23::uuid[])
       ) WITH ORDINALITY AS i (
         event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
         input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens,
-        cost, priced, fingerprint, adjusts, reason, ord)
+        cost, priced, fingerprint, adjusts, reason, admission_id, ord)
 ), locked AS MATERIALIZED (
     SELECT t.key_id FROM key_totals AS t
      WHERE t.key_id = ANY($4::uuid[])
@@ -583,16 +613,22 @@ WITH input AS MATERIALIZED (
     SELECT i.ord FROM input AS i
      WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
         OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
+), wanted AS MATERIALIZED (
+    SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key FROM input AS i
+    UNION
+    SELECT i.ord, i.event_id, i.key_id, 'a:' || i.admission_id::text AS gate_key FROM input AS i
+     WHERE i.admission_id <> '00000000-0000-0000-0000-000000000000'
 ), gate AS (
     INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
-    SELECT i.key_id, i.dedup_key, i.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
-      FROM input AS i
+    SELECT w.key_id, w.gate_key, w.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
+      FROM wanted AS w JOIN input AS i ON i.ord = w.ord
      WHERE NOT EXISTS (SELECT FROM refused)
-     ORDER BY i.key_id, i.dedup_key, i.ord
+     ORDER BY w.key_id, w.gate_key, w.ord
     ON CONFLICT (key_id, dedup_key) DO NOTHING
     RETURNING event_id
 ), fresh AS MATERIALIZED (
-    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.ord, i.day FROM input AS i JOIN gate AS g ON g.event_id = i.event_id
+    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.admission_id, i.ord, i.day FROM input AS i
+     WHERE (SELECT count(*) FROM gate AS g WHERE g.event_id = i.event_id) = (SELECT count(*) FROM wanted AS w WHERE w.ord = i.ord)
 ), ledger AS (
     INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id,
         occurred_at, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
@@ -640,13 +676,23 @@ WITH input AS MATERIALIZED (
         ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
         ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
         cost = t.cost + excluded.cost
+), counters AS MATERIALIZED (
+    SELECT c.key_id FROM key_counters AS c JOIN api_keys AS k ON k.id = c.key_id AND k.rate_limit_window > 0
+     WHERE c.key_id = ANY($4::uuid[])
+     ORDER BY c.key_id
+       FOR NO KEY UPDATE OF c
 ), windows AS (
     UPDATE key_counters AS c SET tokens = c.tokens + w.tokens
       FROM (SELECT f.key_id, sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint AS tokens
               FROM fresh AS f WHERE f.kind = 'usage' GROUP BY f.key_id) AS w
       JOIN api_keys AS k ON k.id = w.key_id AND k.rate_limit_window > 0
-     WHERE c.key_id = w.key_id
+     WHERE c.key_id = w.key_id AND c.key_id IN (SELECT l.key_id FROM counters AS l)
        AND clock_timestamp() < c.window_start + k.rate_limit_window * interval '1 minute'
+), settled AS (
+    UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
+      FROM fresh AS f
+     WHERE a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
+    RETURNING f.event_id, f.cost > a.reserved_cost AND a.reserved_cost > 0 AS dearer
 ), account_days AS (
     INSERT INTO account_usage AS t (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
         cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
@@ -687,10 +733,12 @@ WITH input AS MATERIALIZED (
 )
 SELECT (i.ord - 1)::bigint AS index,
        (r.ord IS NOT NULL)::boolean AS refused,
-       (f.event_id IS NOT NULL)::boolean AS recorded
+       (f.event_id IS NOT NULL)::boolean AS recorded,
+       coalesce(s.dearer, false)::boolean AS dearer
   FROM input AS i
   LEFT JOIN refused AS r ON r.ord = i.ord
   LEFT JOIN fresh AS f ON f.event_id = i.event_id
+  LEFT JOIN settled AS s ON s.event_id = i.event_id
  ORDER BY i.ord
 `
 
@@ -717,27 +765,33 @@ type LedgerAppendParams struct {
 	Fingerprints      []int64
 	Adjusts           []uuid.UUID
 	Reasons           []string
+	AdmissionIDs      []uuid.UUID
 }
 
 type LedgerAppendRow struct {
 	Index    int64
 	Refused  bool
 	Recorded bool
+	Dearer   bool
 }
 
 // Records events in the ledger and in every rollup, or nothing at all. The only
 // statement that moves a rollup.
 //
 // One row comes back for each event: refused (the key is unknown; then nothing
-// of the batch is recorded), recorded, or neither: a duplicate, whose first
+// of the batch is recorded), recorded (dearer: than was reserved), or neither: a
+// duplicate, whose first
 // answer DedupFind reads (a statement of its own, since this one cannot see a
 // row it has just waited for).
 //
 // The totals rows of all keys are locked first, in id order, and held to the
 // end of the transaction. Batches that share keys therefore go one after
 // another and cannot deadlock on what belongs to a key; accounts are upserted
-// last, sorted. The gate (usage_dedup) admits each (key, dedup key) once, also
-// within one batch; the ledger joins it on event_id.
+// last, sorted; counters of windows are taken in id order too, as admit does.
+// The gate (usage_dedup) admits each (key, dedup key) once, also within one
+// batch: an event passes if it got all of its own, by request id (or event id)
+// and by admission. An event with an admission settles it: the lease ends and the
+// reservation is freed in the same instant in which its cost counts.
 func (q *Queries) LedgerAppend(ctx context.Context, arg LedgerAppendParams) ([]LedgerAppendRow, error) {
 	rows, err := q.db.Query(ctx, ledgerAppend,
 		arg.Timezone,
@@ -762,6 +816,7 @@ func (q *Queries) LedgerAppend(ctx context.Context, arg LedgerAppendParams) ([]L
 		arg.Fingerprints,
 		arg.Adjusts,
 		arg.Reasons,
+		arg.AdmissionIDs,
 	)
 	if err != nil {
 		return nil, err
@@ -770,7 +825,12 @@ func (q *Queries) LedgerAppend(ctx context.Context, arg LedgerAppendParams) ([]L
 	items := []LedgerAppendRow{}
 	for rows.Next() {
 		var i LedgerAppendRow
-		if err := rows.Scan(&i.Index, &i.Refused, &i.Recorded); err != nil {
+		if err := rows.Scan(
+			&i.Index,
+			&i.Refused,
+			&i.Recorded,
+			&i.Dearer,
+		); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -8,12 +8,12 @@ WITH wanted AS MATERIALIZED (
 ), made AS (
     INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
         daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
-        enable_model_restriction, restricted_models, allowed_models, enable_client_restriction, allowed_clients,
+        enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names, enable_client_restriction, allowed_clients,
         claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
         estimate_per_request, enforcement, tags, expires_at, is_active, created_by)
     SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
         f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
-        f.enable_model_restriction, f.restricted_models, f.allowed_models, f.enable_client_restriction, f.allowed_clients,
+        f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models, f.allowed_model_names, f.enable_client_restriction, f.allowed_clients,
         f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
         f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, @created_by
       FROM wanted AS w, jsonb_populate_record(NULL::api_keys, @fields::jsonb) AS f
@@ -53,6 +53,8 @@ UPDATE api_keys AS k SET
     enable_model_restriction = (jsonb_populate_record(k, @fields::jsonb)).enable_model_restriction,
     restricted_models = (jsonb_populate_record(k, @fields::jsonb)).restricted_models,
     allowed_models = (jsonb_populate_record(k, @fields::jsonb)).allowed_models,
+    restricted_model_names = (jsonb_populate_record(k, @fields::jsonb)).restricted_model_names,
+    allowed_model_names = (jsonb_populate_record(k, @fields::jsonb)).allowed_model_names,
     enable_client_restriction = (jsonb_populate_record(k, @fields::jsonb)).enable_client_restriction,
     allowed_clients = (jsonb_populate_record(k, @fields::jsonb)).allowed_clients,
     claude_account_id = (jsonb_populate_record(k, @fields::jsonb)).claude_account_id,
@@ -231,10 +233,13 @@ UPDATE api_keys AS k SET is_active = false, updated_at = now(), version = versio
 RETURNING k.id, k.name, k.expires_at;
 
 -- name: KeyPurgeLock :one
--- Locks a key's totals, and so shuts out all usage of it, before a purge: usage
--- in flight commits first, and later usage finds the key unknown.
-SELECT t.key_id FROM key_totals AS t JOIN api_keys AS k ON k.id = t.key_id
- WHERE t.key_id = @key_id::uuid FOR UPDATE OF t;
+-- Locks a key's totals and counters, and so shuts out usage and admissions of it
+-- before a purge: what is in flight commits first, what comes later finds the key
+-- unknown.
+SELECT t.key_id FROM key_totals AS t
+  JOIN api_keys AS k ON k.id = t.key_id
+  JOIN key_counters AS c ON c.key_id = t.key_id
+ WHERE t.key_id = @key_id::uuid FOR UPDATE OF t, c;
 
 -- name: KeyPurge :exec
 -- Erases a key and its secrets; its ledger rows and rollups move to an
@@ -245,6 +250,8 @@ WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
      ledger AS (UPDATE usage_events AS e SET key_id = @anonymous_id::uuid WHERE e.key_id = @key_id::uuid),
      dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid WHERE d.key_id = @key_id::uuid),
      daily AS (UPDATE usage_daily AS u SET key_id = @anonymous_id::uuid WHERE u.key_id = @key_id::uuid),
+     admitted AS (UPDATE admissions AS a SET key_id = @anonymous_id::uuid WHERE a.key_id = @key_id::uuid),
+     refused AS (UPDATE admission_refusals AS r SET key_id = @anonymous_id::uuid WHERE r.key_id = @key_id::uuid),
      cost AS (UPDATE daily_cost AS y SET key_id = @anonymous_id::uuid WHERE y.key_id = @key_id::uuid)
 UPDATE key_totals AS t SET key_id = @anonymous_id::uuid WHERE t.key_id = @key_id::uuid;
 

@@ -3,15 +3,19 @@
 -- statement that moves a rollup.
 --
 -- One row comes back for each event: refused (the key is unknown; then nothing
--- of the batch is recorded), recorded, or neither: a duplicate, whose first
+-- of the batch is recorded), recorded (dearer: than was reserved), or neither: a
+-- duplicate, whose first
 -- answer DedupFind reads (a statement of its own, since this one cannot see a
 -- row it has just waited for).
 --
 -- The totals rows of all keys are locked first, in id order, and held to the
 -- end of the transaction. Batches that share keys therefore go one after
 -- another and cannot deadlock on what belongs to a key; accounts are upserted
--- last, sorted. The gate (usage_dedup) admits each (key, dedup key) once, also
--- within one batch; the ledger joins it on event_id.
+-- last, sorted; counters of windows are taken in id order too, as admit does.
+-- The gate (usage_dedup) admits each (key, dedup key) once, also within one
+-- batch: an event passes if it got all of its own, by request id (or event id)
+-- and by admission. An event with an admission settles it: the lease ends and the
+-- reservation is freed in the same instant in which its cost counts.
 WITH input AS MATERIALIZED (
     SELECT i.*, (i.occurred_at AT TIME ZONE @timezone::text)::date AS day
       FROM ROWS FROM (
@@ -22,11 +26,11 @@ WITH input AS MATERIALIZED (
         unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]),
         unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
         unnest(@costs::numeric[]), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
-        unnest(@adjusts::uuid[]), unnest(@reasons::text[])
+        unnest(@adjusts::uuid[]), unnest(@reasons::text[]), unnest(@admission_ids::uuid[])
       ) WITH ORDINALITY AS i (
         event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
         input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens,
-        cost, priced, fingerprint, adjusts, reason, ord)
+        cost, priced, fingerprint, adjusts, reason, admission_id, ord)
 ), locked AS MATERIALIZED (
     SELECT t.key_id FROM key_totals AS t
      WHERE t.key_id = ANY(@key_ids::uuid[])
@@ -36,16 +40,22 @@ WITH input AS MATERIALIZED (
     SELECT i.ord FROM input AS i
      WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
         OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
+), wanted AS MATERIALIZED (
+    SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key FROM input AS i
+    UNION
+    SELECT i.ord, i.event_id, i.key_id, 'a:' || i.admission_id::text AS gate_key FROM input AS i
+     WHERE i.admission_id <> '00000000-0000-0000-0000-000000000000'
 ), gate AS (
     INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
-    SELECT i.key_id, i.dedup_key, i.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
-      FROM input AS i
+    SELECT w.key_id, w.gate_key, w.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
+      FROM wanted AS w JOIN input AS i ON i.ord = w.ord
      WHERE NOT EXISTS (SELECT FROM refused)
-     ORDER BY i.key_id, i.dedup_key, i.ord
+     ORDER BY w.key_id, w.gate_key, w.ord
     ON CONFLICT (key_id, dedup_key) DO NOTHING
     RETURNING event_id
 ), fresh AS MATERIALIZED (
-    SELECT i.* FROM input AS i JOIN gate AS g ON g.event_id = i.event_id
+    SELECT i.* FROM input AS i
+     WHERE (SELECT count(*) FROM gate AS g WHERE g.event_id = i.event_id) = (SELECT count(*) FROM wanted AS w WHERE w.ord = i.ord)
 ), ledger AS (
     INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id,
         occurred_at, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
@@ -93,13 +103,23 @@ WITH input AS MATERIALIZED (
         ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
         ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
         cost = t.cost + excluded.cost
+), counters AS MATERIALIZED (
+    SELECT c.key_id FROM key_counters AS c JOIN api_keys AS k ON k.id = c.key_id AND k.rate_limit_window > 0
+     WHERE c.key_id = ANY(@key_ids::uuid[])
+     ORDER BY c.key_id
+       FOR NO KEY UPDATE OF c
 ), windows AS (
     UPDATE key_counters AS c SET tokens = c.tokens + w.tokens
       FROM (SELECT f.key_id, sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint AS tokens
               FROM fresh AS f WHERE f.kind = 'usage' GROUP BY f.key_id) AS w
       JOIN api_keys AS k ON k.id = w.key_id AND k.rate_limit_window > 0
-     WHERE c.key_id = w.key_id
+     WHERE c.key_id = w.key_id AND c.key_id IN (SELECT l.key_id FROM counters AS l)
        AND clock_timestamp() < c.window_start + k.rate_limit_window * interval '1 minute'
+), settled AS (
+    UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
+      FROM fresh AS f
+     WHERE a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
+    RETURNING f.event_id, f.cost > a.reserved_cost AND a.reserved_cost > 0 AS dearer
 ), account_days AS (
     INSERT INTO account_usage AS t (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
         cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
@@ -140,10 +160,12 @@ WITH input AS MATERIALIZED (
 )
 SELECT (i.ord - 1)::bigint AS index,
        (r.ord IS NOT NULL)::boolean AS refused,
-       (f.event_id IS NOT NULL)::boolean AS recorded
+       (f.event_id IS NOT NULL)::boolean AS recorded,
+       coalesce(s.dearer, false)::boolean AS dearer
   FROM input AS i
   LEFT JOIN refused AS r ON r.ord = i.ord
   LEFT JOIN fresh AS f ON f.event_id = i.event_id
+  LEFT JOIN settled AS s ON s.event_id = i.event_id
  ORDER BY i.ord;
 
 -- name: DedupFind :many
@@ -152,6 +174,10 @@ SELECT (i.ord - 1)::bigint AS index,
 SELECT d.key_id, d.dedup_key, d.event_id, d.model, d.cost, d.priced, d.fingerprint
   FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[])) AS w (key_id, dedup_key)
   JOIN usage_dedup AS d ON d.key_id = w.key_id AND d.dedup_key = w.dedup_key;
+
+-- name: AdmissionKeys :many
+-- The keys of admissions, for events that name only those.
+SELECT id, key_id FROM admissions WHERE id = ANY(@admission_ids::uuid[]);
 
 -- name: DedupPrune :execrows
 -- Forgets up to a thousand events received before the deduplication horizon.

@@ -125,6 +125,7 @@ func devConfig(url, addr, dir string) (config.Loaded, error) {
 		}
 	}
 	preset("METRICS_ADDR", "127.0.0.1:0")
+	preset("AUTHZ_ADDR", "127.0.0.1:0")
 	preset("LOG_FORMAT", "text")
 	if os.Getenv(config.Prefix+"PEPPERS_FILE") == "" {
 		preset("PEPPERS", peppers)
@@ -182,6 +183,9 @@ func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 	fmt.Fprintf(out, "\nkeyledger is running at %s   (reference: %s/docs/)\n", base, base)
 	if s.metrics != nil {
 		fmt.Fprintf(out, "metrics   http://%s/metrics\n", s.metrics.Addr())
+	}
+	if s.authz != nil {
+		fmt.Fprintf(out, "authz     http://%s/v1/authz   (for reverse proxies)\n", s.authz.Addr())
 	}
 	fmt.Fprintf(out, "database  psql '%s'\n\n", url)
 	switch {

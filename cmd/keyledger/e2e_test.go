@@ -153,7 +153,7 @@ var peppers = "KEYLEDGER_PEPPERS=p1:c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0c2VjcmV0MTI=
 func serve(t *testing.T, dbURL string, more ...string) (*process, []string) {
 	t.Helper()
 	addr := freePort(t)
-	p := launch(t, nil, append([]string{"DATABASE_URL=" + dbURL, peppers, "KEYLEDGER_ADDR=" + addr, "KEYLEDGER_METRICS_ADDR=off",
+	p := launch(t, nil, append([]string{"DATABASE_URL=" + dbURL, peppers, "KEYLEDGER_ADDR=" + addr, "KEYLEDGER_METRICS_ADDR=off", "KEYLEDGER_AUTHZ_ADDR=off",
 		"KEYLEDGER_BOOTSTRAP_TOKEN=" + bootstrap, "KEYLEDGER_LOG_LEVEL=debug"}, more...), "serve")
 	p.wait(`msg":"serving"`)
 	return p, []string{"KEYLEDGER_URL=http://" + addr, "KEYLEDGER_TOKEN=" + bootstrap, "DATABASE_URL=" + dbURL}
@@ -330,7 +330,7 @@ func TestServeRefuses(t *testing.T) {
 	if r := execute(t, []string{"KEYLEDGER_LEASE_TTL=soon", "KEYLEDGER_UNPRICED=maybe"}, "serve"); r.code != 1 || !containsAll(r.errors, "DATABASE_URL", "KEYLEDGER_PEPPERS", "KEYLEDGER_LEASE_TTL", "KEYLEDGER_UNPRICED") {
 		t.Errorf("bad configuration: %+v", r)
 	}
-	base := []string{peppers, "KEYLEDGER_METRICS_ADDR=off", "KEYLEDGER_ADDR=127.0.0.1:0"}
+	base := []string{peppers, "KEYLEDGER_METRICS_ADDR=off", "KEYLEDGER_AUTHZ_ADDR=off", "KEYLEDGER_ADDR=127.0.0.1:0"}
 	if r := execute(t, append(base, "DATABASE_URL="+pgtest.EmptyURL(t)), "serve"); r.code != 1 || !strings.Contains(r.errors, "keyledger migrate up") {
 		t.Errorf("a schema that is behind: %+v", r)
 	}
@@ -344,7 +344,7 @@ func TestServeRefuses(t *testing.T) {
 		t.Errorf("another time zone: %+v", r)
 	}
 	other := "KEYLEDGER_PEPPERS=p1:" + strings.Repeat("QUFB", 12)
-	if r := execute(t, []string{other, "KEYLEDGER_ADDR=127.0.0.1:0", "KEYLEDGER_METRICS_ADDR=off", "DATABASE_URL=" + url, "KEYLEDGER_TIMEZONE=Asia/Kolkata"}, "serve"); r.code != 1 || !strings.Contains(r.errors, "pepper p1 is not the one") {
+	if r := execute(t, []string{other, "KEYLEDGER_ADDR=127.0.0.1:0", "KEYLEDGER_METRICS_ADDR=off", "KEYLEDGER_AUTHZ_ADDR=off", "DATABASE_URL=" + url, "KEYLEDGER_TIMEZONE=Asia/Kolkata"}, "serve"); r.code != 1 || !strings.Contains(r.errors, "pepper p1 is not the one") {
 		t.Errorf("another pepper: %+v", r)
 	}
 }

@@ -20,6 +20,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
@@ -84,6 +85,8 @@ type service struct {
 	passes   *expire.Passes
 	public   listener
 	metrics  *listener // nil: none wanted
+	authz    *listener // nil: none wanted
+	refusals *admit.Refusals
 }
 
 type listener struct {
@@ -189,7 +192,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
 	}
-	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services}
+	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable}
 	for _, c := range cfg.Clients {
 		rules.Clients = append(rules.Clients, c.ID)
 	}
@@ -209,28 +212,54 @@ func (s *service) wire(ctx context.Context) (err error) {
 		}
 		s.log.Info("bootstrap token", "stored", made)
 	}
+	s.refusals = &admit.Refusals{DB: s.db, Timezone: cfg.Timezone, Observe: func(code string, letThrough bool) {
+		m.Decided.WithLabelValues(code, strconv.FormatBool(letThrough)).Inc()
+	}}
 	server := &api.Server{
 		DB: s.db, Log: s.log, Metrics: m, Tokens: tokens,
 		Keys:     &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules},
 		Verifier: &verify.Verifier{DB: s.db, Hasher: hasher, Log: s.log},
+		Decider: &admit.Decider{DB: s.db, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
+			ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals},
+		LeaseTTL: cfg.LeaseTTL,
 		Usage: &usage.Recorder{DB: s.db, Prices: prices, Timezone: cfg.Timezone, Observe: usage.Observer{
 			Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
+			Dearer:   m.Dearer.Inc,
 			Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
 		}},
 		Stats:  &usage.Stats{DB: s.db, Timezone: cfg.Timezone},
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	if cfg.MetricsAddr != "off" {
-		l, err := listen(ctx, cfg.MetricsAddr)
-		if err != nil {
-			return err
-		}
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", m.Handler())
-		s.metrics = &listener{l, api.HTTPServer(mux, s.log)}
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", m.Handler())
+	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, mux); err != nil {
+		return err
 	}
-	return nil
+	s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler())
+	return err
+}
+
+// beside opens one of the listeners beside the public one; nil when it is off.
+func (s *service) beside(ctx context.Context, addr string, h http.Handler) (*listener, error) {
+	if addr == "off" {
+		return nil, nil
+	}
+	l, err := listen(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &listener{l, api.HTTPServer(h, s.log)}, nil
+}
+
+// listeners are all that are open.
+func (s *service) listeners() (open []*listener) {
+	for _, l := range []*listener{&s.public, s.authz, s.metrics} {
+		if l != nil && l.Listener != nil {
+			open = append(open, l)
+		}
+	}
+	return open
 }
 
 // run serves until ctx ends or something breaks, then stops in order: HTTP
@@ -246,11 +275,11 @@ func (s *service) run(ctx context.Context) error {
 		})
 	})
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
-	failed := make(chan error, 2)
-	serve := func(l *listener) { failed <- l.server.Serve(l.Listener) }
-	go serve(&s.public)
-	if s.metrics != nil {
-		go serve(s.metrics)
+	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
+	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
+	failed := make(chan error, len(s.listeners()))
+	for _, l := range s.listeners() {
+		go func() { failed <- l.server.Serve(l.Listener) }()
 	}
 	s.log.Info("serving", "addr", s.public.Addr().String(), "version", version)
 	var err error
@@ -262,22 +291,18 @@ func (s *service) run(ctx context.Context) error {
 	}
 	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
-	stopErr := s.public.server.Shutdown(grace)
-	if s.metrics != nil {
-		stopErr = errors.Join(stopErr, s.metrics.server.Shutdown(grace))
+	for _, l := range s.listeners() {
+		err = errors.Join(err, l.server.Shutdown(grace))
 	}
 	stopLoops()
 	background.Wait()
-	return errors.Join(err, stopErr)
+	return errors.Join(err, s.refusals.Flush(grace))
 }
 
 // close releases what start opened.
 func (s *service) close() {
-	if s.public.Listener != nil {
-		_ = s.public.Close()
-	}
-	if s.metrics != nil {
-		_ = s.metrics.Close()
+	for _, l := range s.listeners() {
+		_ = l.Close()
 	}
 	if s.migrator != nil {
 		_ = s.migrator.Close()

@@ -41,20 +41,27 @@ func settings(k db.APIKey, hint string, now time.Time) keySettings {
 	}
 }
 
-func details(row db.KeyShowRow, periods usage.Periods) keyDetails {
+// numbers are what a key has used in its periods and holds at this moment.
+type numbers struct {
+	periods usage.Periods
+	held    db.AdmissionsHeldRow
+}
+
+func details(row db.KeyShowRow, now numbers) keyDetails {
 	w := key.WindowAt(row.KeyCounter.WindowStart, row.APIKey.RateLimitWindow, row.KeyCounter.Requests, row.KeyCounter.Tokens, row.AsOf)
 	total := usage.OfTotals(row.KeyTotal)
 	return keyDetails{
 		keySettings: settings(row.APIKey, row.Hint, row.AsOf),
-		Usage:       usageOf(total, periods, row.APIKey.CreatedAt, row.AsOf, usage.Block.All),
-		DailyCost:   usd(periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyTotal.LastUsedAt),
+		Usage:       usageOf(total, now.periods, row.APIKey.CreatedAt, row.AsOf, usage.Block.All),
+		DailyCost:   usd(now.periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyTotal.LastUsedAt),
+		CurrentConcurrency: now.held.Leases, ReservedTokens: now.held.Tokens, ReservedCost: usd(now.held.Cost),
 		CurrentWindowRequests: w.Requests, CurrentWindowTokens: w.Tokens,
 		WindowStartTime: wire.AtOrNil(w.Start), WindowEndTime: wire.AtOrNil(w.End), WindowRemainingSeconds: w.RemainingSeconds,
 	}
 }
 
-func issued(i issue.Issued, periods usage.Periods) issuedKey {
-	return issuedKey{keyDetails: details(i.Row, periods), APIKey: i.Secret, Replayed: i.Replayed}
+func issued(i issue.Issued, now numbers) issuedKey {
+	return issuedKey{keyDetails: details(i.Row, now), APIKey: i.Secret, Replayed: i.Replayed}
 }
 
 // block takes the measure of tokens that the caller shows as "tokens": all of

@@ -17,7 +17,6 @@ import (
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
-	"github.com/keyledger/keyledger/internal/usage"
 )
 
 // CreateKey answers POST /v1/keys.
@@ -45,14 +44,34 @@ func (s *Server) CreateKey(ctx context.Context, r CreateKeyRequestObject) (Creat
 }
 
 func (s *Server) issuedAnswer(ctx context.Context, made issue.Issued) (IssuedKeyAnswerJSONResponse, error) {
-	periods, err := s.Stats.Keys(ctx, []uuid.UUID{made.Row.APIKey.ID}, nil)
+	now, err := s.numbers(ctx, made.Row.APIKey.ID)
 	if err != nil {
 		return IssuedKeyAnswerJSONResponse{}, err
 	}
 	return IssuedKeyAnswerJSONResponse{
-		Body:    issued(made, periods[made.Row.APIKey.ID]),
+		Body:    issued(made, now[made.Row.APIKey.ID]),
 		Headers: IssuedKeyAnswerResponseHeaders{ETag: etag(made.Row.APIKey.Version)},
 	}, nil
+}
+
+// numbers reads what keys have used and hold: two statements, however many keys.
+func (s *Server) numbers(ctx context.Context, ids ...uuid.UUID) (map[uuid.UUID]numbers, error) {
+	periods, err := s.Stats.Keys(ctx, ids, nil)
+	if err != nil {
+		return nil, err
+	}
+	held, err := s.DB.AdmissionsHeld(ctx, db.AdmissionsHeldParams{KeyIDs: ids})
+	if err != nil {
+		return nil, fmt.Errorf("reading what keys hold: %w", err)
+	}
+	all := make(map[uuid.UUID]numbers, len(ids))
+	for id, p := range periods {
+		all[id] = numbers{periods: p}
+	}
+	for _, h := range held {
+		all[h.KeyID] = numbers{all[h.KeyID].periods, h}
+	}
+	return all, nil
 }
 
 // idempotency makes a claim of an Idempotency-Key header and the body it came with.
@@ -93,7 +112,7 @@ func (s *Server) CreateKeys(ctx context.Context, r CreateKeysRequestObject) (Cre
 	}
 	answer := CreateKeys201JSONResponse{Data: make([]IssuedKey, len(made))}
 	for i, m := range made {
-		answer.Data[i] = issued(m, usage.Periods{}) // a new key has used nothing
+		answer.Data[i] = issued(m, numbers{}) // a new key has used nothing
 	}
 	return answer, nil
 }
@@ -138,13 +157,13 @@ func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKey
 	for i, row := range rows {
 		ids[i] = row.APIKey.ID
 	}
-	periods, err := s.Stats.Keys(ctx, ids, nil)
+	now, err := s.numbers(ctx, ids...)
 	if err != nil {
 		return nil, err
 	}
 	for _, row := range rows {
 		shown := db.KeyShowRow{APIKey: row.APIKey, Hint: row.Hint, KeyTotal: row.KeyTotal, KeyCounter: row.KeyCounter, AsOf: row.AsOf}
-		answer.Data = append(answer.Data, details(shown, periods[row.APIKey.ID]))
+		answer.Data = append(answer.Data, details(shown, now[row.APIKey.ID]))
 	}
 	return answer, nil
 }
@@ -206,12 +225,12 @@ func (s *Server) GetKey(ctx context.Context, r GetKeyRequestObject) (GetKeyRespo
 }
 
 func (s *Server) keyAnswer(ctx context.Context, row db.KeyShowRow) (KeyAnswerJSONResponse, error) {
-	periods, err := s.Stats.Keys(ctx, []uuid.UUID{row.APIKey.ID}, nil)
+	now, err := s.numbers(ctx, row.APIKey.ID)
 	if err != nil {
 		return KeyAnswerJSONResponse{}, err
 	}
 	return KeyAnswerJSONResponse{
-		Body:    details(row, periods[row.APIKey.ID]),
+		Body:    details(row, now[row.APIKey.ID]),
 		Headers: KeyAnswerResponseHeaders{ETag: etag(row.APIKey.Version)},
 	}, nil
 }

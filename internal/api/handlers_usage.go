@@ -41,7 +41,7 @@ func readEvents(body usageRequest) ([]usage.Event, error) {
 		}
 		return []usage.Event{event}, nil
 	}
-	if one := body.usageReport; one.RequestID != nil || one.KeyID != nil || one.AccountID != nil || one.Model != nil || one.Usage != nil || one.OccurredAt != nil {
+	if one := body.usageReport; one.RequestID != nil || one.AdmissionID != nil || one.KeyID != nil || one.AccountID != nil || one.Model != nil || one.Usage != nil || one.OccurredAt != nil {
 		return nil, fault.Fields(fault.Field{Field: "events", Message: "must stand alone: send one event, or a list of them"})
 	}
 	if n := len(*body.Events); n < 1 || n > usage.MaxBatch {

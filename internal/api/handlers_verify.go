@@ -4,8 +4,6 @@ import (
 	"context"
 
 	jsonv2 "github.com/go-json-experiment/json"
-	"github.com/google/uuid"
-
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -65,7 +63,7 @@ func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfRe
 	if err != nil {
 		return nil, err
 	}
-	periods, err := s.Stats.Keys(ctx, []uuid.UUID{row.APIKey.ID}, nil)
+	shown, err := s.keyAnswer(ctx, row)
 	if err != nil {
 		return nil, err
 	}
@@ -73,5 +71,5 @@ func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfRe
 	if err != nil {
 		return nil, err
 	}
-	return GetSelf200JSONResponse{Key: details(row, periods[row.APIKey.ID]), Usage: full}, nil
+	return GetSelf200JSONResponse{Key: shown.Body, Usage: full}, nil
 }

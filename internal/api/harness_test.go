@@ -21,6 +21,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
@@ -40,7 +41,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 type harness struct {
 	t                    testing.TB
 	db                   *db.DB
-	url                  string
+	url, authz           string
 	admin, relay, reader string
 	log                  *bytes.Buffer
 }
@@ -66,8 +67,12 @@ func newHarness(t testing.TB, o options) *harness {
 	m := metrics.New(d.PoolStat)
 	prices := &price.Store{DB: d}
 	tokens := &access.Tokens{DB: d}
-	clients := config.BuiltinClients()
-	rules := key.Rules{DefaultTokenLimit: 1000000, Services: []string{"claude", "gemini", "openai", "bedrock"}}
+	cfg, err := config.Load([]string{"DATABASE_URL=x", "KEYLEDGER_PEPPERS=p:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="})
+	if err != nil {
+		t.Fatal(err)
+	}
+	clients := cfg.Clients
+	rules := key.Rules{DefaultTokenLimit: 1000000, Comparable: price.Comparable, Services: []string{"claude", "gemini", "openai", "bedrock"}}
 	for _, c := range clients {
 		rules.Clients = append(rules.Clients, c.ID)
 	}
@@ -93,11 +98,17 @@ func newHarness(t testing.TB, o options) *harness {
 	s := &api.Server{DB: d, Log: log, Metrics: m, Tokens: tokens,
 		Keys:     &issue.Keys{DB: d, Hasher: pgtest.Hasher(), Rules: rules},
 		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log},
+		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
+			Refusals: &admit.Refusals{DB: d, Timezone: o.zone}},
+		LeaseTTL: 5 * time.Minute,
 		Usage:    &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
 		Stats:    &usage.Stats{DB: d, Timezone: o.zone},
 		Prices:   prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
 	}
+	authz := httptest.NewServer(s.AuthzHandler())
+	t.Cleanup(authz.Close)
+	h.authz = authz.URL
 	server := httptest.NewServer(s.Handler())
 	t.Cleanup(server.Close)
 	h.url = server.URL

@@ -138,7 +138,8 @@ func allowed(role access.Role, method, path string) bool {
 	case access.Reader:
 		return method == http.MethodGet
 	case access.Relay:
-		return method == http.MethodPost && (path == "/v1/keys/verify" || path == "/v1/usage")
+		return method == http.MethodPost && (path == "/v1/keys/verify" || path == "/v1/usage") ||
+			method != http.MethodGet && isAdmission(path)
 	}
 	return false
 }

@@ -20,6 +20,63 @@ import (
 	openapi_types "github.com/oapi-codegen/runtime/types"
 )
 
+// Defines values for AdmissionAnswerCode.
+const (
+	AdmissionAnswerCodeALLOWED             AdmissionAnswerCode = "ALLOWED"
+	AdmissionAnswerCodeCLIENTNOTALLOWED    AdmissionAnswerCode = "CLIENT_NOT_ALLOWED"
+	AdmissionAnswerCodeCONCURRENCYEXCEEDED AdmissionAnswerCode = "CONCURRENCY_EXCEEDED"
+	AdmissionAnswerCodeDAILYCOSTEXCEEDED   AdmissionAnswerCode = "DAILY_COST_EXCEEDED"
+	AdmissionAnswerCodeDISABLED            AdmissionAnswerCode = "DISABLED"
+	AdmissionAnswerCodeEXPIRED             AdmissionAnswerCode = "EXPIRED"
+	AdmissionAnswerCodeMALFORMED           AdmissionAnswerCode = "MALFORMED"
+	AdmissionAnswerCodeMODELNOTALLOWED     AdmissionAnswerCode = "MODEL_NOT_ALLOWED"
+	AdmissionAnswerCodeMONTHLYCOSTEXCEEDED AdmissionAnswerCode = "MONTHLY_COST_EXCEEDED"
+	AdmissionAnswerCodeNOTFOUND            AdmissionAnswerCode = "NOT_FOUND"
+	AdmissionAnswerCodeREQUESTSEXCEEDED    AdmissionAnswerCode = "REQUESTS_EXCEEDED"
+	AdmissionAnswerCodeSERVICENOTPERMITTED AdmissionAnswerCode = "SERVICE_NOT_PERMITTED"
+	AdmissionAnswerCodeTOKENSEXCEEDED      AdmissionAnswerCode = "TOKENS_EXCEEDED"
+	AdmissionAnswerCodeTOTALCOSTEXCEEDED   AdmissionAnswerCode = "TOTAL_COST_EXCEEDED"
+	AdmissionAnswerCodeWEEKLYCOSTEXCEEDED  AdmissionAnswerCode = "WEEKLY_COST_EXCEEDED"
+)
+
+// Valid indicates whether the value is a known member of the AdmissionAnswerCode enum.
+func (e AdmissionAnswerCode) Valid() bool {
+	switch e {
+	case AdmissionAnswerCodeALLOWED:
+		return true
+	case AdmissionAnswerCodeCLIENTNOTALLOWED:
+		return true
+	case AdmissionAnswerCodeCONCURRENCYEXCEEDED:
+		return true
+	case AdmissionAnswerCodeDAILYCOSTEXCEEDED:
+		return true
+	case AdmissionAnswerCodeDISABLED:
+		return true
+	case AdmissionAnswerCodeEXPIRED:
+		return true
+	case AdmissionAnswerCodeMALFORMED:
+		return true
+	case AdmissionAnswerCodeMODELNOTALLOWED:
+		return true
+	case AdmissionAnswerCodeMONTHLYCOSTEXCEEDED:
+		return true
+	case AdmissionAnswerCodeNOTFOUND:
+		return true
+	case AdmissionAnswerCodeREQUESTSEXCEEDED:
+		return true
+	case AdmissionAnswerCodeSERVICENOTPERMITTED:
+		return true
+	case AdmissionAnswerCodeTOKENSEXCEEDED:
+		return true
+	case AdmissionAnswerCodeTOTALCOSTEXCEEDED:
+		return true
+	case AdmissionAnswerCodeWEEKLYCOSTEXCEEDED:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventKind.
 const (
 	EventKindAdjustment EventKind = "adjustment"
@@ -101,6 +158,39 @@ func (e KeyStatus) Valid() bool {
 	}
 }
 
+// Defines values for LimitStateName.
+const (
+	LimitStateNameConcurrency LimitStateName = "concurrency"
+	LimitStateNameDailyCost   LimitStateName = "dailyCost"
+	LimitStateNameMonthlyCost LimitStateName = "monthlyCost"
+	LimitStateNameRequests    LimitStateName = "requests"
+	LimitStateNameTokens      LimitStateName = "tokens"
+	LimitStateNameTotalCost   LimitStateName = "totalCost"
+	LimitStateNameWeeklyCost  LimitStateName = "weeklyCost"
+)
+
+// Valid indicates whether the value is a known member of the LimitStateName enum.
+func (e LimitStateName) Valid() bool {
+	switch e {
+	case LimitStateNameConcurrency:
+		return true
+	case LimitStateNameDailyCost:
+		return true
+	case LimitStateNameMonthlyCost:
+		return true
+	case LimitStateNameRequests:
+		return true
+	case LimitStateNameTokens:
+		return true
+	case LimitStateNameTotalCost:
+		return true
+	case LimitStateNameWeeklyCost:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for ReadinessStatus.
 const (
 	Degraded ReadinessStatus = "degraded"
@@ -142,25 +232,25 @@ func (e UsageResultStatus) Valid() bool {
 
 // Defines values for VerifyAnswerCode.
 const (
-	DISABLED  VerifyAnswerCode = "DISABLED"
-	EXPIRED   VerifyAnswerCode = "EXPIRED"
-	MALFORMED VerifyAnswerCode = "MALFORMED"
-	NOTFOUND  VerifyAnswerCode = "NOT_FOUND"
-	VALID     VerifyAnswerCode = "VALID"
+	VerifyAnswerCodeDISABLED  VerifyAnswerCode = "DISABLED"
+	VerifyAnswerCodeEXPIRED   VerifyAnswerCode = "EXPIRED"
+	VerifyAnswerCodeMALFORMED VerifyAnswerCode = "MALFORMED"
+	VerifyAnswerCodeNOTFOUND  VerifyAnswerCode = "NOT_FOUND"
+	VerifyAnswerCodeVALID     VerifyAnswerCode = "VALID"
 )
 
 // Valid indicates whether the value is a known member of the VerifyAnswerCode enum.
 func (e VerifyAnswerCode) Valid() bool {
 	switch e {
-	case DISABLED:
+	case VerifyAnswerCodeDISABLED:
 		return true
-	case EXPIRED:
+	case VerifyAnswerCodeEXPIRED:
 		return true
-	case MALFORMED:
+	case VerifyAnswerCodeMALFORMED:
 		return true
-	case NOTFOUND:
+	case VerifyAnswerCodeNOTFOUND:
 		return true
-	case VALID:
+	case VerifyAnswerCodeVALID:
 		return true
 	default:
 		return false
@@ -184,46 +274,46 @@ func (e VerifyRequestInclude) Valid() bool {
 
 // Defines values for ListKeysParamsSort.
 const (
-	Cost            ListKeysParamsSort = "cost"
-	CreatedAt       ListKeysParamsSort = "createdAt"
-	ExpiresAt       ListKeysParamsSort = "expiresAt"
-	LastUsedAt      ListKeysParamsSort = "lastUsedAt"
-	MinusCost       ListKeysParamsSort = "-cost"
-	MinusCreatedAt  ListKeysParamsSort = "-createdAt"
-	MinusExpiresAt  ListKeysParamsSort = "-expiresAt"
-	MinusLastUsedAt ListKeysParamsSort = "-lastUsedAt"
-	MinusName       ListKeysParamsSort = "-name"
-	MinusRequests   ListKeysParamsSort = "-requests"
-	Name            ListKeysParamsSort = "name"
-	Requests        ListKeysParamsSort = "requests"
+	ListKeysParamsSortCost            ListKeysParamsSort = "cost"
+	ListKeysParamsSortCreatedAt       ListKeysParamsSort = "createdAt"
+	ListKeysParamsSortExpiresAt       ListKeysParamsSort = "expiresAt"
+	ListKeysParamsSortLastUsedAt      ListKeysParamsSort = "lastUsedAt"
+	ListKeysParamsSortMinusCost       ListKeysParamsSort = "-cost"
+	ListKeysParamsSortMinusCreatedAt  ListKeysParamsSort = "-createdAt"
+	ListKeysParamsSortMinusExpiresAt  ListKeysParamsSort = "-expiresAt"
+	ListKeysParamsSortMinusLastUsedAt ListKeysParamsSort = "-lastUsedAt"
+	ListKeysParamsSortMinusName       ListKeysParamsSort = "-name"
+	ListKeysParamsSortMinusRequests   ListKeysParamsSort = "-requests"
+	ListKeysParamsSortName            ListKeysParamsSort = "name"
+	ListKeysParamsSortRequests        ListKeysParamsSort = "requests"
 )
 
 // Valid indicates whether the value is a known member of the ListKeysParamsSort enum.
 func (e ListKeysParamsSort) Valid() bool {
 	switch e {
-	case Cost:
+	case ListKeysParamsSortCost:
 		return true
-	case CreatedAt:
+	case ListKeysParamsSortCreatedAt:
 		return true
-	case ExpiresAt:
+	case ListKeysParamsSortExpiresAt:
 		return true
-	case LastUsedAt:
+	case ListKeysParamsSortLastUsedAt:
 		return true
-	case MinusCost:
+	case ListKeysParamsSortMinusCost:
 		return true
-	case MinusCreatedAt:
+	case ListKeysParamsSortMinusCreatedAt:
 		return true
-	case MinusExpiresAt:
+	case ListKeysParamsSortMinusExpiresAt:
 		return true
-	case MinusLastUsedAt:
+	case ListKeysParamsSortMinusLastUsedAt:
 		return true
-	case MinusName:
+	case ListKeysParamsSortMinusName:
 		return true
-	case MinusRequests:
+	case ListKeysParamsSortMinusRequests:
 		return true
-	case Name:
+	case ListKeysParamsSortName:
 		return true
-	case Requests:
+	case ListKeysParamsSortRequests:
 		return true
 	default:
 		return false
@@ -237,6 +327,60 @@ type AccountUsage = accountUsage
 type AccountUsageList struct {
 	Data       []AccountUsage `json:"data"`
 	NextCursor string         `json:"nextCursor"`
+}
+
+// AdmissionAnswer defines model for AdmissionAnswer.
+type AdmissionAnswer struct {
+	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
+	Allowed     bool                `json:"allowed"`
+	Code        AdmissionAnswerCode `json:"code"`
+	Explanation *[]Check            `json:"explanation,omitempty"`
+
+	// Key What a key may do.
+	Key *Key `json:"key,omitempty"`
+
+	// LeaseExpiresAt RFC 3339; in answers UTC with milliseconds.
+	LeaseExpiresAt *Time        `json:"leaseExpiresAt,omitempty"`
+	Limits         []LimitState `json:"limits"`
+	Message        string       `json:"message"`
+
+	// Observed The limit that an observing key went over.
+	Observed *string `json:"observed,omitempty"`
+
+	// Repeated An earlier request with this requestId was admitted.
+	Repeated          *bool  `json:"repeated,omitempty"`
+	RetryAfterSeconds *int64 `json:"retryAfterSeconds,omitempty"`
+}
+
+// AdmissionAnswerCode defines model for AdmissionAnswer.Code.
+type AdmissionAnswerCode string
+
+// AdmissionList defines model for AdmissionList.
+type AdmissionList struct {
+	Data []LiveAdmission `json:"data"`
+}
+
+// AdmissionRequest defines model for AdmissionRequest.
+type AdmissionRequest struct {
+	// APIKey The key text. Anything that is no such text is MALFORMED.
+	APIKey   *jsontext.Value `json:"apiKey,omitempty"`
+	DryRun   *bool           `json:"dryRun,omitempty"`
+	Estimate *struct {
+		// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
+		CostUsd *CostLimit `json:"costUsd,omitempty"`
+		Tokens  *int64     `json:"tokens,omitempty"`
+	} `json:"estimate,omitempty"`
+	Explain *bool `json:"explain,omitempty"`
+
+	// KeyID In place of apiKey, for an admin's dry run.
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
+
+	// LeaseSeconds Default: LEASE_TTL.
+	LeaseSeconds *int32  `json:"leaseSeconds,omitempty"`
+	Model        *string `json:"model,omitempty"`
+	RequestID    *string `json:"requestId,omitempty"`
+	Service      *string `json:"service,omitempty"`
+	UserAgent    *string `json:"userAgent,omitempty"`
 }
 
 // AuditEntry defines model for AuditEntry.
@@ -292,6 +436,13 @@ type Block struct {
 // Changed defines model for Changed.
 type Changed struct {
 	Changed int `json:"changed"`
+}
+
+// Check defines model for Check.
+type Check struct {
+	Check  string `json:"check"`
+	Detail string `json:"detail"`
+	Passed bool   `json:"passed"`
 }
 
 // ClientList defines model for ClientList.
@@ -479,12 +630,20 @@ type KeyList struct {
 
 // KeyNumbers defines model for KeyNumbers.
 type KeyNumbers struct {
+	// CurrentConcurrency Live leases.
+	CurrentConcurrency    int64 `json:"currentConcurrency"`
 	CurrentWindowRequests int64 `json:"currentWindowRequests"`
 	CurrentWindowTokens   int64 `json:"currentWindowTokens"`
 
 	// DailyCost US dollars, all digits.
 	DailyCost  USD        `json:"dailyCost"`
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost USD `json:"reservedCost"`
+
+	// ReservedTokens Reserved by admissions that are not settled.
+	ReservedTokens int64 `json:"reservedTokens"`
 
 	// TotalCost US dollars, all digits.
 	TotalCost     USD        `json:"totalCost"`
@@ -502,8 +661,46 @@ type KeyStatus string
 // KeyUpdate defines model for KeyUpdate.
 type KeyUpdate = key.Object
 
+// LimitState defines model for LimitState.
+type LimitState struct {
+	// Limit US dollars, all digits.
+	Limit USD            `json:"limit"`
+	Name  LimitStateName `json:"name"`
+
+	// Remaining US dollars, all digits.
+	Remaining USD `json:"remaining"`
+
+	// Reserved US dollars, all digits.
+	Reserved USD        `json:"reserved"`
+	ResetsAt *MaybeTime `json:"resetsAt"`
+
+	// Used US dollars, all digits.
+	Used USD `json:"used"`
+}
+
+// LimitStateName defines model for LimitState.Name.
+type LimitStateName string
+
 // LiteLLMPrices defines model for LiteLLMPrices.
 type LiteLLMPrices = jsontext.Value
+
+// LiveAdmission defines model for LiveAdmission.
+type LiveAdmission struct {
+	// AdmittedAt RFC 3339; in answers UTC with milliseconds.
+	AdmittedAt     Time               `json:"admittedAt"`
+	ID             openapi_types.UUID `json:"id"`
+	LeaseExpiresAt *MaybeTime         `json:"leaseExpiresAt"`
+	Model          *string            `json:"model"`
+	RequestID      *string            `json:"requestId"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost   USD   `json:"reservedCost"`
+	ReservedTokens int64 `json:"reservedTokens"`
+
+	// ReservedUntil RFC 3339; in answers UTC with milliseconds.
+	ReservedUntil Time    `json:"reservedUntil"`
+	Service       *string `json:"service"`
+}
 
 // MaybeTime defines model for MaybeTime.
 type MaybeTime = wire.Time
@@ -580,6 +777,19 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// RenewAnswer defines model for RenewAnswer.
+type RenewAnswer struct {
+	AdmissionID openapi_types.UUID `json:"admissionId"`
+
+	// LeaseExpiresAt RFC 3339; in answers UTC with milliseconds.
+	LeaseExpiresAt Time `json:"leaseExpiresAt"`
+}
+
+// RenewRequest defines model for RenewRequest.
+type RenewRequest struct {
+	LeaseSeconds *int32 `json:"leaseSeconds,omitempty"`
+}
+
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
@@ -651,8 +861,13 @@ type UsageAnswer struct {
 
 // UsageEvent defines model for UsageEvent.
 type UsageEvent struct {
-	AccountID *string             `json:"accountId,omitempty"`
-	KeyID     *openapi_types.UUID `json:"keyId,omitempty"`
+	AccountID *string `json:"accountId,omitempty"`
+
+	// AdmissionID Settles this admission.
+	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
+
+	// KeyID Required without an admissionId.
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
 
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
@@ -719,6 +934,9 @@ type VerifyRequestInclude string
 type VoidRequest struct {
 	Reason string `json:"reason"`
 }
+
+// AdmissionID defines model for AdmissionId.
+type AdmissionID = openapi_types.UUID
 
 // AsOf RFC 3339; in answers UTC with milliseconds.
 type AsOf = Time
@@ -870,6 +1088,12 @@ type ImportPricesParams struct {
 	EffectiveFrom *Time `form:"effectiveFrom,omitempty" json:"effectiveFrom,omitempty"`
 }
 
+// AdmitJSONRequestBody defines body for Admit for application/json ContentType.
+type AdmitJSONRequestBody = AdmissionRequest
+
+// RenewAdmissionJSONRequestBody defines body for RenewAdmission for application/json ContentType.
+type RenewAdmissionJSONRequestBody = RenewRequest
+
 // VoidEventJSONRequestBody defines body for VoidEvent for application/json ContentType.
 type VoidEventJSONRequestBody = VoidRequest
 
@@ -917,6 +1141,15 @@ type ServerInterface interface {
 	// GetAccountUsage What an account served
 	// (GET /v1/accounts/{accountId}/usage)
 	GetAccountUsage(ctx echo.Context, accountID string, params GetAccountUsageParams) error
+	// Admit Ask whether a request may go on
+	// (POST /v1/admissions)
+	Admit(ctx echo.Context) error
+	// ReleaseAdmission Release an admission that will not be settled
+	// (DELETE /v1/admissions/{id})
+	ReleaseAdmission(ctx echo.Context, id AdmissionID) error
+	// RenewAdmission Extend a live lease
+	// (POST /v1/admissions/{id}/renew)
+	RenewAdmission(ctx echo.Context, id AdmissionID) error
 	// ListClients Client programs that keys can be restricted to
 	// (GET /v1/clients)
 	ListClients(ctx echo.Context) error
@@ -956,6 +1189,9 @@ type ServerInterface interface {
 	// UpdateKey Change the fields that are named
 	// (PATCH /v1/keys/{id})
 	UpdateKey(ctx echo.Context, id KeyID, params UpdateKeyParams) error
+	// ListKeyAdmissions What a key holds at this moment
+	// (GET /v1/keys/{id}/admissions)
+	ListKeyAdmissions(ctx echo.Context, id KeyID) error
 	// ListKeyAudit Who changed a key
 	// (GET /v1/keys/{id}/audit)
 	ListKeyAudit(ctx echo.Context, id KeyID) error
@@ -1071,6 +1307,47 @@ func (w *ServerInterfaceWrapper) GetAccountUsage(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.GetAccountUsage(ctx, accountID, params)
+	return err
+}
+
+// Admit converts echo context to params.
+func (w *ServerInterfaceWrapper) Admit(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.Admit(ctx)
+	return err
+}
+
+// ReleaseAdmission converts echo context to params.
+func (w *ServerInterfaceWrapper) ReleaseAdmission(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id AdmissionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReleaseAdmission(ctx, id)
+	return err
+}
+
+// RenewAdmission converts echo context to params.
+func (w *ServerInterfaceWrapper) RenewAdmission(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id AdmissionID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RenewAdmission(ctx, id)
 	return err
 }
 
@@ -1398,6 +1675,22 @@ func (w *ServerInterfaceWrapper) UpdateKey(ctx echo.Context) error {
 	return err
 }
 
+// ListKeyAdmissions converts echo context to params.
+func (w *ServerInterfaceWrapper) ListKeyAdmissions(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListKeyAdmissions(ctx, id)
+	return err
+}
+
 // ListKeyAudit converts echo context to params.
 func (w *ServerInterfaceWrapper) ListKeyAudit(ctx echo.Context) error {
 	var err error
@@ -1653,6 +1946,9 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/readyz", wrapper.GetReady, options.OperationMiddlewares["GetReady"]...)
 	router.GET(options.BaseURL+"/v1/accounts/:accountId/usage", wrapper.GetAccountUsage, options.OperationMiddlewares["GetAccountUsage"]...)
 	router.GET(options.BaseURL+"/v1/accounts/usage", wrapper.ListAccountUsage, options.OperationMiddlewares["ListAccountUsage"]...)
+	router.POST(options.BaseURL+"/v1/admissions", wrapper.Admit, options.OperationMiddlewares["Admit"]...)
+	router.DELETE(options.BaseURL+"/v1/admissions/:id", wrapper.ReleaseAdmission, options.OperationMiddlewares["ReleaseAdmission"]...)
+	router.POST(options.BaseURL+"/v1/admissions/:id/renew", wrapper.RenewAdmission, options.OperationMiddlewares["RenewAdmission"]...)
 	router.GET(options.BaseURL+"/v1/clients", wrapper.ListClients, options.OperationMiddlewares["ListClients"]...)
 	router.GET(options.BaseURL+"/v1/events", wrapper.ListEvents, options.OperationMiddlewares["ListEvents"]...)
 	router.GET(options.BaseURL+"/v1/events/:id", wrapper.GetEvent, options.OperationMiddlewares["GetEvent"]...)
@@ -1662,6 +1958,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.DELETE(options.BaseURL+"/v1/keys/:id", wrapper.DeleteKey, options.OperationMiddlewares["DeleteKey"]...)
 	router.GET(options.BaseURL+"/v1/keys/:id", wrapper.GetKey, options.OperationMiddlewares["GetKey"]...)
 	router.PATCH(options.BaseURL+"/v1/keys/:id", wrapper.UpdateKey, options.OperationMiddlewares["UpdateKey"]...)
+	router.GET(options.BaseURL+"/v1/keys/:id/admissions", wrapper.ListKeyAdmissions, options.OperationMiddlewares["ListKeyAdmissions"]...)
 	router.GET(options.BaseURL+"/v1/keys/:id/audit", wrapper.ListKeyAudit, options.OperationMiddlewares["ListKeyAudit"]...)
 	router.POST(options.BaseURL+"/v1/keys/:id/restore", wrapper.RestoreKey, options.OperationMiddlewares["RestoreKey"]...)
 	router.POST(options.BaseURL+"/v1/keys/:id/rotate", wrapper.RotateKey, options.OperationMiddlewares["RotateKey"]...)
@@ -1841,6 +2138,130 @@ type GetAccountUsagedefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response GetAccountUsagedefaultApplicationProblemPlusJSONResponse) VisitGetAccountUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AdmitRequestObject struct {
+	Body *AdmitJSONRequestBody
+}
+
+type AdmitResponseObject interface {
+	VisitAdmitResponse(w http.ResponseWriter) error
+}
+
+type Admit200JSONResponse AdmissionAnswer
+
+func (response Admit200JSONResponse) VisitAdmitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type AdmitdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response AdmitdefaultApplicationProblemPlusJSONResponse) VisitAdmitResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReleaseAdmissionRequestObject struct {
+	ID AdmissionID `json:"id"`
+}
+
+type ReleaseAdmissionResponseObject interface {
+	VisitReleaseAdmissionResponse(w http.ResponseWriter) error
+}
+
+type ReleaseAdmission204Response struct {
+}
+
+func (response ReleaseAdmission204Response) VisitReleaseAdmissionResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type ReleaseAdmissiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ReleaseAdmissiondefaultApplicationProblemPlusJSONResponse) VisitReleaseAdmissionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RenewAdmissionRequestObject struct {
+	ID   AdmissionID `json:"id"`
+	Body *RenewAdmissionJSONRequestBody
+}
+
+type RenewAdmissionResponseObject interface {
+	VisitRenewAdmissionResponse(w http.ResponseWriter) error
+}
+
+type RenewAdmission200JSONResponse RenewAnswer
+
+func (response RenewAdmission200JSONResponse) VisitRenewAdmissionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RenewAdmissiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response RenewAdmissiondefaultApplicationProblemPlusJSONResponse) VisitRenewAdmissionResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -2445,6 +2866,49 @@ func (response UpdateKeydefaultApplicationProblemPlusJSONResponse) VisitUpdateKe
 	return err
 }
 
+type ListKeyAdmissionsRequestObject struct {
+	ID KeyID `json:"id"`
+}
+
+type ListKeyAdmissionsResponseObject interface {
+	VisitListKeyAdmissionsResponse(w http.ResponseWriter) error
+}
+
+type ListKeyAdmissions200JSONResponse AdmissionList
+
+func (response ListKeyAdmissions200JSONResponse) VisitListKeyAdmissionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyAdmissionsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ListKeyAdmissionsdefaultApplicationProblemPlusJSONResponse) VisitListKeyAdmissionsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListKeyAuditRequestObject struct {
 	ID KeyID `json:"id"`
 }
@@ -2981,6 +3445,15 @@ type StrictServerInterface interface {
 	// GetAccountUsage What an account served
 	// (GET /v1/accounts/{accountId}/usage)
 	GetAccountUsage(ctx context.Context, request GetAccountUsageRequestObject) (GetAccountUsageResponseObject, error)
+	// Admit Ask whether a request may go on
+	// (POST /v1/admissions)
+	Admit(ctx context.Context, request AdmitRequestObject) (AdmitResponseObject, error)
+	// ReleaseAdmission Release an admission that will not be settled
+	// (DELETE /v1/admissions/{id})
+	ReleaseAdmission(ctx context.Context, request ReleaseAdmissionRequestObject) (ReleaseAdmissionResponseObject, error)
+	// RenewAdmission Extend a live lease
+	// (POST /v1/admissions/{id}/renew)
+	RenewAdmission(ctx context.Context, request RenewAdmissionRequestObject) (RenewAdmissionResponseObject, error)
 	// ListClients Client programs that keys can be restricted to
 	// (GET /v1/clients)
 	ListClients(ctx context.Context, request ListClientsRequestObject) (ListClientsResponseObject, error)
@@ -3020,6 +3493,9 @@ type StrictServerInterface interface {
 	// UpdateKey Change the fields that are named
 	// (PATCH /v1/keys/{id})
 	UpdateKey(ctx context.Context, request UpdateKeyRequestObject) (UpdateKeyResponseObject, error)
+	// ListKeyAdmissions What a key holds at this moment
+	// (GET /v1/keys/{id}/admissions)
+	ListKeyAdmissions(ctx context.Context, request ListKeyAdmissionsRequestObject) (ListKeyAdmissionsResponseObject, error)
 	// ListKeyAudit Who changed a key
 	// (GET /v1/keys/{id}/audit)
 	ListKeyAudit(ctx context.Context, request ListKeyAuditRequestObject) (ListKeyAuditResponseObject, error)
@@ -3161,6 +3637,128 @@ func (sh *strictHandler) GetAccountUsage(ctx echo.Context, accountID string, par
 		return err
 	} else if validResponse, ok := response.(GetAccountUsageResponseObject); ok {
 		return validResponse.VisitGetAccountUsageResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// Admit operation middleware
+func (sh *strictHandler) Admit(ctx echo.Context) error {
+	var request AdmitRequestObject
+
+	var body AdmitJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.Admit(ctx.Request().Context(), request.(AdmitRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Admit")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(AdmitResponseObject); ok {
+		return validResponse.VisitAdmitResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReleaseAdmission operation middleware
+func (sh *strictHandler) ReleaseAdmission(ctx echo.Context, id AdmissionID) error {
+	var request ReleaseAdmissionRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReleaseAdmission(ctx.Request().Context(), request.(ReleaseAdmissionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReleaseAdmission")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReleaseAdmissionResponseObject); ok {
+		return validResponse.VisitReleaseAdmissionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RenewAdmission operation middleware
+func (sh *strictHandler) RenewAdmission(ctx echo.Context, id AdmissionID) error {
+	var request RenewAdmissionRequestObject
+
+	request.ID = id
+
+	var body RenewAdmissionJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		if !errors.Is(err, io.EOF) {
+			return err
+		}
+	} else {
+		request.Body = &body
+	}
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RenewAdmission(ctx.Request().Context(), request.(RenewAdmissionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RenewAdmission")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RenewAdmissionResponseObject); ok {
+		return validResponse.VisitRenewAdmissionResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -3639,6 +4237,31 @@ func (sh *strictHandler) UpdateKey(ctx echo.Context, id KeyID, params UpdateKeyP
 		return err
 	} else if validResponse, ok := response.(UpdateKeyResponseObject); ok {
 		return validResponse.VisitUpdateKeyResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListKeyAdmissions operation middleware
+func (sh *strictHandler) ListKeyAdmissions(ctx echo.Context, id KeyID) error {
+	var request ListKeyAdmissionsRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeyAdmissions(ctx.Request().Context(), request.(ListKeyAdmissionsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeyAdmissions")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListKeyAdmissionsResponseObject); ok {
+		return validResponse.VisitListKeyAdmissionsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/issue"
@@ -34,11 +35,13 @@ type Server struct {
 	Tokens   *access.Tokens
 	Keys     *issue.Keys
 	Verifier *verify.Verifier
+	Decider  *admit.Decider
 	Usage    *usage.Recorder
 	Stats    *usage.Stats
 	Prices   *price.Store
 	Passes   *expire.Passes
 	Clients  []config.Client
+	LeaseTTL time.Duration // length of a lease that asks for none
 	// SchemaBehind tells whether the database lacks a migration.
 	SchemaBehind func(context.Context) (bool, error)
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.

@@ -58,6 +58,9 @@ type keyDetails struct {
 	DailyCost              wire.USD   `json:"dailyCost"`
 	TotalCost              wire.USD   `json:"totalCost"`
 	LastUsedAt             *wire.Time `json:"lastUsedAt"`
+	CurrentConcurrency     int64      `json:"currentConcurrency"`
+	ReservedTokens         int64      `json:"reservedTokens"`
+	ReservedCost           wire.USD   `json:"reservedCost"`
 	CurrentWindowRequests  int64      `json:"currentWindowRequests"`
 	CurrentWindowTokens    int64      `json:"currentWindowTokens"`
 	WindowStartTime        *wire.Time `json:"windowStartTime"`
@@ -111,12 +114,13 @@ type usageRequest struct {
 
 // usageReport is usage.Report on the wire.
 type usageReport struct {
-	RequestID  *string        `json:"requestId"`
-	KeyID      *uuid.UUID     `json:"keyId"`
-	AccountID  *string        `json:"accountId"`
-	Model      *string        `json:"model"`
-	Usage      jsontext.Value `json:"usage"`
-	OccurredAt *wire.Time     `json:"occurredAt"`
+	RequestID   *string        `json:"requestId"`
+	AdmissionID *uuid.UUID     `json:"admissionId"`
+	KeyID       *uuid.UUID     `json:"keyId"`
+	AccountID   *string        `json:"accountId"`
+	Model       *string        `json:"model"`
+	Usage       jsontext.Value `json:"usage"`
+	OccurredAt  *wire.Time     `json:"occurredAt"`
 }
 
 func (r usageReport) report() usage.Report {
@@ -124,5 +128,5 @@ func (r usageReport) report() usage.Report {
 	if r.OccurredAt != nil {
 		at = &r.OccurredAt.Time
 	}
-	return usage.Report{RequestID: r.RequestID, KeyID: r.KeyID, AccountID: r.AccountID, Model: r.Model, Usage: r.Usage, OccurredAt: at}
+	return usage.Report{RequestID: r.RequestID, AdmissionID: r.AdmissionID, KeyID: r.KeyID, AccountID: r.AccountID, Model: r.Model, Usage: r.Usage, OccurredAt: at}
 }

@@ -52,8 +52,19 @@ func (p *Passes) Keys(ctx context.Context, who db.Actor, now *time.Time) (disabl
 	}
 }
 
+// Admissions closes admissions whose lease and reservation are both over, so that
+// a key's open ones stay few. Nothing is decided by it: what is over does not
+// count, closed or not.
+func (p *Passes) Admissions(ctx context.Context) error {
+	_, err := untilDone(ctx, func() (int64, error) { return p.DB.AdmissionSweep(ctx, nil) })
+	if err != nil {
+		return fmt.Errorf("closing admissions: %w", err)
+	}
+	return nil
+}
+
 // Tidy makes the ledger's next partitions, drops those past retention, and
-// removes ended secrets, old Idempotency-Keys and request ids past the
+// removes old admissions, ended secrets, old Idempotency-Keys and request ids past the
 // deduplication horizon, in small batches.
 func (p *Passes) Tidy(ctx context.Context) error {
 	made, err := p.DB.LedgerPartitionsMake(ctx)
@@ -66,6 +77,9 @@ func (p *Passes) Tidy(ctx context.Context) error {
 	}
 	removed := map[string]int64{}
 	for name, prune := range map[string]func() (int64, error){
+		"admissions": func() (int64, error) {
+			return p.DB.AdmissionPrune(ctx, db.AdmissionPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds())})
+		},
 		"secrets":         func() (int64, error) { return p.DB.SecretPrune(ctx, nil) },
 		"idempotencyKeys": func() (int64, error) { return p.DB.IdempotencyPrune(ctx, nil) },
 		"requestIds": func() (int64, error) {
@@ -76,7 +90,7 @@ func (p *Passes) Tidy(ctx context.Context) error {
 			return fmt.Errorf("removing old %s: %w", name, err)
 		}
 	}
-	if made+dropped > 0 || removed["secrets"]+removed["idempotencyKeys"]+removed["requestIds"] > 0 {
+	if sum := removed["admissions"] + removed["secrets"] + removed["idempotencyKeys"] + removed["requestIds"]; made > 0 || dropped > 0 || sum > 0 {
 		p.Log.InfoContext(ctx, "tidied up", "partitionsMade", made, "partitionsDropped", dropped, "removed", removed)
 	}
 	return nil

@@ -33,6 +33,9 @@ type Rules struct {
 	DefaultTokenLimit int64    // tokenLimit of a key that names none
 	Services          []string // what permissions may name besides "all"
 	Clients           []string // ids that allowedClients may name
+	// Comparable turns a model name into the form that lists of models are
+	// compared in.
+	Comparable func(model string) string
 }
 
 // Columns are validated fields by the api_keys column they go to.
@@ -116,6 +119,11 @@ func ForCreate(o Object, r Rules, named bool) (Columns, []FieldError) {
 			columns[f.column] = f.zero(r)
 		}
 	}
+	for entered, compared := range modelLists {
+		if _, set := columns[compared]; !set {
+			columns[compared] = columns[entered] // the default: none
+		}
+	}
 	return columns, ordered(wrong)
 }
 
@@ -145,7 +153,23 @@ func ForUpdate(o Object, r Rules) (Columns, []FieldError) {
 		}
 		columns[f.column] = value
 	}
+	for entered, compared := range modelLists {
+		if names, ok := columns[entered].([]string); ok {
+			columns[compared] = each(names, r.Comparable)
+		}
+	}
 	return columns, ordered(wrong)
+}
+
+// modelLists are the columns of model lists as entered, and as compared.
+var modelLists = map[string]string{"restricted_models": "restricted_model_names", "allowed_models": "allowed_model_names"}
+
+func each(names []string, do func(string) string) []string {
+	done := make([]string, len(names))
+	for i, name := range names {
+		done[i] = do(name)
+	}
+	return done
 }
 
 // JSON is the form that the KeyCreate and KeyUpdate queries take.

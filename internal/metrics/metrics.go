@@ -19,6 +19,8 @@ type Metrics struct {
 	Verified    *prometheus.CounterVec   // by code
 	Recorded    *prometheus.CounterVec   // usage events recorded, by whether they had a price
 	Repeated    *prometheus.CounterVec   // duplicate usage events, by whether their content differed
+	Decided     *prometheus.CounterVec   // admissions, by code and whether an observing key was let through
+	Dearer      prometheus.Counter       // settlements that cost more than was reserved
 	KeysExpired prometheus.Counter
 }
 
@@ -39,10 +41,14 @@ func New(pool PoolStat) *Metrics {
 			Name: "keyledger_usage_events_total", Help: "Usage events recorded; priced=false had no price and cost 0."}, []string{"priced"}),
 		Repeated: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyledger_usage_duplicates_total", Help: "Usage events answered as duplicates; conflict=true had other content."}, []string{"conflict"}),
+		Decided: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyledger_admissions_total", Help: "Decisions, by code; let_through=true went over a limit that its key only observes."}, []string{"code", "let_through"}),
+		Dearer: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "keyledger_settlements_dearer_total", Help: "Settlements that cost more than was reserved for them: estimates are too low."}),
 		KeysExpired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keyledger_keys_expired_total", Help: "Keys disabled because their end had passed."}),
 	}
-	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.KeysExpired,
+	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for name, pick := range map[string]func(open, inUse, most int32) int32{
 		"open":   func(open, _, _ int32) int32 { return open },

@@ -86,6 +86,28 @@ func (p Price) Cost(t Tokens) decimal.Decimal {
 	return sum.Shift(-perMillion).Round(scale)
 }
 
+// Dearest is the most that so many tokens can cost, in USD: all of them at the
+// highest of the entry's rates.
+func (p Price) Dearest(tokens int64) decimal.Decimal {
+	most := decimal.Zero
+	for _, r := range []*decimal.Decimal{
+		p.Base.Input, p.Base.Output, p.Base.CacheRead, p.Base.CacheWrite, p.Base.CacheWrite1h,
+		p.Long.Input, p.Long.Output, p.Long.CacheRead, p.Long.CacheWrite, p.Long.CacheWrite1h,
+	} {
+		if r != nil && r.GreaterThan(most) {
+			most = *r
+		}
+	}
+	if p.anthropic() { // a 1-hour write without a rate of its own costs twice the input
+		for _, input := range []*decimal.Decimal{p.Base.Input, p.Long.Input} {
+			if input != nil && input.Mul(two).GreaterThan(most) {
+				most = input.Mul(two)
+			}
+		}
+	}
+	return decimal.NewFromInt(tokens).Mul(most).Shift(-perMillion).RoundUp(scale)
+}
+
 func (p Price) anthropic() bool {
 	return strings.Contains(strings.ToLower(p.Provider), "anthropic") || strings.Contains(strings.ToLower(p.Model), "claude")
 }

@@ -41,6 +41,12 @@ func Fold(model string) string {
 	}, strings.ToLower(model))
 }
 
+// Comparable is a model name as allow and deny lists compare it: normalised and
+// folded.
+func Comparable(model string) string {
+	return Fold(Normalize(contextMarker.ReplaceAllString(strings.TrimSpace(model), "")))
+}
+
 // spellings are the folded names that a received name may stand under in the
 // catalogue, the closest first: as it is, without the provider's path, without
 // the Bedrock region, and normalised.

@@ -28,20 +28,22 @@ const UnknownModel = "unknown"
 
 // Report is one usage event as a relay sends it.
 type Report struct {
-	RequestID  *string        `json:"requestId"`
-	KeyID      *uuid.UUID     `json:"keyId"`
-	AccountID  *string        `json:"accountId"`
-	Model      *string        `json:"model"`
-	Usage      jsontext.Value `json:"usage"`
-	OccurredAt *time.Time     `json:"occurredAt"`
+	RequestID   *string        `json:"requestId"`
+	AdmissionID *uuid.UUID     `json:"admissionId"`
+	KeyID       *uuid.UUID     `json:"keyId"`
+	AccountID   *string        `json:"accountId"`
+	Model       *string        `json:"model"`
+	Usage       jsontext.Value `json:"usage"`
+	OccurredAt  *time.Time     `json:"occurredAt"`
 }
 
 // Event is a validated report.
 type Event struct {
 	ID            uuid.UUID // made before the first attempt, so that no retry doubles it
-	KeyID         uuid.UUID
-	AccountID     string // empty: none
-	Model         string // normalised
+	KeyID         uuid.UUID // zero: that of the admission
+	AdmissionID   uuid.UUID // zero: none
+	AccountID     string    // empty: none
+	Model         string    // normalised
 	ModelReceived string
 	RequestID     string    // empty: none
 	OccurredAt    time.Time // zero: at receipt
@@ -76,10 +78,14 @@ func Check(r Report, path string) (Event, []FieldError) {
 	if e.Model = price.Normalize(e.ModelReceived); e.Model == "" {
 		e.Model = e.ModelReceived
 	}
-	if r.KeyID == nil {
-		fail("keyId", "is required")
-	} else {
+	if r.AdmissionID != nil {
+		e.AdmissionID = *r.AdmissionID
+	}
+	if r.KeyID != nil {
 		e.KeyID = *r.KeyID
+	}
+	if r.KeyID == nil && r.AdmissionID == nil {
+		fail("keyId", "or admissionId is required")
 	}
 	if r.OccurredAt != nil {
 		e.OccurredAt = *r.OccurredAt
@@ -103,8 +109,11 @@ func (c Counts) Tokens() price.Tokens {
 
 // dedupKey is what an event is recorded once by within its key.
 func (e Event) dedupKey() string {
-	if e.RequestID != "" {
+	switch {
+	case e.RequestID != "":
 		return "r:" + e.RequestID
+	case e.AdmissionID != uuid.Nil:
+		return "a:" + e.AdmissionID.String()
 	}
 	return "e:" + e.ID.String()
 }

@@ -27,6 +27,7 @@ type Recorder struct {
 type Observer struct {
 	Recorded func(model string, priced bool)
 	Repeated func(conflict bool)
+	Dearer   func() // a settlement cost more than was reserved for it
 }
 
 // Result is what became of an event.
@@ -51,8 +52,11 @@ func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error)
 	if err != nil {
 		return nil, err
 	}
+	wrong, err := r.findKeys(ctx, events)
+	if err != nil {
+		return nil, err
+	}
 	entries := make([]entry, len(events))
-	var wrong []fault.Field
 	for i, e := range events {
 		entries[i] = newEntry(e)
 		if entries[i].occurredAt.IsZero() {
@@ -69,6 +73,41 @@ func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error)
 		return nil, fault.Fields(wrong...)
 	}
 	return r.append(ctx, entries, nil)
+}
+
+// findKeys gives events that name an admission its key, and names those whose
+// admission is unknown or another key's. Which key an admission belongs to never
+// changes, so reading it first is safe.
+func (r *Recorder) findKeys(ctx context.Context, events []Event) (wrong []fault.Field, err error) {
+	var ids []uuid.UUID
+	for _, e := range events {
+		if e.AdmissionID != uuid.Nil {
+			ids = append(ids, e.AdmissionID)
+		}
+	}
+	if ids == nil {
+		return nil, nil
+	}
+	rows, err := r.DB.AdmissionKeys(ctx, ids)
+	if err != nil {
+		return nil, fmt.Errorf("reading admissions: %w", err)
+	}
+	keys := make(map[uuid.UUID]uuid.UUID, len(rows))
+	for _, row := range rows {
+		keys[row.ID] = row.KeyID
+	}
+	for i, e := range events {
+		switch key, known := keys[e.AdmissionID]; {
+		case e.AdmissionID == uuid.Nil:
+		case !known:
+			wrong = append(wrong, fault.Field{Field: at(i, len(events), "admissionId"), Message: "is not the id of an admission that is remembered"})
+		case e.KeyID != uuid.Nil && e.KeyID != key:
+			wrong = append(wrong, fault.Field{Field: at(i, len(events), "keyId"), Message: "is not the key of this admission"})
+		default:
+			events[i].KeyID = key
+		}
+	}
+	return wrong, nil
 }
 
 // at names a field of event i; a single event's fields have no index.
@@ -129,6 +168,9 @@ func (r *Recorder) append(ctx context.Context, entries []entry, also func(*db.Qu
 	var repeats []entry
 	results := make([]Result, len(entries))
 	for i, e := range entries {
+		if rows[i].Dearer && r.Observe.Dearer != nil {
+			r.Observe.Dearer()
+		}
 		results[i] = Result{EventID: e.ID, RequestID: e.RequestID, KeyID: e.KeyID, Model: e.Model, Cost: e.cost, Priced: e.priced}
 		switch {
 		case rows[i].Refused:
@@ -159,8 +201,10 @@ func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, 
 	}
 	var params db.DedupFindParams
 	for _, e := range repeats {
-		params.KeyIDs = append(params.KeyIDs, e.KeyID)
-		params.DedupKeys = append(params.DedupKeys, e.dedup)
+		for _, dedup := range e.gates() {
+			params.KeyIDs = append(params.KeyIDs, e.KeyID)
+			params.DedupKeys = append(params.DedupKeys, dedup)
+		}
 	}
 	rows, err := r.DB.DedupFind(ctx, params)
 	if err != nil {
@@ -171,12 +215,23 @@ func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, 
 		first[pair{row.KeyID, row.DedupKey}] = row
 	}
 	for i, e := range entries {
-		if row, ok := first[pair{e.KeyID, e.dedup}]; ok && results[i].Duplicate {
-			results[i].EventID, results[i].Model, results[i].Cost, results[i].Priced = row.EventID, row.Model, row.Cost, row.Priced
-			results[i].Conflict = row.Fingerprint != e.fingerprint
+		for _, dedup := range e.gates() {
+			// A gate that this very event holds tells nothing: another one stopped it.
+			if row, ok := first[pair{e.KeyID, dedup}]; ok && results[i].Duplicate && row.EventID != e.ID {
+				results[i].EventID, results[i].Model, results[i].Cost, results[i].Priced = row.EventID, row.Model, row.Cost, row.Priced
+				results[i].Conflict = row.Fingerprint != e.fingerprint
+			}
 		}
 	}
 	return nil
+}
+
+// gates are what an entry must be the first with.
+func (e entry) gates() []string {
+	if e.AdmissionID == uuid.Nil || e.dedup == "a:"+e.AdmissionID.String() {
+		return []string{e.dedup}
+	}
+	return []string{e.dedup, "a:" + e.AdmissionID.String()}
 }
 
 func (r *Recorder) tell(results []Result) {
@@ -215,6 +270,7 @@ func arrays(entries []entry, timezone string) db.LedgerAppendParams {
 		p.Fingerprints = append(p.Fingerprints, e.fingerprint)
 		p.Adjusts = append(p.Adjusts, e.adjusts)
 		p.Reasons = append(p.Reasons, e.reason)
+		p.AdmissionIDs = append(p.AdmissionIDs, e.AdmissionID)
 	}
 	return p
 }

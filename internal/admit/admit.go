@@ -1,0 +1,258 @@
+// Package admit decides whether a request may go on: one call of the database
+// decides exactly, over all replicas and under any concurrency. It also extends
+// and releases what was admitted; settling is usage with an admission's id.
+package admit
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/config"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/price"
+)
+
+// Code is the answer to "may this request go on".
+type Code string
+
+// The codes, in the order in which they are tried, after those of verify.
+const (
+	ServiceNotPermitted Code = "SERVICE_NOT_PERMITTED"
+	ModelNotAllowed     Code = "MODEL_NOT_ALLOWED"
+	ClientNotAllowed    Code = "CLIENT_NOT_ALLOWED"
+	ConcurrencyExceeded Code = "CONCURRENCY_EXCEEDED"
+	RequestsExceeded    Code = "REQUESTS_EXCEEDED"
+	TokensExceeded      Code = "TOKENS_EXCEEDED"
+	DailyCostExceeded   Code = "DAILY_COST_EXCEEDED"
+	WeeklyCostExceeded  Code = "WEEKLY_COST_EXCEEDED"
+	MonthlyCostExceeded Code = "MONTHLY_COST_EXCEEDED"
+	TotalCostExceeded   Code = "TOTAL_COST_EXCEEDED"
+	Allowed             Code = "ALLOWED"
+)
+
+// messages are the codes in words.
+var messages = map[Code]string{
+	"NOT_FOUND": "API key not found", "DISABLED": "API key is disabled", "EXPIRED": "API key has expired",
+	ServiceNotPermitted: "The key may not use this service",
+	ModelNotAllowed:     "The key may not use this model",
+	ClientNotAllowed:    "The key may not be used by this client",
+	ConcurrencyExceeded: "Too many requests in flight",
+	RequestsExceeded:    "Too many requests in this window",
+	TokensExceeded:      "Too many tokens in this window",
+	DailyCostExceeded:   "The daily cost limit is reached",
+	WeeklyCostExceeded:  "The weekly cost limit is reached",
+	MonthlyCostExceeded: "The monthly cost limit is reached",
+	TotalCostExceeded:   "The total cost limit is reached",
+	Allowed:             "The request may go on",
+}
+
+// Request asks whether a request of a key may go on.
+type Request struct {
+	KeyID        uuid.UUID
+	RequestID    string           // empty: none; the same one gives the same admission
+	Service      string           // empty: not told
+	Model        string           // as received; empty: not told
+	UserAgent    string           // empty: not told
+	Tokens       int64            // estimate; 0: none
+	CostUSD      *decimal.Decimal // estimate; nil: from Tokens, else the key's own
+	LeaseSeconds int32            // 0: takes no slot
+	DryRun       bool             // decide, and consume nothing
+}
+
+// Limit is one limit that is set, as it stands after the decision.
+type Limit struct {
+	Name      string // requests, tokens, concurrency, dailyCost, weeklyCost, monthlyCost, totalCost
+	Limit     decimal.Decimal
+	Used      decimal.Decimal
+	Reserved  decimal.Decimal
+	Remaining decimal.Decimal
+	ResetsAt  *time.Time // nil: it does not, or no window is open
+}
+
+// Decision is the answer to a request.
+type Decision struct {
+	Allowed           bool
+	Code              Code
+	Message           string
+	Observed          Code       // the limit that an observing key went over; empty: none
+	RetryAfterSeconds *int64     // nil: waiting does not help, or nobody can tell
+	AdmissionID       uuid.UUID  // zero: none was made
+	LeaseExpiresAt    *time.Time // nil: no lease
+	Repeated          bool       // an earlier request with this id was admitted; nothing was consumed
+	Limits            []Limit
+	DecidedAt         time.Time
+}
+
+// Decider decides. It is safe for concurrent use.
+type Decider struct {
+	DB              *db.DB
+	Prices          *price.Store
+	Clients         []config.Client
+	Timezone        string          // IANA zone whose midnights part days
+	DefaultEstimate decimal.Decimal // USD reserved for a request without an estimate, on a key without one
+	ReservationTTL  time.Duration
+	RefuseUnpriced  bool // refuse models without a price on keys with a cost limit
+	Refusals        *Refusals
+}
+
+// none is what the statement takes as "no estimate".
+var none = decimal.NewFromInt(-1)
+
+// Decide decides one request. A refusal is an answer, not an error. now nil is
+// the database's clock, read after any wait.
+func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decision, error) {
+	all, err := d.DecideAll(ctx, []Request{r}, now)
+	if err != nil {
+		return Decision{}, err
+	}
+	return all[0], nil
+}
+
+// DecideAll decides requests in order, in one transaction; each sees what the
+// ones before it have taken.
+func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.Time) ([]Decision, error) {
+	params, err := d.params(ctx, requests, now)
+	if err != nil {
+		return nil, err
+	}
+	var rows []db.AdmitRow
+	err = d.DB.InTx(ctx, func(q *db.Queries) (err error) {
+		rows, err = q.Admit(ctx, params)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("deciding: %w", err)
+	}
+	decisions := make([]Decision, len(rows))
+	for i, row := range rows {
+		decisions[i] = decision(row)
+		if !requests[i].DryRun && !decisions[i].Repeated {
+			d.Refusals.count(requests[i].KeyID, row)
+		}
+	}
+	return decisions, nil
+}
+
+func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time) (db.AdmitParams, error) {
+	catalogue, at, err := d.Prices.Current(ctx)
+	if err != nil {
+		return db.AdmitParams{}, err
+	}
+	if now != nil {
+		at = *now
+	}
+	p := db.AdmitParams{DefaultEstimate: d.DefaultEstimate, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Zone: d.Timezone, At: now}
+	for _, r := range requests {
+		entry, priced := catalogue.Lookup(r.Model, at)
+		cost := none
+		switch {
+		case r.CostUSD != nil:
+			cost = *r.CostUSD
+		case r.Tokens > 0 && priced:
+			cost = entry.Dearest(r.Tokens)
+		}
+		p.IDs = append(p.IDs, uuid.Must(uuid.NewV7()))
+		p.KeyIDs = append(p.KeyIDs, r.KeyID)
+		p.RequestIDs = append(p.RequestIDs, r.RequestID)
+		p.Services = append(p.Services, r.Service)
+		p.Models = append(p.Models, r.Model)
+		p.ModelNames = append(p.ModelNames, price.Comparable(r.Model))
+		p.Clients = append(p.Clients, d.clientsOf(r.UserAgent))
+		p.Tokens = append(p.Tokens, r.Tokens)
+		p.Costs = append(p.Costs, cost)
+		p.LeaseSeconds = append(p.LeaseSeconds, r.LeaseSeconds)
+		p.Unpriced = append(p.Unpriced, d.RefuseUnpriced && !priced)
+		p.Dry = append(p.Dry, r.DryRun)
+	}
+	return p, nil
+}
+
+// clientsOf are the ids of the clients that a User-Agent may be, by comma.
+func (d *Decider) clientsOf(userAgent string) string {
+	var ids []string
+	for _, c := range d.Clients {
+		if userAgent != "" && c.Regexp.MatchString(userAgent) {
+			ids = append(ids, c.ID)
+		}
+	}
+	return strings.Join(ids, ",")
+}
+
+func decision(row db.AdmitRow) Decision {
+	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: instant(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil, Limits: limits(row), DecidedAt: row.DecidedAt}
+	if row.LetThrough {
+		d.Observed, d.Code = d.Code, Allowed
+	}
+	d.Allowed, d.Message = d.Code == Allowed, messages[d.Code]
+	if at := instant(row.RetryAt); at != nil && !d.Allowed {
+		wait := int64(math.Ceil(at.Sub(row.DecidedAt).Seconds()))
+		d.RetryAfterSeconds = &wait
+	}
+	return d
+}
+
+// instant is nil for the statement's "none".
+func instant(t time.Time) *time.Time {
+	if t.Year() <= 1 {
+		return nil
+	}
+	return &t
+}
+
+// limits are those that are set.
+func limits(row db.AdmitRow) (set []Limit) {
+	add := func(name string, limit, used, reserved decimal.Decimal, resetsAt time.Time) {
+		if limit.IsNegative() {
+			return
+		}
+		remaining := decimal.Max(decimal.Zero, limit.Sub(used).Sub(reserved))
+		set = append(set, Limit{name, limit, used, reserved, remaining, instant(resetsAt)})
+	}
+	n := decimal.NewFromInt
+	add("requests", n(row.RequestsLimit), n(row.RequestsUsed), decimal.Zero, row.WindowEnd)
+	add("tokens", n(row.TokensLimit), n(row.TokensUsed), n(row.TokensReserved), row.WindowEnd)
+	add("concurrency", n(row.ConcurrencyLimit), n(row.ConcurrencyUsed), decimal.Zero, time.Time{})
+	add("dailyCost", row.DailyLimit, row.DailyUsed, row.CostReserved, row.DayEnd)
+	add("weeklyCost", row.WeeklyLimit, row.WeeklyUsed, row.CostReserved, row.WeekEnd)
+	add("monthlyCost", row.MonthlyLimit, row.MonthlyUsed, row.CostReserved, row.MonthEnd)
+	add("totalCost", row.TotalLimit, row.TotalUsed, row.CostReserved, time.Time{})
+	return set
+}
+
+// Release ends an admission that will not be settled. Doing it again, or after
+// settlement, is harmless. NotFound when there is none.
+func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
+	n, err := d.DB.AdmissionRelease(ctx, id)
+	if err != nil {
+		return fmt.Errorf("releasing an admission: %w", err)
+	}
+	if n == 0 {
+		return notFound()
+	}
+	return nil
+}
+
+// Renew extends a live lease to so many seconds from now and returns its end.
+// A lease that is over is a Conflict: its slot may be another's by now.
+func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
+	rows, err := d.DB.AdmissionRenew(ctx, db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), At: now})
+	if err != nil {
+		return time.Time{}, fmt.Errorf("renewing a lease: %w", err)
+	}
+	if len(rows) == 0 {
+		return time.Time{}, notFound()
+	}
+	if !rows[0].Renewed {
+		return time.Time{}, fault.New(fault.Conflict, "The lease is over: it was settled, released, or not renewed in time. Ask for another admission.")
+	}
+	return rows[0].LeaseExpiresAt, nil
+}
+
+func notFound() error { return fault.New(fault.NotFound, "No such admission.") }

@@ -1,0 +1,433 @@
+package admit_test
+
+import (
+	"context"
+	"fmt"
+
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/config"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+var (
+	ctx   = context.Background()
+	start = time.Date(2026, 3, 2, 10, 0, 0, 0, time.UTC) // a Monday
+)
+
+func usd(text string) decimal.Decimal { return decimal.RequireFromString(text) }
+
+func ptr[T any](v T) *T { return &v }
+
+// stand is what a test decides with.
+type stand struct {
+	t      testing.TB
+	db     *db.DB
+	admit  *admit.Decider
+	record *usage.Recorder
+}
+
+func newStand(t testing.TB, d *db.DB, zone string) *stand {
+	t.Helper()
+	prices := &price.Store{DB: d}
+	if _, err := prices.PutBuiltin(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.Load([]string{"DATABASE_URL=x", "KEYLEDGER_PEPPERS=p:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &stand{t, d, &admit.Decider{DB: d, Prices: prices, Clients: cfg.Clients, Timezone: zone, ReservationTTL: time.Hour, Refusals: &admit.Refusals{DB: d, Timezone: zone}},
+		&usage.Recorder{DB: d, Prices: prices, Timezone: zone}}
+}
+
+func (s *stand) key(fields key.Columns) uuid.UUID {
+	s.t.Helper()
+	id, _ := pgtest.Key(s.t, s.db, pgtest.KeyRow{Fields: fields})
+	return id
+}
+
+func (s *stand) ask(r admit.Request, at time.Time) admit.Decision {
+	s.t.Helper()
+	d, err := s.admit.Decide(ctx, r, &at)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return d
+}
+
+func (s *stand) want(r admit.Request, at time.Time, code admit.Code) admit.Decision {
+	s.t.Helper()
+	d := s.ask(r, at)
+	if d.Code != code {
+		s.t.Errorf("%s: %s, want %s (%+v)", at.Format(time.RFC3339Nano), d.Code, code, d)
+	}
+	return d
+}
+
+// Guarantee: restrictions are tried in the contract's order, and leaving out what
+// a key is restricted by is no way round it.
+func TestRestrictions(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	const agent = "claude-cli/1.0.58 (external, cli)"
+	names := func(models ...string) key.Columns {
+		compared := []string{}
+		for _, m := range models {
+			compared = append(compared, price.Comparable(m))
+		}
+		return key.Columns{"enable_model_restriction": true, "restricted_models": append([]string{}, models...), "restricted_model_names": compared}
+	}
+	allow := key.Columns{"enable_model_restriction": true, "allowed_models": []string{"claude-sonnet-4"}, "allowed_model_names": []string{price.Comparable("claude-sonnet-4")}}
+	for i, c := range []struct {
+		fields key.Columns
+		ask    admit.Request
+		want   admit.Code
+	}{
+		{nil, admit.Request{}, admit.Allowed},
+		{key.Columns{"is_active": false, "expires_at": start.Add(-1)}, admit.Request{}, "DISABLED"},
+		{key.Columns{"expires_at": start.Add(-time.Microsecond)}, admit.Request{}, "EXPIRED"},
+		{key.Columns{"expires_at": start}, admit.Request{}, admit.Allowed},
+		{key.Columns{"permissions": []string{"claude"}}, admit.Request{Service: "claude"}, admit.Allowed},
+		{key.Columns{"permissions": []string{"claude"}}, admit.Request{Service: "gemini"}, admit.ServiceNotPermitted},
+		{key.Columns{"permissions": []string{"claude"}}, admit.Request{}, admit.ServiceNotPermitted},
+		{names("claude-opus-4_1"), admit.Request{Model: "us.anthropic.CLAUDE-opus-4-1-v1:0"}, admit.ModelNotAllowed},
+		{names("claude-opus-4_1"), admit.Request{Model: "claude-opus-4-1[1m]"}, admit.ModelNotAllowed},
+		{names("claude-opus-4_1"), admit.Request{Model: "claude-opus-4"}, admit.Allowed},
+		{names("claude-opus-4_1"), admit.Request{}, admit.ModelNotAllowed},
+		{names(), admit.Request{}, admit.Allowed},
+		{allow, admit.Request{Model: "Claude_Sonnet_4"}, admit.Allowed},
+		{allow, admit.Request{Model: "claude-sonnet-4-5"}, admit.ModelNotAllowed},
+		{allow, admit.Request{}, admit.ModelNotAllowed},
+		{key.Columns{"restricted_model_names": []string{"x"}}, admit.Request{Model: "x"}, admit.Allowed},
+		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"claude_code"}}, admit.Request{UserAgent: agent}, admit.Allowed},
+		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"gemini_cli"}}, admit.Request{UserAgent: agent}, admit.ClientNotAllowed},
+		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"claude_code"}}, admit.Request{}, admit.ClientNotAllowed},
+		{key.Columns{"enable_client_restriction": true}, admit.Request{}, admit.Allowed},
+	} {
+		c.ask.KeyID = s.key(c.fields)
+		if d := s.ask(c.ask, start); d.Code != c.want || d.Allowed != (c.want == admit.Allowed) || d.Message == "" {
+			t.Errorf("case %d: %+v, want %s", i, d, c.want)
+		}
+	}
+	s.want(admit.Request{KeyID: uuid.New()}, start, "NOT_FOUND")
+	if n := pgtest.Scan[int](t, s.db, "SELECT count(*) FROM admissions"); n != 9 {
+		t.Errorf("%d admissions are written, want one for each allowed request", n)
+	}
+}
+
+// Guarantee: a window starts at the first admitted request, counts requests and
+// tokens, refuses at its last millisecond and starts anew at its end.
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	id := s.key(key.Columns{"rate_limit_window": 60, "rate_limit_requests": 2, "token_limit": 0})
+	s.want(admit.Request{KeyID: id}, start, admit.Allowed)
+	d := s.want(admit.Request{KeyID: id}, start.Add(time.Minute), admit.Allowed)
+	if l := d.Limits[0]; l.Name != "requests" || l.Used.String() != "2" || l.Remaining.String() != "0" || !l.ResetsAt.Equal(start.Add(time.Hour)) {
+		t.Errorf("the limit reads %+v", l)
+	}
+	d = s.want(admit.Request{KeyID: id}, start.Add(time.Hour-time.Millisecond), admit.RequestsExceeded)
+	if *d.RetryAfterSeconds != 1 {
+		t.Errorf("retry after %d s at the last millisecond", *d.RetryAfterSeconds)
+	}
+	if d := s.ask(admit.Request{KeyID: id}, start.Add(time.Minute)); *d.RetryAfterSeconds != 59*60 {
+		t.Errorf("retry after %d s, want 3540", *d.RetryAfterSeconds)
+	}
+	d = s.want(admit.Request{KeyID: id}, start.Add(time.Hour), admit.Allowed)
+	if l := d.Limits[0]; l.Used.String() != "1" || !l.ResetsAt.Equal(start.Add(2*time.Hour)) {
+		t.Errorf("the next window reads %+v", l)
+	}
+	tokens := s.key(key.Columns{"rate_limit_window": 60, "token_limit": 1000})
+	now := time.Now()
+	first := s.want(admit.Request{KeyID: tokens, Tokens: 600}, now, admit.Allowed)
+	d = s.want(admit.Request{KeyID: tokens, Tokens: 401}, now, admit.TokensExceeded)
+	if l := d.Limits[0]; l.Name != "tokens" || l.Reserved.String() != "600" || l.Remaining.String() != "400" {
+		t.Errorf("the token limit reads %+v", l)
+	}
+	s.want(admit.Request{KeyID: tokens, Tokens: 400}, now, admit.Allowed)
+	s.want(admit.Request{KeyID: tokens}, now, admit.TokensExceeded)
+	if d := s.ask(admit.Request{KeyID: tokens, Tokens: 1001}, now); d.RetryAfterSeconds != nil {
+		t.Error("waiting does not help an estimate above the limit")
+	}
+	s.settle(first.AdmissionID, 100, "")
+	s.want(admit.Request{KeyID: tokens, Tokens: 501}, now, admit.TokensExceeded)
+	s.want(admit.Request{KeyID: tokens, Tokens: 500}, now, admit.Allowed)
+	none := s.key(key.Columns{"rate_limit_requests": 1, "token_limit": 1})
+	for range 3 {
+		s.want(admit.Request{KeyID: none, Tokens: 5}, start, admit.Allowed)
+	}
+}
+
+// settle records input tokens of gpt-4o ($2.50 a million) for an admission.
+func (s *stand) settle(admission uuid.UUID, tokens int64, requestID string) usage.Result {
+	s.t.Helper()
+	r, err := s.record.Record(ctx, []usage.Event{{AdmissionID: admission, RequestID: requestID, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: tokens}}})
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return r[0]
+}
+
+// Guarantee: slots are live leases: given back by time to the millisecond, by
+// release and by settlement, extended by renewal while they live and not after.
+func TestConcurrency(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	id := s.key(key.Columns{"concurrency_limit": 2})
+	a := s.want(admit.Request{KeyID: id, LeaseSeconds: 60}, start, admit.Allowed)
+	s.want(admit.Request{KeyID: id, LeaseSeconds: 30}, start, admit.Allowed)
+	d := s.want(admit.Request{KeyID: id, LeaseSeconds: 60}, start.Add(500*time.Millisecond), admit.ConcurrencyExceeded)
+	if *d.RetryAfterSeconds != 30 || d.Limits[0].Used.String() != "2" {
+		t.Errorf("%+v", d)
+	}
+	s.want(admit.Request{KeyID: id}, start, admit.Allowed) // takes no slot
+	s.want(admit.Request{KeyID: id, LeaseSeconds: 60}, start.Add(30*time.Second-time.Millisecond), admit.ConcurrencyExceeded)
+	c := s.want(admit.Request{KeyID: id, LeaseSeconds: 60}, start.Add(30*time.Second), admit.Allowed)
+	s.want(admit.Request{KeyID: id, LeaseSeconds: 60}, start.Add(31*time.Second), admit.ConcurrencyExceeded)
+	for range 2 {
+		if err := s.admit.Release(ctx, c.AdmissionID); err != nil {
+			t.Error(err)
+		}
+	}
+	s.want(admit.Request{KeyID: id, LeaseSeconds: 60}, start.Add(31*time.Second), admit.Allowed)
+	end, err := s.admit.Renew(ctx, a.AdmissionID, 100, ptr(start.Add(59*time.Second)))
+	if err != nil || !end.Equal(start.Add(159*time.Second)) {
+		t.Errorf("renewed to %s: %v", end, err)
+	}
+	if _, err := s.admit.Renew(ctx, a.AdmissionID, 100, ptr(start.Add(159*time.Second))); err == nil {
+		t.Error("a lease that was over was renewed")
+	}
+	b := s.want(admit.Request{KeyID: id, LeaseSeconds: 3600}, start.Add(200*time.Second), admit.Allowed)
+	s.settle(b.AdmissionID, 1, "")
+	if _, err := s.admit.Renew(ctx, b.AdmissionID, 100, ptr(start.Add(201*time.Second))); err == nil {
+		t.Error("a settled lease was renewed")
+	}
+	for _, id := range []uuid.UUID{uuid.New()} {
+		if _, err := s.admit.Renew(ctx, id, 100, nil); err == nil || s.admit.Release(ctx, id) == nil {
+			t.Error("an admission that is not there was renewed or released")
+		}
+	}
+}
+
+// Guarantee: reservations hold each cost limit exactly; they outlive their lease,
+// and end with settlement, release or their own time; a settlement counts once,
+// by its admission or its request id, late too.
+func TestCost(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	now := time.Now()
+	for column, code := range map[string]admit.Code{"daily_cost_limit": admit.DailyCostExceeded, "weekly_cost_limit": admit.WeeklyCostExceeded, "monthly_cost_limit": admit.MonthlyCostExceeded, "total_cost_limit": admit.TotalCostExceeded} {
+		id := s.key(key.Columns{column: "0.01", "estimate_per_request": "0.004"})
+		a := s.want(admit.Request{KeyID: id, LeaseSeconds: 5}, now, admit.Allowed)
+		s.want(admit.Request{KeyID: id, CostUSD: ptr(usd("0.006000000001"))}, now, code)
+		b := s.want(admit.Request{KeyID: id, CostUSD: ptr(usd("0.006"))}, now, admit.Allowed)
+		s.want(admit.Request{KeyID: id, CostUSD: ptr(decimal.Zero)}, now, code)
+		s.want(admit.Request{KeyID: id}, now.Add(59*time.Minute), code) // the lease is long over, the reservation not
+		if r := s.settle(a.AdmissionID, 800, ""); r.Cost.String() != "0.002" || r.Duplicate || r.KeyID != id {
+			t.Errorf("settled: %+v", r)
+		}
+		for _, request := range []string{"", "another"} {
+			if r := s.settle(a.AdmissionID, 800, request); !r.Duplicate || r.Cost.String() != "0.002" {
+				t.Errorf("settled again as %q: %+v", request, r)
+			}
+		}
+		c := s.want(admit.Request{KeyID: id, CostUSD: ptr(usd("0.002"))}, now, admit.Allowed)
+		if err := s.admit.Release(ctx, c.AdmissionID); err != nil {
+			t.Error(err)
+		}
+		d := s.want(admit.Request{KeyID: id, CostUSD: ptr(usd("0.002")), DryRun: true}, now, admit.Allowed)
+		if l := d.Limits[0]; l.Used.String() != "0.002" || l.Reserved.String() != "0.006" || l.Remaining.String() != "0.002" || d.AdmissionID != uuid.Nil {
+			t.Errorf("%s reads %+v", column, l)
+		}
+		if r := s.settle(b.AdmissionID, 40000, "late"); r.Cost.String() != "0.1" { // dearer than its estimate: it happened
+			t.Errorf("settled late: %+v", r)
+		}
+		s.want(admit.Request{KeyID: id}, now, code)
+	}
+	free := s.key(nil)
+	s.want(admit.Request{KeyID: free, Tokens: 1 << 50}, now, admit.Allowed)
+	tokens := s.key(key.Columns{"daily_cost_limit": "0.01"})
+	s.want(admit.Request{KeyID: tokens, Model: "gpt-4o", Tokens: 1000}, now, admit.Allowed) // $10 a million at the dearest
+	s.want(admit.Request{KeyID: tokens, Model: "gpt-4o", Tokens: 1}, now, admit.DailyCostExceeded)
+	s.admit.RefuseUnpriced = true
+	s.want(admit.Request{KeyID: s.key(key.Columns{"daily_cost_limit": 1}), Model: "nobody-knows"}, now, admit.ModelNotAllowed)
+	s.want(admit.Request{KeyID: free, Model: "nobody-knows"}, now, admit.Allowed)
+}
+
+// Guarantee: days, ISO weeks and months of cost limits begin and end where the
+// zone says, across a change to summer time, half hours and the year's end, and
+// resetsAt is the true start of the next.
+func TestPeriods(t *testing.T) {
+	t.Parallel()
+	for zone, cases := range map[string][]struct{ column, used, last, next string }{
+		"Europe/Berlin":    {{"daily_cost_limit", "2026-03-29T12:00:00Z", "2026-03-29T21:59:59.999Z", "2026-03-29T22:00:00Z"}, {"monthly_cost_limit", "2025-12-31T12:00:00Z", "2025-12-31T22:59:59.999Z", "2025-12-31T23:00:00Z"}, {"weekly_cost_limit", "2026-03-23T00:00:00Z", "2026-03-29T21:59:59.999Z", "2026-03-29T22:00:00Z"}},
+		"Asia/Kolkata":     {{"daily_cost_limit", "2026-01-01T00:00:00Z", "2026-01-01T18:29:59.999Z", "2026-01-01T18:30:00Z"}, {"weekly_cost_limit", "2025-12-30T00:00:00Z", "2026-01-04T18:29:59.999Z", "2026-01-04T18:30:00Z"}},
+		"America/St_Johns": {{"daily_cost_limit", "2025-11-02T12:00:00Z", "2025-11-03T03:29:59.999Z", "2025-11-03T03:30:00Z"}},
+	} {
+		s := newStand(t, pgtest.New(t), zone)
+		for _, c := range cases {
+			at := func(text string) time.Time {
+				i, err := time.Parse(time.RFC3339Nano, text)
+				if err != nil {
+					t.Fatal(err)
+				}
+				return i
+			}
+			id := s.key(key.Columns{c.column: "0.01"})
+			if _, err := s.record.Record(ctx, []usage.Event{{KeyID: id, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: 4000}, OccurredAt: at(c.used)}}); err != nil {
+				t.Fatal(err)
+			}
+			d := s.ask(admit.Request{KeyID: id}, at(c.last))
+			if d.Allowed || *d.RetryAfterSeconds != 1 || !d.Limits[0].ResetsAt.Equal(at(c.next)) {
+				t.Errorf("%s %s at the last millisecond: %+v", zone, c.column, d)
+			}
+			if d := s.ask(admit.Request{KeyID: id}, at(c.next)); !d.Allowed {
+				t.Errorf("%s %s at the first instant: %+v", zone, c.column, d)
+			}
+		}
+	}
+}
+
+// Guarantee: an observing key is let through over its limits, which are counted;
+// restrictions still refuse it.
+func TestObserve(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	id := s.key(key.Columns{"enforcement": "observe", "rate_limit_window": 60, "rate_limit_requests": 1, "permissions": []string{"claude"}})
+	ask := admit.Request{KeyID: id, Service: "claude"}
+	s.want(ask, start, admit.Allowed)
+	for range 3 {
+		if d := s.want(ask, start, admit.Allowed); d.Observed != admit.RequestsExceeded || d.AdmissionID == uuid.Nil {
+			t.Errorf("%+v", d)
+		}
+	}
+	s.want(admit.Request{KeyID: id, Service: "gemini"}, start, admit.ServiceNotPermitted)
+	for range 2 {
+		if err := s.admit.Refusals.Flush(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := pgtest.Scan[string](t, s.db, "SELECT string_agg(concat_ws(' ', code, let_through, refusals), ', ' ORDER BY code) FROM admission_refusals")
+	if got != "REQUESTS_EXCEEDED t 3, SERVICE_NOT_PERMITTED f 1" {
+		t.Errorf("counted: %s", got)
+	}
+}
+
+// Guarantee: the same request id gives the same admission and consumes nothing,
+// in one batch, in another, and after settlement.
+func TestSameRequest(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	id := s.key(key.Columns{"rate_limit_window": 60, "rate_limit_requests": 2, "concurrency_limit": 2})
+	ask := admit.Request{KeyID: id, RequestID: "r", LeaseSeconds: 60}
+	batch, err := s.admit.DecideAll(ctx, []admit.Request{ask, ask, {KeyID: id, LeaseSeconds: 60}, {KeyID: id, LeaseSeconds: 60}}, &start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if batch[0].AdmissionID != batch[1].AdmissionID || !batch[1].Repeated || batch[0].Repeated || !batch[2].Allowed || batch[3].Code != admit.ConcurrencyExceeded || *batch[3].RetryAfterSeconds != 60 {
+		t.Errorf("the batch: %+v", batch)
+	}
+	again := s.want(ask, start.Add(time.Second), admit.Allowed)
+	if again.AdmissionID != batch[0].AdmissionID || !again.Repeated {
+		t.Errorf("asked again: %+v", again)
+	}
+	s.settle(again.AdmissionID, 1, "r")
+	if d := s.want(ask, start.Add(time.Hour), admit.Allowed); d.AdmissionID != batch[0].AdmissionID {
+		t.Errorf("after settlement: %+v", d)
+	}
+	s.want(admit.Request{KeyID: s.key(nil), RequestID: "r"}, start, admit.Allowed) // another key's request
+}
+
+// Guarantee: a batch is decided in order: a request that does not fit takes
+// nothing from a later one that does.
+func TestBatchOrder(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	id := s.key(key.Columns{"total_cost_limit": 10})
+	other := s.key(key.Columns{"total_cost_limit": 1})
+	var batch []admit.Request
+	for _, cost := range []string{"8", "5", "2", "0.000000000001"} {
+		batch = append(batch, admit.Request{KeyID: id, CostUSD: ptr(usd(cost))}, admit.Request{KeyID: other, CostUSD: ptr(usd("0.5"))})
+	}
+	got, err := s.admit.DecideAll(ctx, batch, &start)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var text []string
+	for _, d := range got {
+		text = append(text, fmt.Sprint(d.Allowed))
+	}
+	if want := "true true false true true false false false"; strings.Join(text, " ") != want {
+		t.Errorf("decided %s, want %s", strings.Join(text, " "), want)
+	}
+}
+
+// Guarantee: a refusal changes no row.
+func TestRefusalWritesNothing(t *testing.T) {
+	d := pgtest.New(t)
+	s := newStand(t, d, "UTC")
+	id := s.key(key.Columns{"rate_limit_window": 60, "rate_limit_requests": 1})
+	s.want(admit.Request{KeyID: id}, start, admit.Allowed)
+	changes := func() string {
+		time.Sleep(1200 * time.Millisecond) // sessions hand their statistics over at most once a second
+		for range 8 {
+			_, _ = d.Now(ctx)
+		}
+		time.Sleep(200 * time.Millisecond)
+		return pgtest.Scan[string](t, d, "SELECT string_agg(concat_ws(' ', relname, n_tup_ins, n_tup_upd, n_tup_del), ', ' ORDER BY relname) FROM pg_stat_user_tables")
+	}
+	before := changes()
+	for range 50 {
+		s.want(admit.Request{KeyID: id}, start, admit.RequestsExceeded)
+	}
+	if after := changes(); after != before {
+		t.Errorf("refusals changed rows:\n%s\n%s", before, after)
+	}
+	if err := s.admit.Refusals.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if n := pgtest.Scan[int](t, d, "SELECT sum(refusals) FROM admission_refusals"); n != 50 {
+		t.Errorf("%d refusals are counted", n)
+	}
+}
+
+// Guarantee: with 30 parallel requests without an estimate on a $0.01 limit and
+// 0.001 reserved for each, exactly 10 pass (the original let all 30 through).
+func TestThirty(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	id := s.key(key.Columns{"daily_cost_limit": "0.01", "estimate_per_request": "0.001"})
+	var passed sync.Map
+	var group sync.WaitGroup
+	for i := range 30 {
+		group.Go(func() {
+			d, err := s.admit.Decide(ctx, admit.Request{KeyID: id, LeaseSeconds: 60}, nil)
+			if err != nil {
+				t.Error(err)
+			}
+			if d.Allowed {
+				passed.Store(i, true)
+			}
+		})
+	}
+	group.Wait()
+	n := 0
+	passed.Range(func(any, any) bool { n++; return true })
+	if n != 10 {
+		t.Errorf("%d of 30 passed, want 10", n)
+	}
+}

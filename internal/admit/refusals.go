@@ -1,0 +1,82 @@
+package admit
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+)
+
+// Refusals counts refusals in memory and writes them in groups, so that a
+// refusal itself changes no row.
+type Refusals struct {
+	DB       *db.DB
+	Timezone string
+	Observe  func(code string, letThrough bool) // told of each decision; may be nil
+
+	mu     sync.Mutex
+	counts map[refusal]int64
+}
+
+type refusal struct {
+	key        uuid.UUID
+	code       string
+	letThrough bool
+}
+
+// most bounds the distinct counts kept in memory between two writes. Refusals of
+// more keys than that are in the metrics only.
+const most = 100_000
+
+func (r *Refusals) count(key uuid.UUID, row db.AdmitRow) {
+	if r == nil {
+		return
+	}
+	if r.Observe != nil {
+		r.Observe(row.Code, row.LetThrough)
+	}
+	if Code(row.Code) == Allowed {
+		return
+	}
+	r.add(refusal{key, row.Code, row.LetThrough}, 1)
+}
+
+func (r *Refusals) add(what refusal, n int64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.counts == nil {
+		r.counts = map[refusal]int64{}
+	}
+	if _, known := r.counts[what]; known || len(r.counts) < most {
+		r.counts[what] += n
+	}
+}
+
+// Flush writes what was counted since the last one. What cannot be written is
+// kept for the next.
+func (r *Refusals) Flush(ctx context.Context) error {
+	r.mu.Lock()
+	counts := r.counts
+	r.counts = nil
+	r.mu.Unlock()
+	if len(counts) == 0 {
+		return nil
+	}
+	p := db.RefusalsAddParams{Timezone: r.Timezone}
+	for what, n := range counts {
+		p.KeyIDs = append(p.KeyIDs, what.key)
+		p.Codes = append(p.Codes, what.code)
+		p.LetThrough = append(p.LetThrough, what.letThrough)
+		p.Refusals = append(p.Refusals, n)
+	}
+	if err := r.DB.RefusalsAdd(ctx, p); err != nil {
+		for what, n := range counts {
+			r.add(what, n)
+		}
+		return fmt.Errorf("writing counts of refusals: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,187 @@
+package api
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/verify"
+)
+
+// AuthzHandler answers /v1/authz for reverse proxies (nginx auth_request, Caddy
+// and Traefik forward_auth, HAProxy, Envoy ext_authz over HTTP): the decision of
+// an admission, told by status and headers. It needs no access token, so it lives
+// on a listener of its own that only the proxy reaches.
+//
+// It counts requests and checks budgets; a slot of concurrency is taken only with
+// ?lease=SECONDS. ?deny=403 answers every refusal with 403, with the true status
+// in X-Keyledger-Status, for proxies that pass on no other.
+func (s *Server) AuthzHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/v1/authz", s.authz)
+	mux.HandleFunc("/v1/authz/", s.authz) // Envoy appends the original path
+	return mux
+}
+
+// authzStatus is the status of each refusal.
+var authzStatus = map[admit.Code]int{
+	admit.ServiceNotPermitted: http.StatusForbidden, admit.ModelNotAllowed: http.StatusForbidden, admit.ClientNotAllowed: http.StatusForbidden,
+	admit.DailyCostExceeded: http.StatusPaymentRequired, admit.WeeklyCostExceeded: http.StatusPaymentRequired,
+	admit.MonthlyCostExceeded: http.StatusPaymentRequired, admit.TotalCostExceeded: http.StatusPaymentRequired,
+	admit.ConcurrencyExceeded: http.StatusTooManyRequests, admit.RequestsExceeded: http.StatusTooManyRequests, admit.TokensExceeded: http.StatusTooManyRequests,
+}
+
+func (s *Server) authz(w http.ResponseWriter, r *http.Request) {
+	decision, found, err := s.decideProxied(r)
+	header := w.Header()
+	header.Set("Cache-Control", "no-store")
+	id := uuid.NewString()
+	if err != nil {
+		f := asFault(err)
+		status := statuses[f.Code]
+		if status >= http.StatusInternalServerError {
+			s.Log.ErrorContext(r.Context(), "authz failed", "requestId", id, "error", err)
+			header.Set("Retry-After", retryAfter)
+		}
+		writeProblem(w, status, Problem{Code: string(f.Code), Detail: f.Message, RequestID: id})
+		return
+	}
+	rateLimitHeaders(header, decision, found)
+	if decision.Allowed {
+		keyHeaders(header, decision, found.key)
+		w.WriteHeader(http.StatusOK)
+		return
+	}
+	status, known := authzStatus[decision.Code]
+	if !known { // a key that is unknown, disabled or expired
+		status = http.StatusUnauthorized
+		header.Set("WWW-Authenticate", "Bearer")
+	}
+	if decision.RetryAfterSeconds != nil {
+		header.Set("Retry-After", strconv.FormatInt(*decision.RetryAfterSeconds, 10))
+	}
+	header.Set("X-Keyledger-Code", string(decision.Code))
+	header.Set("X-Keyledger-Status", strconv.Itoa(status))
+	sent := status
+	if r.URL.Query().Get("deny") == "403" {
+		sent = http.StatusForbidden
+	}
+	writeProblem(w, sent, Problem{Code: string(decision.Code), Detail: decision.Message, RequestID: id})
+}
+
+func writeProblem(w http.ResponseWriter, status int, p Problem) {
+	p.Type, p.Title, p.Status = "about:blank", http.StatusText(status), status
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(p) // the caller may have hung up
+}
+
+// decideProxied decides for a request that a proxy asks about.
+func (s *Server) decideProxied(r *http.Request) (admit.Decision, *foundKey, error) {
+	query := r.URL.Query()
+	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", "service"), Model: given(r, "X-Keyledger-Model", "model"),
+		RequestID: clip(r.Header.Get("X-Keyledger-Request-Id"), 200)}
+	if text := query.Get("lease"); text != "" {
+		seconds, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || seconds < minLease || seconds > maxLease {
+			return admit.Decision{}, nil, fault.Fields(fault.Field{Field: "lease", Message: "must be between 5 and 3600"})
+		}
+		request.LeaseSeconds = int32(seconds)
+	}
+	ctx := r.Context()
+	found, code, err := s.findKey(ctx, presentedKey(r))
+	if err != nil || found == nil {
+		return refused(code), nil, err
+	}
+	request.KeyID = found.key.ID
+	decision, err := s.Decider.Decide(ctx, request, nil)
+	return decision, found, err
+}
+
+func refused(code verify.Code) admit.Decision {
+	return admit.Decision{Code: admit.Code(code), Message: code.Message()}
+}
+
+// given is a header, or, where that is missing, a parameter of the URL that the
+// proxy was configured with.
+func given(r *http.Request, header, parameter string) string {
+	if v := r.Header.Get(header); v != "" {
+		return clip(v, 200)
+	}
+	return clip(r.URL.Query().Get(parameter), 200)
+}
+
+func clip(text string, most int) string {
+	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
+	if len(text) > most {
+		return strings.ToValidUTF8(text[:most], "")
+	}
+	return text
+}
+
+// presentedKey is the key that a request came with, from the places that clients
+// of the providers put it, in order. The last two are ?key= of this request and
+// of the original one, as proxies pass it on. None of them is ever logged.
+func presentedKey(r *http.Request) string {
+	h := r.Header
+	authorization := h.Get("Authorization")
+	for _, text := range []string{h.Get("X-Api-Key"), h.Get("X-Goog-Api-Key"), bearer(r), h.Get("Api-Key"), authorization, r.URL.Query().Get("key")} {
+		if text = strings.TrimSpace(text); text != "" {
+			return text
+		}
+	}
+	for _, name := range []string{"X-Forwarded-Uri", "X-Original-Uri"} {
+		if original, err := url.Parse(h.Get(name)); err == nil && original.Query().Get("key") != "" {
+			return original.Query().Get("key")
+		}
+	}
+	return ""
+}
+
+// keyHeaders tell the relay behind the proxy whose request this is.
+func keyHeaders(h http.Header, d admit.Decision, k db.APIKey) {
+	h.Set("X-Keyledger-Key-Id", k.ID.String())
+	if d.AdmissionID != uuid.Nil {
+		h.Set("X-Keyledger-Admission-Id", d.AdmissionID.String())
+	}
+	for name, id := range map[string]*string{
+		"Claude": k.ClaudeAccountID, "Claude-Console": k.ClaudeConsoleAccountID, "Gemini": k.GeminiAccountID, "Openai": k.OpenaiAccountID, "Bedrock": k.BedrockAccountID,
+	} {
+		if id != nil {
+			h.Set("X-Keyledger-"+name+"-Account-Id", url.PathEscape(*id))
+		}
+	}
+}
+
+// rateLimitHeaders tell of the window's limits.
+// Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
+func rateLimitHeaders(h http.Header, d admit.Decision, found *foundKey) {
+	if found == nil {
+		return
+	}
+	var policies, states []string
+	window := int64(found.key.RateLimitWindow) * 60
+	for _, l := range d.Limits {
+		if l.Name != "requests" && l.Name != "tokens" {
+			continue
+		}
+		policies = append(policies, fmt.Sprintf("%q;q=%s;w=%d", l.Name, l.Limit, window))
+		state := fmt.Sprintf("%q;r=%s", l.Name, l.Remaining)
+		if l.ResetsAt != nil {
+			state += fmt.Sprintf(";t=%d", max(0, int64(l.ResetsAt.Sub(d.DecidedAt).Seconds())))
+		}
+		states = append(states, state)
+	}
+	if policies != nil {
+		h.Set("RateLimit-Policy", strings.Join(policies, ", "))
+		h.Set("RateLimit", strings.Join(states, ", "))
+	}
+}

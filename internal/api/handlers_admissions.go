@@ -1,0 +1,205 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
+)
+
+// Bounds of a lease, in seconds.
+const (
+	minLease = 5
+	maxLease = 3600
+)
+
+// Admit answers POST /v1/admissions.
+func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponseObject, error) {
+	request, err := s.readAdmission(ctx, *r.Body)
+	if err != nil {
+		return nil, err
+	}
+	found, code, err := s.admissionKey(ctx, *r.Body)
+	if err != nil {
+		return nil, err
+	}
+	if found == nil {
+		return Admit200JSONResponse{Code: AdmissionAnswerCode(code), Message: code.Message(), Limits: []LimitState{}}, nil
+	}
+	request.KeyID = found.key.ID
+	decision, err := s.Decider.Decide(ctx, request, nil)
+	if err != nil {
+		return nil, err
+	}
+	answer := admissionAnswer(decision)
+	if decision.Allowed {
+		answer.Key = &found.shown
+	}
+	if flag(r.Body.Explain) {
+		checks := []Check{}
+		for _, c := range admit.Explain(found.key, request, decision) {
+			checks = append(checks, Check{Check: c.Check, Passed: c.Passed, Detail: c.Detail})
+		}
+		answer.Explanation = &checks
+	}
+	return Admit200JSONResponse(answer), nil
+}
+
+func flag(b *bool) bool { return b != nil && *b }
+
+// readAdmission checks a request and names every wrong field.
+func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.Request, error) {
+	var wrong []fault.Field
+	text := func(field string, value *string, low, high int) string {
+		if value == nil {
+			return ""
+		}
+		trimmed, message := key.CheckText(*value, low, high)
+		if message != "" {
+			wrong = append(wrong, fault.Field{Field: field, Message: message})
+		}
+		return trimmed
+	}
+	request := admit.Request{
+		RequestID: text("requestId", b.RequestID, 1, 200), Service: text("service", b.Service, 0, 200),
+		Model: text("model", b.Model, 0, 200), UserAgent: text("userAgent", b.UserAgent, 0, 1000),
+		LeaseSeconds: int32(s.LeaseTTL.Seconds()), DryRun: flag(b.DryRun),
+	}
+	if b.LeaseSeconds != nil {
+		if request.LeaseSeconds = *b.LeaseSeconds; request.LeaseSeconds < minLease || request.LeaseSeconds > maxLease {
+			wrong = append(wrong, fault.Field{Field: "leaseSeconds", Message: "must be between 5 and 3600"})
+		}
+	}
+	if e := b.Estimate; e != nil {
+		if e.Tokens != nil {
+			if request.Tokens = *e.Tokens; request.Tokens < 0 || request.Tokens > usage.MaxCount {
+				wrong = append(wrong, fault.Field{Field: "estimate.tokens", Message: "must be between 0 and 9007199254740992"})
+			}
+		}
+		if e.CostUsd != nil {
+			amount, message := key.Money(jsontext.Value(e.CostUsd.String()))
+			request.CostUSD = &amount
+			if message != "" {
+				wrong = append(wrong, fault.Field{Field: "estimate.costUsd", Message: message})
+			}
+		}
+	}
+	switch byID := b.KeyID != nil; {
+	case byID && b.APIKey != nil:
+		wrong = append(wrong, fault.Field{Field: "keyId", Message: "must not stand beside apiKey"})
+	case byID && (!request.DryRun || callOf(ctx).identity.Role != access.Admin):
+		wrong = append(wrong, fault.Field{Field: "keyId", Message: "may stand in place of apiKey only in a dry run of an admin"})
+	}
+	if wrong != nil {
+		return request, fault.Fields(wrong...)
+	}
+	return request, nil
+}
+
+// foundKey is a key with the form in which it is shown.
+type foundKey struct {
+	key   db.APIKey
+	shown keySettings
+}
+
+// admissionKey finds the key that a request is about; nil with the reason when
+// there is none. Its state is judged by the decision itself.
+func (s *Server) admissionKey(ctx context.Context, b AdmissionRequest) (*foundKey, verify.Code, error) {
+	if b.KeyID != nil {
+		row, err := s.Keys.Show(ctx, *b.KeyID)
+		if fault.CodeOf(err) == fault.NotFound {
+			return nil, verify.NotFound, nil
+		}
+		return &foundKey{row.APIKey, settings(row.APIKey, row.Hint, row.AsOf)}, "", err
+	}
+	var text string
+	if b.APIKey != nil && b.APIKey.Kind() == jsontext.KindString {
+		if err := jsonv2.Unmarshal(*b.APIKey, &text); err != nil {
+			text = ""
+		}
+	}
+	return s.findKey(ctx, text)
+}
+
+func (s *Server) findKey(ctx context.Context, text string) (*foundKey, verify.Code, error) {
+	result, err := s.Verifier.Verify(ctx, text, nil)
+	if err != nil || result.Key == nil {
+		return nil, result.Code, err
+	}
+	return &foundKey{result.Key.APIKey, settings(result.Key.APIKey, result.Key.Hint, result.Key.AsOf)}, "", nil
+}
+
+func admissionAnswer(d admit.Decision) AdmissionAnswer {
+	a := AdmissionAnswer{Allowed: d.Allowed, Code: AdmissionAnswerCode(d.Code), Message: d.Message,
+		RetryAfterSeconds: d.RetryAfterSeconds, LeaseExpiresAt: wire.AtOrNil(d.LeaseExpiresAt), Limits: make([]LimitState, len(d.Limits))}
+	if d.AdmissionID != uuid.Nil {
+		a.AdmissionID = &d.AdmissionID
+	}
+	if d.Observed != "" {
+		observed := string(d.Observed)
+		a.Observed = &observed
+	}
+	if d.Repeated {
+		a.Repeated = &d.Repeated
+	}
+	for i, l := range d.Limits {
+		a.Limits[i] = LimitState{Name: LimitStateName(l.Name), Limit: usd(l.Limit), Used: usd(l.Used), Reserved: usd(l.Reserved),
+			Remaining: usd(l.Remaining), ResetsAt: wire.AtOrNil(l.ResetsAt)}
+	}
+	return a
+}
+
+// ReleaseAdmission answers DELETE /v1/admissions/{id}.
+func (s *Server) ReleaseAdmission(ctx context.Context, r ReleaseAdmissionRequestObject) (ReleaseAdmissionResponseObject, error) {
+	return ReleaseAdmission204Response{}, s.Decider.Release(ctx, r.ID)
+}
+
+// RenewAdmission answers POST /v1/admissions/{id}/renew.
+func (s *Server) RenewAdmission(ctx context.Context, r RenewAdmissionRequestObject) (RenewAdmissionResponseObject, error) {
+	seconds := int32(s.LeaseTTL.Seconds())
+	if r.Body != nil && r.Body.LeaseSeconds != nil {
+		seconds = *r.Body.LeaseSeconds
+	}
+	if seconds < minLease || seconds > maxLease {
+		return nil, fault.Fields(fault.Field{Field: "leaseSeconds", Message: "must be between 5 and 3600"})
+	}
+	end, err := s.Decider.Renew(ctx, r.ID, seconds, nil)
+	if err != nil {
+		return nil, err
+	}
+	return RenewAdmission200JSONResponse{AdmissionID: r.ID, LeaseExpiresAt: wire.At(end)}, nil
+}
+
+// ListKeyAdmissions answers GET /v1/keys/{id}/admissions.
+func (s *Server) ListKeyAdmissions(ctx context.Context, r ListKeyAdmissionsRequestObject) (ListKeyAdmissionsResponseObject, error) {
+	if _, err := s.Keys.Show(ctx, r.ID); err != nil {
+		return nil, err
+	}
+	rows, err := s.DB.AdmissionsLive(ctx, db.AdmissionsLiveParams{KeyIDs: []uuid.UUID{r.ID}, RowLimit: maxLimit})
+	if err != nil {
+		return nil, fmt.Errorf("reading admissions: %w", err)
+	}
+	answer := ListKeyAdmissions200JSONResponse{Data: make([]LiveAdmission, len(rows))}
+	for i, a := range rows {
+		answer.Data[i] = LiveAdmission{ID: a.ID, RequestID: a.RequestID, Service: a.Service, Model: a.Model, AdmittedAt: wire.At(a.AdmittedAt),
+			LeaseExpiresAt: wire.AtOrNil(a.LeaseExpiresAt), ReservedUntil: wire.At(a.ReservedUntil), ReservedTokens: a.ReservedTokens, ReservedCost: usd(a.ReservedCost)}
+	}
+	return answer, nil
+}
+
+// isAdmission tells the paths of a relay's work on admissions.
+func isAdmission(path string) bool {
+	return path == "/v1/admissions" || strings.HasPrefix(path, "/v1/admissions/")
+}
