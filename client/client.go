@@ -23,7 +23,8 @@ import (
 )
 
 // Error is a problem (RFC 9457) that the service answered with. Every method
-// returns it, wrapped or not, for a status of 400 and above.
+// returns it, wrapped or not, for a status of 400 and above, and for an answer that
+// is not keyledger's.
 type Error struct {
 	Problem
 	// RetryAfter is what the service asks to wait; 0: nothing was asked.
@@ -98,18 +99,30 @@ func (d doer) Do(req *http.Request) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	if resp.StatusCode < http.StatusBadRequest || !strings.HasPrefix(resp.Header.Get("Content-Type"), "application/problem+json") {
+	kind := resp.Header.Get("Content-Type")
+	switch {
+	case strings.HasPrefix(kind, "application/problem+json"):
+		return nil, problem(resp)
+	case resp.StatusCode == http.StatusNoContent, resp.StatusCode < http.StatusBadRequest && strings.HasPrefix(kind, "application/json"):
 		return resp, nil
 	}
+	// Something else stands at this address, or before the service.
+	_ = resp.Body.Close()
+	text := fmt.Sprintf("%s %s answered %s with %q, which is not keyledger's: is the URL right?", req.Method, req.URL.Redacted(), resp.Status, kind)
+	return nil, &Error{Problem: Problem{Status: resp.StatusCode, Title: resp.Status, Detail: text}}
+}
+
+// problem reads what the service found wrong.
+func problem(resp *http.Response) error {
 	defer func() { _ = resp.Body.Close() }()
 	e := &Error{}
 	if err := json.NewDecoder(resp.Body).Decode(&e.Problem); err != nil {
-		return nil, fmt.Errorf("the service answered %s, and its problem cannot be read: %w", resp.Status, err)
+		return fmt.Errorf("the service answered %s, and its problem cannot be read: %w", resp.Status, err)
 	}
 	if wait, err := time.ParseDuration(resp.Header.Get("Retry-After") + "s"); err == nil {
 		e.RetryAfter = wait
 	}
-	return nil, e
+	return e
 }
 
 func checkRetry(ctx context.Context, resp *http.Response, err error) (bool, error) {

@@ -119,6 +119,20 @@ func TestUsageRetries(t *testing.T) {
 	}
 }
 
+// Guarantee: an answer that is not keyledger's is an error, whatever its status.
+func TestForeign(t *testing.T) {
+	t.Parallel()
+	for _, status := range []int{200, 404, 502} {
+		c, _ := service(t, func(_ int64, w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("Content-Type", "text/html")
+			w.WriteHeader(status)
+		})
+		if _, err := c.RestoreKeyWithResponse(context.Background(), uuid.New()); client.AsError(err) == nil {
+			t.Errorf("status %d with HTML: %v", status, err)
+		}
+	}
+}
+
 // Guarantee: money and time keep every digit over the wire, and what would cost
 // memory to expand is refused.
 func TestWire(t *testing.T) {

@@ -147,18 +147,14 @@ func (q *Queries) TokenList(ctx context.Context) ([]AccessToken, error) {
 }
 
 const tokenRevoke = `-- name: TokenRevoke :one
-UPDATE access_tokens SET revoked_at = coalesce(revoked_at, now())
- WHERE access_tokens.id = (
-    SELECT t.id FROM access_tokens AS t
-     WHERE t.id::text = $1::text OR t.name = $1::text
-     ORDER BY t.revoked_at IS NOT NULL, t.created_at DESC LIMIT 1)
+UPDATE access_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1
 RETURNING id, name, role, hash, hint, created_at, expires_at, revoked_at
 `
 
-// Revokes a token by id or exact name, at once for every later request. A token
-// revoked before keeps its first time.
-func (q *Queries) TokenRevoke(ctx context.Context, who string) (AccessToken, error) {
-	row := q.db.QueryRow(ctx, tokenRevoke, who)
+// Revokes a token at once for every later request. One revoked before keeps its
+// first time.
+func (q *Queries) TokenRevoke(ctx context.Context, id uuid.UUID) (AccessToken, error) {
+	row := q.db.QueryRow(ctx, tokenRevoke, id)
 	var i AccessToken
 	err := row.Scan(
 		&i.ID,

@@ -28,9 +28,11 @@ type Actor struct {
 	RequestID string    // X-Request-Id; empty: none
 }
 
-// acquireTimeout bounds the wait for a connection, so that a full pool is an
-// error to tell of and not a request that hangs.
-const acquireTimeout = 10 * time.Second
+// pingTimeout bounds the first answer of a database.
+const pingTimeout = 10 * time.Second
+
+// lockTimeout bounds the wait for a row that another transaction holds.
+const lockTimeout = "5s"
 
 // Open makes a pool on a PostgreSQL URL or keyword string and checks that the
 // database answers. Sessions run in UTC whatever the server's default: days are
@@ -44,6 +46,11 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
 		cfg.ConnConfig.RuntimeParams["application_name"] = "keyledger"
+	}
+	// A row that somebody holds is waited for, but not for ever: the caller is told
+	// to try again, and its connection is free for others.
+	if _, set := cfg.ConnConfig.RuntimeParams["lock_timeout"]; !set {
+		cfg.ConnConfig.RuntimeParams["lock_timeout"] = lockTimeout
 	}
 	if maxConns > 0 {
 		cfg.MaxConns = maxConns
@@ -62,7 +69,7 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 
 // Ping checks that the database answers.
 func (d *DB) Ping(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, acquireTimeout)
+	ctx, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
 	if err := d.pool.Ping(ctx); err != nil {
 		return fmt.Errorf("reaching the database: %w", err)

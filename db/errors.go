@@ -22,6 +22,10 @@ const (
 	stateBadZone         = "22023"
 	stateBadText         = "22021"
 	stateUnique          = "23505"
+	stateCheck           = "23514"
+	stateBadTime         = "22007"
+	stateTimeOverflow    = "22008"
+	stateBadValue        = "22P02"
 	stateSerialization   = "40001"
 	stateDeadlock        = "40P01"
 	stateUndefinedTable  = "42P01"
@@ -55,8 +59,10 @@ func Fault(err error) *fault.Error {
 
 func ofState(err error, pg *pgconn.PgError) *fault.Error {
 	switch {
-	case pg.Code == stateOutOfRange:
+	case pg.Code == stateOutOfRange, pg.Code == stateCheck && strings.HasSuffix(pg.ConstraintName, "_countable"):
 		return fault.Wrap(err, fault.Invalid, "A sum of tokens would pass 9223372036854775807, more than can be counted.")
+	case pg.Code == stateBadTime, pg.Code == stateTimeOverflow, pg.Code == stateBadValue:
+		return fault.Wrap(err, fault.Invalid, "A value has the wrong form.")
 	case pg.Code == stateBadText:
 		return fault.Wrap(err, fault.Invalid, "Text must be valid UTF-8 without U+0000.")
 	case pg.Code == stateBadZone:

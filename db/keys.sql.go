@@ -305,8 +305,8 @@ type KeyListRow struct {
 // numbers come in the same statement, never by one query a row. The order is
 // total (ties go by id) and starts after the row the cursor names, so that
 // pages neither repeat nor skip a key that stands still. Of a row's three sort
-// values two are constants: planned with its arguments (see db.Open) the order
-// is a plain index order where there is an index.
+// values two are constants: where PostgreSQL plans with the arguments, the order
+// is a plain index order if there is an index.
 func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow, error) {
 	rows, err := q.db.Query(ctx, keyList,
 		arg.Now,
@@ -399,10 +399,11 @@ const keyPurge = `-- name: KeyPurge :exec
 WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = $2::uuid),
      counters AS (DELETE FROM key_counters AS c WHERE c.key_id = $2::uuid),
      idempotency AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = $2::uuid),
-     ledger AS (UPDATE usage_events AS e SET key_id = $1::uuid WHERE e.key_id = $2::uuid),
-     dedup AS (UPDATE usage_dedup AS d SET key_id = $1::uuid WHERE d.key_id = $2::uuid),
+     ledger AS (UPDATE usage_events AS e SET key_id = $1::uuid, request_id = NULL, reason = NULL WHERE e.key_id = $2::uuid),
+     dedup AS (UPDATE usage_dedup AS d SET key_id = $1::uuid,
+         dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = $2::uuid),
      daily AS (UPDATE usage_daily AS u SET key_id = $1::uuid WHERE u.key_id = $2::uuid),
-     admitted AS (UPDATE admissions AS a SET key_id = $1::uuid WHERE a.key_id = $2::uuid),
+     admitted AS (UPDATE admissions AS a SET key_id = $1::uuid, request_id = NULL WHERE a.key_id = $2::uuid),
      refused AS (UPDATE admission_refusals AS r SET key_id = $1::uuid WHERE r.key_id = $2::uuid),
      cost AS (UPDATE daily_cost AS y SET key_id = $1::uuid WHERE y.key_id = $2::uuid)
 UPDATE key_totals AS t SET key_id = $1::uuid WHERE t.key_id = $2::uuid
@@ -414,7 +415,8 @@ type KeyPurgeParams struct {
 }
 
 // Erases a key and its secrets; its ledger rows and rollups move to an
-// anonymous id, so that every sum stays. KeyPurgeLock comes before it.
+// anonymous id, so that every sum stays; request ids and reasons, which are
+// free text, go. KeyPurgeLock comes before it.
 func (q *Queries) KeyPurge(ctx context.Context, arg KeyPurgeParams) error {
 	_, err := q.db.Exec(ctx, keyPurge, arg.AnonymousID, arg.KeyID)
 	return err
@@ -800,7 +802,7 @@ func (q *Queries) SecretRehash(ctx context.Context, arg SecretRehashParams) erro
 
 const secretRetire = `-- name: SecretRetire :exec
 UPDATE api_key_secrets SET expires_at = now() + make_interval(secs => $1::integer)
- WHERE key_id = $2 AND expires_at IS NULL
+ WHERE key_id = $2 AND (expires_at IS NULL OR expires_at > now() + make_interval(secs => $1::integer))
 `
 
 type SecretRetireParams struct {
@@ -808,8 +810,10 @@ type SecretRetireParams struct {
 	KeyID        uuid.UUID
 }
 
-// Gives a key's current secret an end: the first half of a rotation. Its row is
-// locked by KeyTouch before, so rotations of one key come one after another.
+// Gives every secret of a key an end, no later than the grace: the first half of
+// a rotation. A secret of an earlier rotation keeps an earlier end but never a
+// later one, so that a rotation without grace shuts out all that was issued. The
+// key is locked by KeyTouch before: rotations of one key come one after another.
 func (q *Queries) SecretRetire(ctx context.Context, arg SecretRetireParams) error {
 	_, err := q.db.Exec(ctx, secretRetire, arg.GraceSeconds, arg.KeyID)
 	return err

@@ -152,6 +152,15 @@ SELECT p.model, $1::timestamptz, p.provider, $2,
     unnest($5::numeric[]), unnest($6::numeric[]), unnest($7::numeric[]), unnest($8::numeric[]), unnest($9::numeric[]),
     unnest($10::numeric[]), unnest($11::numeric[]), unnest($12::numeric[]), unnest($13::numeric[]), unnest($14::numeric[])
   ) AS p (model, provider, c1, c2, c3, c4, c5, l1, l2, l3, l4, l5)
+  LEFT JOIN LATERAL (
+    SELECT m.model, m.effective_from, m.provider, m.source, m.input_per_million, m.output_per_million, m.cache_read_per_million, m.cache_write_per_million, m.cache_write_1h_per_million, m.long_input_per_million, m.long_output_per_million, m.long_cache_read_per_million, m.long_cache_write_per_million, m.long_cache_write_1h_per_million, m.created_at FROM model_prices AS m WHERE m.model = p.model AND m.effective_from <= $1::timestamptz
+     ORDER BY m.effective_from DESC LIMIT 1
+  ) AS f ON true
+ WHERE (f.provider, f.input_per_million, f.output_per_million, f.cache_read_per_million, f.cache_write_per_million, f.cache_write_1h_per_million,
+        f.long_input_per_million, f.long_output_per_million, f.long_cache_read_per_million, f.long_cache_write_per_million, f.long_cache_write_1h_per_million)
+       IS DISTINCT FROM
+       (p.provider, nullif(p.c1, -1), nullif(p.c2, -1), nullif(p.c3, -1), nullif(p.c4, -1), nullif(p.c5, -1),
+        nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1))
  ORDER BY p.model
 ON CONFLICT (model, effective_from) DO UPDATE SET
     provider = excluded.provider, source = excluded.source, created_at = now(),
@@ -194,8 +203,9 @@ type PriceUpsertParams struct {
 }
 
 // Stores catalogue entries, all or nothing, from parallel arrays; an entry with
-// the same model and start is replaced if any price differs. Returns how many
-// rows changed. A price of -1 means none.
+// the same model and start is replaced if any price differs, and one that says
+// what is in force at that start already is passed over. Returns how many rows
+// changed. A price of -1 means none.
 func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64, error) {
 	result, err := q.db.Exec(ctx, priceUpsert,
 		arg.EffectiveFrom,
@@ -221,8 +231,8 @@ func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64
 }
 
 const unpricedModels = `-- name: UnpricedModels :many
-SELECT model, sum(requests)::bigint AS requests,
-       sum(input_tokens + output_tokens + cache_create_tokens + cache_read_tokens)::bigint AS tokens,
+SELECT model, array_agg(DISTINCT model_received)::text[] AS received, sum(requests)::bigint AS requests,
+       least(sum(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens), 9223372036854775807)::bigint AS tokens,
        min(occurred_at)::timestamptz AS first_at, max(occurred_at)::timestamptz AS last_at
   FROM usage_events
  WHERE NOT priced
@@ -233,6 +243,7 @@ HAVING sum(requests) > 0
 
 type UnpricedModelsRow struct {
 	Model    string
+	Received []string
 	Requests int64
 	Tokens   int64
 	FirstAt  time.Time
@@ -240,7 +251,8 @@ type UnpricedModelsRow struct {
 }
 
 // Models used without a price within the ledger's retention, most requests
-// first. What was taken back does not count.
+// first, with the names they were received under, by which prices are looked up.
+// What was taken back does not count.
 func (q *Queries) UnpricedModels(ctx context.Context) ([]UnpricedModelsRow, error) {
 	rows, err := q.db.Query(ctx, unpricedModels)
 	if err != nil {
@@ -252,6 +264,7 @@ func (q *Queries) UnpricedModels(ctx context.Context) ([]UnpricedModelsRow, erro
 		var i UnpricedModelsRow
 		if err := rows.Scan(
 			&i.Model,
+			&i.Received,
 			&i.Requests,
 			&i.Tokens,
 			&i.FirstAt,

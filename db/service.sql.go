@@ -61,8 +61,10 @@ func (q *Queries) AuditBegin(ctx context.Context, arg AuditBeginParams) error {
 
 const auditForget = `-- name: AuditForget :exec
 UPDATE audit_log
-   SET before = NULL, after = NULL, target_id = $1::text
+   SET before = NULL, after = NULL, target_id = CASE WHEN target_type = 'event' THEN target_id ELSE $1::text END
  WHERE target_type IN ('key', 'secret') AND target_id = $2::text
+    OR target_type = 'event' AND target_id IN (
+        SELECT e.adjusts::text FROM usage_events AS e WHERE e.key_id = CAST($1::text AS uuid) AND e.adjusts IS NOT NULL)
 `
 
 type AuditForgetParams struct {
@@ -157,24 +159,6 @@ func (q *Queries) SettingAgree(ctx context.Context, arg SettingAgreeParams) (str
 	var value string
 	err := row.Scan(&value)
 	return value, err
-}
-
-const settingChange = `-- name: SettingChange :execrows
-UPDATE service_settings SET value = $1 WHERE name = $2
-`
-
-type SettingChangeParams struct {
-	Value string
-	Name  string
-}
-
-// Replaces a setting that exists; 0 rows when it was never set.
-func (q *Queries) SettingChange(ctx context.Context, arg SettingChangeParams) (int64, error) {
-	result, err := q.db.Exec(ctx, settingChange, arg.Value, arg.Name)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
 }
 
 const zoneCheck = `-- name: ZoneCheck :one

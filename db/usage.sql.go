@@ -332,17 +332,21 @@ DELETE FROM usage_dedup AS d
  WHERE (d.key_id, d.dedup_key) IN (
     SELECT o.key_id, o.dedup_key FROM usage_dedup AS o
      WHERE o.received_at < coalesce($1::timestamptz, now()) - make_interval(secs => $2::integer)
+       AND (o.dedup_key NOT LIKE 'v:%'
+            OR o.received_at < coalesce($1::timestamptz, now()) - make_interval(days => $3::integer))
      LIMIT 1000)
 `
 
 type DedupPruneParams struct {
 	Now            *time.Time
 	HorizonSeconds int32
+	RetentionDays  int32
 }
 
 // Forgets up to a thousand events received before the deduplication horizon.
+// What was voided is remembered as long as its event may be in the ledger.
 func (q *Queries) DedupPrune(ctx context.Context, arg DedupPruneParams) (int64, error) {
-	result, err := q.db.Exec(ctx, dedupPrune, arg.Now, arg.HorizonSeconds)
+	result, err := q.db.Exec(ctx, dedupPrune, arg.Now, arg.HorizonSeconds, arg.RetentionDays)
 	if err != nil {
 		return 0, err
 	}

@@ -96,6 +96,17 @@ COMMENT ON FUNCTION audit_row() IS 'Trigger: one audit_log row for each changed 
 CREATE TRIGGER access_tokens_audit AFTER INSERT OR UPDATE OR DELETE ON access_tokens
     FOR EACH ROW EXECUTE FUNCTION audit_row('token', 'id', 'hash');
 
+-- +goose StatementBegin
+DO $$
+BEGIN
+    EXECUTE 'COMMENT ON TABLE goose_db_version IS $c$Migrations applied to this database, as goose keeps them. The largest version_id is the version of the schema.$c$';
+    EXECUTE 'COMMENT ON COLUMN goose_db_version.id IS $c$Order of writing.$c$';
+    EXECUTE 'COMMENT ON COLUMN goose_db_version.version_id IS $c$Number of the migration.$c$';
+    EXECUTE 'COMMENT ON COLUMN goose_db_version.is_applied IS $c$Always true: taking a migration back removes its row.$c$';
+    EXECUTE 'COMMENT ON COLUMN goose_db_version.tstamp IS $c$When it was applied.$c$';
+END $$;
+-- +goose StatementEnd
+
 -- +goose Down
 DROP TABLE access_tokens, audit_log, service_settings;
 DROP FUNCTION audit_row();

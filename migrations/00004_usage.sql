@@ -187,7 +187,8 @@ CREATE TABLE key_totals (
     ephemeral_5m_tokens bigint         NOT NULL DEFAULT 0,
     ephemeral_1h_tokens bigint         NOT NULL DEFAULT 0,
     cost                numeric(38,12) NOT NULL DEFAULT 0,
-    last_used_at        timestamptz
+    last_used_at        timestamptz,
+    CONSTRAINT key_totals_countable CHECK (abs(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens) <= 9223372036854775807)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE  key_totals IS 'Rollup: all-time sums and last use of each key. Made with the key; its row is the lock that puts concurrent usage of one key in order.';
 COMMENT ON COLUMN key_totals.key_id IS 'The key; an anonymous id after a purge.';
@@ -204,7 +205,8 @@ CREATE TABLE account_totals (
     ephemeral_1h_tokens bigint         NOT NULL,
     cost                numeric(38,12) NOT NULL,
     first_used_at       timestamptz    NOT NULL,
-    last_used_at        timestamptz    NOT NULL
+    last_used_at        timestamptz    NOT NULL,
+    CONSTRAINT account_totals_countable CHECK (abs(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens) <= 9223372036854775807)
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE  account_totals IS 'Rollup: all-time sums of each upstream account, with its first and last use.';
 COMMENT ON COLUMN account_totals.account_id IS 'Upstream account, as events name it.';

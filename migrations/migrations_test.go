@@ -130,7 +130,7 @@ func TestComments(t *testing.T) {
 	bare := pgtest.Scan[string](t, d, `SELECT coalesce(string_agg(what, ', '), '') FROM (
 		SELECT c.relname || coalesce('.' || a.attname, '') FROM pg_class AS c
 		  LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
-		 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v') AND c.relname <> 'goose_db_version'
+		 WHERE c.relnamespace = 'public'::regnamespace AND c.relkind IN ('r', 'p', 'v')
 		   AND (col_description(c.oid, a.attnum) IS NULL OR obj_description(c.oid, 'pg_class') IS NULL)
 		UNION ALL SELECT p.proname FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace AND obj_description(p.oid, 'pg_proc') IS NULL
 	) AS x (what)`)

@@ -23,13 +23,9 @@ SELECT * FROM access_tokens
    AND (expires_at IS NULL OR expires_at >= coalesce(sqlc.narg('now')::timestamptz, now()));
 
 -- name: TokenRevoke :one
--- Revokes a token by id or exact name, at once for every later request. A token
--- revoked before keeps its first time.
-UPDATE access_tokens SET revoked_at = coalesce(revoked_at, now())
- WHERE access_tokens.id = (
-    SELECT t.id FROM access_tokens AS t
-     WHERE t.id::text = @who::text OR t.name = @who::text
-     ORDER BY t.revoked_at IS NOT NULL, t.created_at DESC LIMIT 1)
+-- Revokes a token at once for every later request. One revoked before keeps its
+-- first time.
+UPDATE access_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = @id
 RETURNING *;
 
 -- name: TokenList :many

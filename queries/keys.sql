@@ -96,10 +96,12 @@ UPDATE api_keys SET updated_at = now(), version = version + 1
  WHERE id = @key_id AND deleted_at IS NULL;
 
 -- name: SecretRetire :exec
--- Gives a key's current secret an end: the first half of a rotation. Its row is
--- locked by KeyTouch before, so rotations of one key come one after another.
+-- Gives every secret of a key an end, no later than the grace: the first half of
+-- a rotation. A secret of an earlier rotation keeps an earlier end but never a
+-- later one, so that a rotation without grace shuts out all that was issued. The
+-- key is locked by KeyTouch before: rotations of one key come one after another.
 UPDATE api_key_secrets SET expires_at = now() + make_interval(secs => @grace_seconds::integer)
- WHERE key_id = @key_id AND expires_at IS NULL;
+ WHERE key_id = @key_id AND (expires_at IS NULL OR expires_at > now() + make_interval(secs => @grace_seconds::integer));
 
 -- name: SecretAdd :exec
 -- Gives a key its new current secret: the second half of a rotation.
@@ -153,8 +155,8 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
 -- numbers come in the same statement, never by one query a row. The order is
 -- total (ties go by id) and starts after the row the cursor names, so that
 -- pages neither repeat nor skip a key that stands still. Of a row's three sort
--- values two are constants: planned with its arguments (see db.Open) the order
--- is a plain index order where there is an index.
+-- values two are constants: where PostgreSQL plans with the arguments, the order
+-- is a plain index order if there is an index.
 WITH page AS MATERIALIZED (
     SELECT x.id, x.by_text, x.by_time, x.by_number
       FROM (
@@ -243,14 +245,16 @@ SELECT t.key_id FROM key_totals AS t
 
 -- name: KeyPurge :exec
 -- Erases a key and its secrets; its ledger rows and rollups move to an
--- anonymous id, so that every sum stays. KeyPurgeLock comes before it.
+-- anonymous id, so that every sum stays; request ids and reasons, which are
+-- free text, go. KeyPurgeLock comes before it.
 WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
      counters AS (DELETE FROM key_counters AS c WHERE c.key_id = @key_id::uuid),
      idempotency AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid),
-     ledger AS (UPDATE usage_events AS e SET key_id = @anonymous_id::uuid WHERE e.key_id = @key_id::uuid),
-     dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid WHERE d.key_id = @key_id::uuid),
+     ledger AS (UPDATE usage_events AS e SET key_id = @anonymous_id::uuid, request_id = NULL, reason = NULL WHERE e.key_id = @key_id::uuid),
+     dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid,
+         dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = @key_id::uuid),
      daily AS (UPDATE usage_daily AS u SET key_id = @anonymous_id::uuid WHERE u.key_id = @key_id::uuid),
-     admitted AS (UPDATE admissions AS a SET key_id = @anonymous_id::uuid WHERE a.key_id = @key_id::uuid),
+     admitted AS (UPDATE admissions AS a SET key_id = @anonymous_id::uuid, request_id = NULL WHERE a.key_id = @key_id::uuid),
      refused AS (UPDATE admission_refusals AS r SET key_id = @anonymous_id::uuid WHERE r.key_id = @key_id::uuid),
      cost AS (UPDATE daily_cost AS y SET key_id = @anonymous_id::uuid WHERE y.key_id = @key_id::uuid)
 UPDATE key_totals AS t SET key_id = @anonymous_id::uuid WHERE t.key_id = @key_id::uuid;

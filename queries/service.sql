@@ -11,10 +11,6 @@ UNION ALL
 SELECT value FROM service_settings WHERE name = @name
 LIMIT 1;
 
--- name: SettingChange :execrows
--- Replaces a setting that exists; 0 rows when it was never set.
-UPDATE service_settings SET value = @value WHERE name = @name;
-
 -- name: ZoneCheck :one
 -- Fails when PostgreSQL does not know the time zone: days and months are cut by
 -- PostgreSQL, so it must.
@@ -46,8 +42,10 @@ VALUES (current_setting('keyledger.actor'),
 -- Takes a purged key's name and every value of it out of the audit trail. That
 -- something was done, when and by whom stays, under the anonymous id.
 UPDATE audit_log
-   SET before = NULL, after = NULL, target_id = @anonymous_id::text
- WHERE target_type IN ('key', 'secret') AND target_id = @key_id::text;
+   SET before = NULL, after = NULL, target_id = CASE WHEN target_type = 'event' THEN target_id ELSE @anonymous_id::text END
+ WHERE target_type IN ('key', 'secret') AND target_id = @key_id::text
+    OR target_type = 'event' AND target_id IN (
+        SELECT e.adjusts::text FROM usage_events AS e WHERE e.key_id = CAST(@anonymous_id::text AS uuid) AND e.adjusts IS NOT NULL);
 
 -- name: AuditList :many
 -- Audit rows of one thing, newest first.

@@ -181,10 +181,13 @@ SELECT id, key_id FROM admissions WHERE id = ANY(@admission_ids::uuid[]);
 
 -- name: DedupPrune :execrows
 -- Forgets up to a thousand events received before the deduplication horizon.
+-- What was voided is remembered as long as its event may be in the ledger.
 DELETE FROM usage_dedup AS d
  WHERE (d.key_id, d.dedup_key) IN (
     SELECT o.key_id, o.dedup_key FROM usage_dedup AS o
      WHERE o.received_at < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(secs => @horizon_seconds::integer)
+       AND (o.dedup_key NOT LIKE 'v:%'
+            OR o.received_at < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(days => @retention_days::integer))
      LIMIT 1000);
 
 -- name: EventList :many

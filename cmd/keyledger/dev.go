@@ -94,15 +94,18 @@ func devOn(ctx context.Context, c *cobra.Command, cluster *pgdev.Cluster, addr, 
 	if err != nil {
 		return err
 	}
-	token, err := devToken(ctx, url, cfg.Bootstrap)
-	if err != nil {
-		return err
-	}
+	bootstrap := cfg.Bootstrap
+	cfg.Bootstrap = "" // stored below, when nothing can go wrong any more before it is shown
 	s, err := start(ctx, cfg, newLogger(cfg, c.ErrOrStderr()))
 	if err != nil {
 		return err
 	}
-	announce(c, s, url, token, cfg.Bootstrap != "")
+	token, err := devToken(ctx, s.db, bootstrap)
+	if err != nil {
+		s.close()
+		return err
+	}
+	announce(c, s, url, token, bootstrap != "")
 	if err := s.run(ctx); err != nil {
 		return err
 	}
@@ -159,12 +162,7 @@ func devPeppers(dir string) (string, error) {
 }
 
 // devToken makes the first admin token; empty when there has been one before.
-func devToken(ctx context.Context, url, bootstrap string) (string, error) {
-	d, err := db.Open(ctx, url, 1)
-	if err != nil {
-		return "", err
-	}
-	defer d.Close()
+func devToken(ctx context.Context, d *db.DB, bootstrap string) (string, error) {
 	token := bootstrap
 	if token == "" {
 		token = access.New()
@@ -190,13 +188,13 @@ func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 	fmt.Fprintf(out, "database  psql '%s'\n\n", url)
 	switch {
 	case token != "":
-		fmt.Fprintf(out, "The admin token is shown this once. Paste this in another terminal:\n\n  export KEYLEDGER_URL=%s KEYLEDGER_TOKEN=%s\n\n", base, token)
+		fmt.Fprintf(out, "The admin token is shown this once. Paste this in another terminal:\n\nexport KEYLEDGER_URL=%s KEYLEDGER_TOKEN=%s\n\n", base, token)
 	case bootstrap:
 		fmt.Fprint(out, "There are tokens already, so KEYLEDGER_BOOTSTRAP_TOKEN was not needed. ")
 		fallthrough
 	default:
-		fmt.Fprintf(out, "The admin token was shown at the first start. To make another:\n\n  DATABASE_URL='%s' keyledger tokens create --name me --role admin\n\n", url)
+		fmt.Fprintf(out, "The admin token was shown at the first start. To make another:\n\n  DATABASE_URL='%s' %s tokens create --name me --role admin\n\n", url, os.Args[0])
 		token = "$KEYLEDGER_TOKEN"
 	}
-	fmt.Fprintf(out, "Create a key:\n\n  curl -s %s/v1/keys -H \"Authorization: Bearer %s\" -H 'Content-Type: application/json' -d '{\"name\":\"alice\"}'\n\nCtrl-C stops it.\n", base, token)
+	fmt.Fprintf(out, "Create a key:\n\n  curl -s %s/v1/keys -H \"Authorization: Bearer %s\" -H 'Content-Type: application/json' -d '{\"name\":\"first\"}'\n\nCtrl-C stops it.\n", base, token)
 }

@@ -186,7 +186,7 @@ func TestReadme(t *testing.T) {
 		t.Fatalf("the walk-through failed: %v\n%s", err, out)
 	}
 	rest := string(out)
-	for _, want := range []string{`"code":"VALID"`, "recorded", "$0.016092", "duplicate", "3070", "$0.016092", "expired", `"code":"EXPIRED"`, "1 keys disabled", `"isActive": false`, "deleted alice", `restored "alice"`} {
+	for _, want := range []string{`"code":"VALID"`, "recorded", "$0.016092", "duplicate", "3070", "$0.016092", "expired", `"code":"EXPIRED"`, "1 keys disabled", `"isActive": false`, "deleted alice-", `restored "alice-`} {
 		_, after, found := strings.Cut(rest, want)
 		if !found {
 			t.Fatalf("%q is not where it should be in:\n%s", want, out)
@@ -231,7 +231,7 @@ func TestDev(t *testing.T) {
 				t.Errorf("the second start says: %s", p.out)
 			}
 			remote := []string{"KEYLEDGER_URL=" + url, "KEYLEDGER_TOKEN=" + token}
-			if r := execute(t, remote, "keys", "show", "alice"); r.code != 0 {
+			if r := execute(t, remote, "keys", "show", "first"); r.code != 0 {
 				t.Errorf("after a stop: %+v", r)
 			}
 			pid := postmaster(t, dir)
@@ -243,7 +243,7 @@ func TestDev(t *testing.T) {
 			}
 			p = launch(t, as, env, args...)
 			p.wait("msg=serving")
-			if r := execute(t, remote, "keys", "show", "alice"); r.code != 0 {
+			if r := execute(t, remote, "keys", "show", "first"); r.code != 0 {
 				t.Errorf("after kill -9: %+v", r)
 			}
 			_ = syscall.Kill(postmaster(t, dir), syscall.SIGKILL)

@@ -56,7 +56,14 @@ const unset = "none"
 
 func asText(text string) (any, error)   { return text, nil }
 func asNumber(text string) (any, error) { return json.Number(text), nil }
-func asBool(text string) (any, error)   { return strconv.ParseBool(text) }
+
+func asBool(text string) (any, error) {
+	b, err := strconv.ParseBool(text)
+	if err != nil {
+		return nil, fmt.Errorf("%q is neither true nor false", text)
+	}
+	return b, nil
+}
 
 func asList(text string) (any, error) {
 	list := []string{}

@@ -18,7 +18,7 @@ const jsonType = "application/json"
 func keysCommand() *cobra.Command {
 	c := &cobra.Command{Use: "keys", Short: "Create, list and change keys",
 		Long: "Speaks to the service at KEYLEDGER_URL with KEYLEDGER_TOKEN. KEY is an id or an exact name.\nThe value \"none\" sets a field back to its default."}
-	c.AddCommand(keysCreate(), keysList(), keysShow(), keysUpdate(), keysRotate(), keysDelete(), keysRestore())
+	c.AddCommand(keysCreate(), keysList(), keysShow(), keysUpdate(), keysRotate(), keysDelete(), keysRestore(), keysExplain())
 	return c
 }
 
@@ -26,7 +26,7 @@ func keysCreate() *cobra.Command {
 	var asJSON *bool
 	var count int
 	c := remoteCommand("create", "Create a key, or with --count many", cobra.NoArgs, func(c *cobra.Command, r remote, _ []string) error {
-		if count > 0 {
+		if c.Flags().Changed("count") {
 			return createMany(c, r, count, *asJSON)
 		}
 		body, err := keyBody(c, nil)
@@ -101,7 +101,7 @@ func keysList() *cobra.Command {
 		}
 		t := newTable(c.OutOrStdout())
 		if !*asJSON {
-			t.row("ID", "NAME", "STATUS", "HINT", "TODAY", "TOTAL", "REQUESTS", "TOKENS", "LAST USED", "EXPIRES")
+			t.row("ID", "NAME", "STATUS", "HINT", "IN FLIGHT", "TODAY", "TOTAL", "REQUESTS", "TOKENS", "LAST USED", "EXPIRES")
 		}
 		for {
 			page, err := r.ListKeysWithResponse(c.Context(), &params)
@@ -114,7 +114,7 @@ func keysList() *cobra.Command {
 				}
 			} else {
 				for _, k := range page.JSON200.Data {
-					t.row(k.ID, k.Name, string(k.Status), k.KeyHint, k.DailyCost, k.TotalCost, k.Usage.Total.Requests, k.Usage.Total.AllTokens, k.LastUsedAt, k.ExpiresAt)
+					t.row(k.ID, k.Name, string(k.Status), k.KeyHint, k.CurrentConcurrency, k.DailyCost, k.TotalCost, k.Usage.Total.Requests, k.Usage.Total.AllTokens, k.LastUsedAt, k.ExpiresAt)
 				}
 			}
 			next := page.JSON200.NextCursor
@@ -205,6 +205,7 @@ func printKey(out io.Writer, k *client.KeyDetails) error {
 	if k.WindowStartTime != nil {
 		t.row("open window", fmt.Sprintf("%d requests, %d tokens, %d s left", k.CurrentWindowRequests, k.CurrentWindowTokens, *k.WindowRemainingSeconds))
 	}
+	t.row("in flight", fmt.Sprintf("%d requests, %d tokens and $%s reserved", k.CurrentConcurrency, k.ReservedTokens, k.ReservedCost.String()))
 	t.row("today", usageLine(k.Usage.Daily))
 	t.row("this month", usageLine(k.Usage.Monthly))
 	t.row("in all", usageLine(k.Usage.Total))

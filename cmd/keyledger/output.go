@@ -7,6 +7,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/keyledger/keyledger/client/wire"
 )
@@ -31,7 +32,7 @@ func newTable(out io.Writer, heads ...string) *table {
 func (t *table) row(cells ...any) {
 	texts := make([]string, len(cells))
 	for i, c := range cells {
-		texts[i] = cell(c)
+		texts[i] = plain(cell(c))
 	}
 	fmt.Fprintln(t.w, strings.Join(texts, "\t")) // errors come out of flush
 }
@@ -76,15 +77,20 @@ func cell(v any) string {
 		if v == "" {
 			return "-"
 		}
-		// A name may hold anything; a control character must not reach a terminal.
-		return strings.Map(func(r rune) rune {
-			if r < ' ' || r == 0x7f {
-				return '?'
-			}
-			return r
-		}, v)
+		return v
 	}
 	return fmt.Sprint(v)
+}
+
+// plain keeps control characters from the terminal: names and tags may hold
+// anything.
+func plain(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return '?'
+		}
+		return r
+	}, text)
 }
 
 // printJSON prints an answer for scripts, as the service gave it.

@@ -23,10 +23,11 @@ func usageCommand() *cobra.Command {
 	return c
 }
 
-func asOf(text string) (*wire.Time, error) {
+// timeFlag reads a flag that is an instant.
+func timeFlag(flag, text string) (*wire.Time, error) {
 	t, err := parseTime(text)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--as-of: %w", err)}
+		return nil, usageError{fmt.Errorf("--%s: %w", flag, err)}
 	}
 	return wire.AtOrNil(t), nil
 }
@@ -35,7 +36,7 @@ func usageShow() *cobra.Command {
 	var at string
 	var asJSON *bool
 	c := remoteCommand("show KEY", "What a key used", cobra.ExactArgs(1), func(c *cobra.Command, r remote, args []string) error {
-		when, err := asOf(at)
+		when, err := timeFlag("as-of", at)
 		if err != nil {
 			return err
 		}
@@ -61,7 +62,7 @@ func usageAccount() *cobra.Command {
 	var at string
 	var asJSON *bool
 	c := remoteCommand("account ID", "What an upstream account served", cobra.ExactArgs(1), func(c *cobra.Command, r remote, args []string) error {
-		when, err := asOf(at)
+		when, err := timeFlag("as-of", at)
 		if err != nil {
 			return err
 		}
@@ -198,10 +199,10 @@ func usageEvents() *cobra.Command {
 	c := remoteCommand("events", "The ledger, newest first", cobra.NoArgs, func(c *cobra.Command, r remote, _ []string) error {
 		params := client.ListEventsParams{AccountID: orNil(account), Model: orNil(model), RequestID: orNil(requestID), Limit: &limit, Cursor: orNil(cursor)}
 		var err error
-		if params.From, err = asOf(from); err != nil {
+		if params.From, err = timeFlag("from", from); err != nil {
 			return err
 		}
-		if params.To, err = asOf(to); err != nil {
+		if params.To, err = timeFlag("to", to); err != nil {
 			return err
 		}
 		if kind != "" {

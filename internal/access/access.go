@@ -105,15 +105,30 @@ func (t *Tokens) Bootstrap(ctx context.Context, text string) (made bool, err err
 	return made, nil
 }
 
-// Revoke ends a token, by id or exact name. NotFound when there is none.
+// Revoke ends a token, by id, or by name where only one live token has it.
+// NotFound when there is none, Conflict with the ids when there are several.
 func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row db.AccessToken, err error) {
+	all, err := t.DB.TokenList(ctx)
+	if err != nil {
+		return row, fmt.Errorf("listing tokens: %w", err)
+	}
+	var ids []string
+	for _, token := range all {
+		if token.ID.String() == idOrName || token.Name == idOrName && token.RevokedAt == nil {
+			row = token
+			ids = append(ids, token.ID.String())
+		}
+	}
+	switch {
+	case len(ids) == 0:
+		return row, fault.New(fault.NotFound, fmt.Sprintf("No token has the id %q, and no live one that name.", idOrName))
+	case len(ids) > 1:
+		return row, fault.New(fault.Conflict, fmt.Sprintf("%d live tokens are named %q: revoke one by its id: %s.", len(ids), idOrName, strings.Join(ids, ", ")))
+	}
 	err = t.DB.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
-		row, err = q.TokenRevoke(ctx, idOrName)
+		row, err = q.TokenRevoke(ctx, row.ID)
 		return err
 	})
-	if db.Missing(err) {
-		return row, fault.New(fault.NotFound, fmt.Sprintf("No token has the id or name %q.", idOrName))
-	}
 	return row, err
 }
 

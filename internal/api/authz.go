@@ -87,8 +87,7 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 // decideProxied decides for a request that a proxy asks about.
 func (s *Server) decideProxied(r *http.Request) (admit.Decision, *foundKey, error) {
 	query := r.URL.Query()
-	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", "service"), Model: given(r, "X-Keyledger-Model", "model"),
-		RequestID: clip(r.Header.Get("X-Keyledger-Request-Id"), 200)}
+	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", "service"), Model: given(r, "X-Keyledger-Model", "model")}
 	if text := query.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
 		if err != nil || seconds < minLease || seconds > maxLease {
@@ -110,13 +109,13 @@ func refused(code verify.Code) admit.Decision {
 	return admit.Decision{Code: admit.Code(code), Message: code.Message()}
 }
 
-// given is a header, or, where that is missing, a parameter of the URL that the
-// proxy was configured with.
+// given is a parameter of the URL that the proxy was configured with, or a
+// header. The proxy's own word comes first: a header may be the client's.
 func given(r *http.Request, header, parameter string) string {
-	if v := r.Header.Get(header); v != "" {
+	if v := r.URL.Query().Get(parameter); v != "" {
 		return clip(v, 200)
 	}
-	return clip(r.URL.Query().Get(parameter), 200)
+	return clip(r.Header.Get(header), 200)
 }
 
 func clip(text string, most int) string {

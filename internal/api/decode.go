@@ -97,7 +97,8 @@ func syntaxMessage(err *jsontext.SyntacticError) string {
 }
 
 // explain names every member of a body that does not fit v, by reading each of
-// them alone. It runs only after a first reading has failed.
+// them alone, and leaves those that fit in v. It runs only after a first reading
+// has failed.
 func explain(body []byte, v any, first *json.SemanticError) []fault.Field {
 	var members map[string]jsontext.Value
 	if reflect.TypeOf(v).Elem().Kind() != reflect.Struct || json.Unmarshal(body, &members) != nil {
@@ -112,7 +113,9 @@ func explain(body []byte, v any, first *json.SemanticError) []fault.Field {
 		var semantic *json.SemanticError
 		if errors.As(json.Unmarshal(alone, reflect.New(reflect.TypeOf(v).Elem()).Interface(), json.RejectUnknownMembers(true)), &semantic) {
 			wrong = append(wrong, describe(semantic))
+			continue
 		}
+		_ = json.Unmarshal(alone, v) // it fits: keep it, for the rules on what could be read
 	}
 	sort.Slice(wrong, func(i, j int) bool { return wrong[i].Field < wrong[j].Field })
 	if wrong == nil {

@@ -11,7 +11,6 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/key"
-	"github.com/keyledger/keyledger/internal/usage"
 )
 
 // statuses is the one table from faults to HTTP.
@@ -89,16 +88,8 @@ func asFault(err error) *fault.Error {
 	return fault.Wrap(err, fault.Internal, "Something went wrong in the service.")
 }
 
-// invalidKey and invalidUsage turn what the leaves found wrong into one fault.
+// invalidKey turns what the leaves found wrong into one fault.
 func invalidKey(wrong []key.FieldError) error {
-	fields := make([]fault.Field, len(wrong))
-	for i, w := range wrong {
-		fields[i] = fault.Field(w)
-	}
-	return fault.Fields(fields...)
-}
-
-func invalidUsage(wrong []usage.FieldError) error {
 	fields := make([]fault.Field, len(wrong))
 	for i, w := range wrong {
 		fields[i] = fault.Field(w)

@@ -135,7 +135,9 @@ func (s *Server) ImportPrices(ctx context.Context, r ImportPricesRequestObject) 
 	}
 	var from time.Time
 	if r.Params.EffectiveFrom != nil {
-		from = r.Params.EffectiveFrom.Time
+		if from = r.Params.EffectiveFrom.Time; from.UTC().Year() < 1 || from.UTC().Year() > 9999 {
+			return nil, fault.Fields(fault.Field{Field: "effectiveFrom", Message: "must be a time between the years 1 and 9999"})
+		}
 	} else if from, err = s.DB.Now(ctx); err != nil {
 		return nil, fmt.Errorf("reading the database's clock: %w", err)
 	}
@@ -166,7 +168,11 @@ func (s *Server) ListUnpriced(ctx context.Context, _ ListUnpricedRequestObject) 
 	}
 	answer := ListUnpriced200JSONResponse{Data: make([]Unpriced, len(rows))}
 	for i, row := range rows {
-		_, priced := catalogue.Lookup(row.Model, now)
+		priced := true
+		for _, name := range row.Received {
+			_, found := catalogue.Lookup(name, now)
+			priced = priced && found
+		}
 		answer.Data[i] = Unpriced{Model: row.Model, Requests: row.Requests, Tokens: row.Tokens,
 			FirstAt: wire.At(row.FirstAt), LastAt: wire.At(row.LastAt), PricedNow: priced}
 	}

@@ -2,10 +2,13 @@ package api
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
 
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/client/wire"
@@ -33,45 +36,60 @@ func (s *Server) RecordUsage(ctx context.Context, r RecordUsageRequestObject) (R
 }
 
 // readEvents checks one event or each of a list, and names all that is wrong.
-func readEvents(body usageRequest) ([]usage.Event, error) {
-	if body.Events == nil {
-		event, wrong := usage.Check(body.report(), "")
-		if wrong != nil {
-			return nil, invalidUsage(wrong)
+func readEvents(body jsontext.Value) ([]usage.Event, error) {
+	var members map[string]jsontext.Value
+	if body.Kind() != jsontext.KindBeginObject || jsonv2.Unmarshal(body, &members) != nil {
+		return nil, fault.Fields(fault.Field{Field: "body", Message: "must be an object"})
+	}
+	list, several := members["events"]
+	if !several {
+		event, wrong, err := readEvent(body, "")
+		if err != nil || wrong != nil {
+			return nil, errors.Join(err, fault.OrNil(wrong))
 		}
 		return []usage.Event{event}, nil
 	}
-	if one := body.usageReport; one.RequestID != nil || one.AdmissionID != nil || one.KeyID != nil || one.AccountID != nil || one.Model != nil || one.Usage != nil || one.OccurredAt != nil {
+	if len(members) > 1 {
 		return nil, fault.Fields(fault.Field{Field: "events", Message: "must stand alone: send one event, or a list of them"})
 	}
-	if n := len(*body.Events); n < 1 || n > usage.MaxBatch {
-		return nil, fault.Fields(fault.Field{Field: "events", Message: fmt.Sprintf("must have 1 to %d entries", usage.MaxBatch)})
+	var items []jsontext.Value
+	if list.Kind() != jsontext.KindBeginArray || jsonv2.Unmarshal(list, &items) != nil || len(items) < 1 || len(items) > usage.MaxBatch {
+		return nil, fault.Fields(fault.Field{Field: "events", Message: fmt.Sprintf("must be a list of 1 to %d events", usage.MaxBatch)})
 	}
-	events := make([]usage.Event, len(*body.Events))
+	events := make([]usage.Event, len(items))
 	var wrong []fault.Field
-	for i, raw := range *body.Events {
-		path := fmt.Sprintf("events[%d].", i)
-		var one usageReport
-		misfits, err := decode(raw, &one)
+	for i, item := range items {
+		event, bad, err := readEvent(item, fmt.Sprintf("events[%d].", i))
 		if err != nil {
 			return nil, err
 		}
-		for _, f := range misfits {
-			wrong = append(wrong, fault.Field{Field: path + f.Field, Message: f.Message})
-		}
-		if misfits != nil {
-			continue
-		}
-		event, bad := usage.Check(one.report(), path)
-		for _, f := range bad {
-			wrong = append(wrong, fault.Field(f))
-		}
+		wrong = append(wrong, bad...)
 		events[i] = event
 	}
-	if wrong != nil {
-		return nil, fault.Fields(wrong...)
+	return events, fault.OrNil(wrong)
+}
+
+// readEvent reads one event. What cannot be read of it is named, and the rules are
+// checked on the rest all the same.
+func readEvent(raw jsontext.Value, path string) (usage.Event, []fault.Field, error) {
+	var one usageReport
+	misfits, err := decode(raw, &one)
+	if err != nil {
+		return usage.Event{}, nil, err
 	}
-	return events, nil
+	event, bad := usage.Check(one.report(), path)
+	var wrong []fault.Field
+	unread := map[string]bool{}
+	for _, f := range misfits {
+		unread[path+f.Field] = true
+		wrong = append(wrong, fault.Field{Field: path + f.Field, Message: f.Message})
+	}
+	for _, f := range bad {
+		if !unread[f.Field] && !unread[path+"body"] {
+			wrong = append(wrong, fault.Field(f))
+		}
+	}
+	return event, wrong, nil
 }
 
 // GetKeyUsage answers GET /v1/keys/{id}/usage.

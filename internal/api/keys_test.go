@@ -271,6 +271,12 @@ func TestRotate(t *testing.T) {
 	if h.verifyCode(first) != "NOT_FOUND" || h.verifyCode(second) != "VALID" {
 		t.Error("after the grace only the new secret should work")
 	}
+	leaked := h.want(h.do("POST", "/v1/keys/"+id+"/rotate", `{"graceSeconds":2592000}`), 200).text("apiKey")
+	h.want(h.do("POST", "/v1/keys/"+id+"/rotate", `{"graceSeconds":2592000}`), 200)
+	h.want(h.do("POST", "/v1/keys/"+id+"/rotate", nil), 200)
+	if h.verifyCode(leaked) != "NOT_FOUND" || h.verifyCode(second) != "NOT_FOUND" {
+		t.Error("a rotation without grace should end every secret issued before")
+	}
 	third := h.want(h.as(h.admin, "POST", "/v1/keys/"+id+"/rotate", nil, "Idempotency-Key", "once"), 200)
 	again := h.want(h.as(h.admin, "POST", "/v1/keys/"+id+"/rotate", nil, "Idempotency-Key", "once"), 200)
 	if again.text("replayed") != "true" || again.text("apiKey") != "" || again.text("version") != third.text("version") {

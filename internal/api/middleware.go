@@ -75,12 +75,21 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 		if route == "" {
 			route = "unmatched"
 		}
-		s.Metrics.Observe(c.Request().Method, route, strconv.Itoa(c.Response().Status), took)
+		s.Metrics.Observe(knownMethod(c.Request().Method), route, strconv.Itoa(c.Response().Status), took)
 		who := callOf(c.Request().Context())
 		s.Log.DebugContext(c.Request().Context(), "request", "method", c.Request().Method, "route", route,
 			"status", c.Response().Status, "ms", float64(took.Microseconds())/1000, "requestId", who.requestID, "actor", who.identity.Name, "ip", c.RealIP())
 		return nil
 	}
+}
+
+// knownMethod keeps methods that a caller made up out of the metrics.
+func knownMethod(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete, http.MethodOptions:
+		return method
+	}
+	return "other"
 }
 
 // recoverPanic turns a panic into a 500. The panic's value stays out of the
@@ -93,6 +102,19 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 				err = fault.New(fault.Internal, "Something went wrong in the service.")
 			}
 		}()
+		return next(c)
+	}
+}
+
+// requestTimeout bounds the work on one request, its wait for a connection
+// included: a database that is slow or full is told of with 503, not by silence.
+const requestTimeout = 15 * time.Second
+
+func deadline(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		ctx, cancel := context.WithTimeout(c.Request().Context(), requestTimeout)
+		defer cancel()
+		c.SetRequest(c.Request().WithContext(ctx))
 		return next(c)
 	}
 }

@@ -883,7 +883,7 @@ type UsageEvent struct {
 }
 
 // UsageRequest defines model for UsageRequest.
-type UsageRequest = usageRequest
+type UsageRequest = jsontext.Value
 
 // UsageResult defines model for UsageResult.
 type UsageResult struct {

@@ -61,7 +61,7 @@ func (s *Server) Handler() http.Handler {
 	e.Binder = binder{}
 	e.HTTPErrorHandler = s.writeError
 	e.IPExtractor = clientIP(s.TrustedProxies)
-	e.Use(s.requestID, s.observe, s.recoverPanic, s.authenticate)
+	e.Use(s.requestID, s.observe, s.recoverPanic, deadline, s.authenticate)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)
 	return e

@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
+	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
 
@@ -354,6 +356,13 @@ func TestVoid(t *testing.T) {
 		t.Errorf("the adjustment: %s", e.raw)
 	}
 	h.want(h.do("POST", "/v1/events/"+e.text("data", 0, "id")+"/void", `{"reason":"r"}`), 409)
+	pgtest.Exec(t, h.db, "UPDATE usage_dedup SET received_at = received_at - interval '8 days'")
+	if _, err := h.db.DedupPrune(context.Background(), db.DedupPruneParams{HorizonSeconds: 7 * 24 * 3600, RetentionDays: 92}); err != nil {
+		t.Fatal(err)
+	}
+	if a := h.want(h.do("POST", "/v1/events/"+gone+"/void", `{"reason":"again, much later"}`), 200); a.text("status") != "duplicate" {
+		t.Errorf("a void past the deduplication horizon counted again: %s", a.raw)
+	}
 	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM audit_log WHERE action = 'event.void' AND actor = 'the-admin' AND target_id = $1", gone); n != 1 {
 		t.Errorf("%d audit rows", n)
 	}
@@ -444,6 +453,18 @@ func TestSumsThatDoNotFit(t *testing.T) {
 	if !strings.Contains(a.text("detail"), "9223372036854775807") {
 		t.Errorf("the rule is not named: %s", a.raw)
 	}
+	other := map[string]any{"keyId": id, "requestId": "all four", "accountId": "acct", "usage": map[string]any{"output_tokens": int64(1) << 53, "cache_read_input_tokens": int64(1) << 53}}
+	for i := range 12 {
+		other["requestId"] = fmt.Sprint("class", i)
+		if a := h.record(other); a.status != 200 && a.status != 422 {
+			t.Errorf("sums over the classes: %d %s", a.status, a.raw)
+		}
+	}
+	if total := h.do("GET", "/v1/keys/"+id+"/usage", nil).text("total", "allTokens"); strings.HasPrefix(total, "-") {
+		t.Errorf("the sum of all classes wrapped around: %s", total)
+	}
+	h.want(h.do("GET", "/v1/accounts/usage", nil), 200)
+	h.want(h.do("GET", "/v1/prices/unpriced", nil), 200)
 	if got := h.want(h.do("GET", "/v1/keys/"+id, nil), 200).text("usage", "total", "inputTokens"); got != "9007199254740992000" {
 		t.Errorf("the sum is now %s", got)
 	}

@@ -105,13 +105,6 @@ type priceView struct {
 	Above200k *Rates `json:"above200k,omitempty"`
 }
 
-// usageRequest is one event, or a list of them; never both.
-type usageRequest struct {
-	usageReport
-
-	Events *[]jsontext.Value `json:"events"`
-}
-
 // usageReport is usage.Report on the wire.
 type usageReport struct {
 	RequestID   *string        `json:"requestId"`

@@ -140,7 +140,8 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	}
 	rule(c.DatabaseURL != "", "DATABASE_URL", "is required")
 	rule(c.MaxConns > 0, Prefix+"MAX_CONNS", "must be at least 1")
-	rule(c.Bootstrap == "" || len(c.Bootstrap) >= 32, Prefix+"BOOTSTRAP_TOKEN", "must have at least 32 characters")
+	rule(c.Bootstrap == "" || regexp.MustCompile(`^[!-~]{32,500}$`).MatchString(c.Bootstrap), Prefix+"BOOTSTRAP_TOKEN", "must have 32 to 500 printable ASCII characters and no space")
+	rule(time.Duration(c.RetentionDays)*24*time.Hour >= c.DedupHorizon, Prefix+"LEDGER_RETENTION_DAYS", "must not be shorter than "+Prefix+"DEDUP_HORIZON")
 	rule(c.DefaultTokenLimit >= 0, Prefix+"DEFAULT_TOKEN_LIMIT", "must not be negative")
 	rule(!c.DefaultEstimate.IsNegative(), Prefix+"DEFAULT_ESTIMATE_USD", "must not be negative")
 	rule(c.Unpriced == "allow" || c.Unpriced == "refuse", Prefix+"UNPRICED", "must be allow or refuse")

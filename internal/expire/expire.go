@@ -83,7 +83,7 @@ func (p *Passes) Tidy(ctx context.Context) error {
 		"secrets":         func() (int64, error) { return p.DB.SecretPrune(ctx, nil) },
 		"idempotencyKeys": func() (int64, error) { return p.DB.IdempotencyPrune(ctx, nil) },
 		"requestIds": func() (int64, error) {
-			return p.DB.DedupPrune(ctx, db.DedupPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds())})
+			return p.DB.DedupPrune(ctx, db.DedupPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds()), RetentionDays: p.RetentionDays + 2})
 		},
 	} {
 		if removed[name], err = untilDone(ctx, prune); err != nil {

@@ -55,6 +55,14 @@ func Fields(fields ...Field) *Error {
 	return &Error{Code: Invalid, Message: "The request has invalid fields.", Fields: fields}
 }
 
+// OrNil is Fields, or nil when nothing is wrong.
+func OrNil(fields []Field) error {
+	if len(fields) == 0 {
+		return nil
+	}
+	return Fields(fields...)
+}
+
 // Error is for logs: it includes the cause.
 func (e *Error) Error() string {
 	text := string(e.Code) + ": " + e.Message

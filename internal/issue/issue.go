@@ -154,6 +154,13 @@ func notFound() error { return fault.New(fault.NotFound, "No such key.") }
 // be its version. Faults: NotFound for a missing or deleted key, Conflict for
 // another version.
 func (k *Keys) Update(ctx context.Context, who db.Actor, id uuid.UUID, fields key.Columns, ifVersion *int64) (row db.KeyShowRow, err error) {
+	if len(fields) == 0 { // nothing is named, so nothing changes, not even the version
+		row, err = k.Show(ctx, id)
+		if err == nil && (row.APIKey.DeletedAt != nil || ifVersion != nil && row.APIKey.Version != *ifVersion) {
+			err = notChanged(row, ifVersion)
+		}
+		return row, err
+	}
 	raw, err := fields.JSON()
 	if err != nil {
 		return row, err

@@ -32,9 +32,10 @@ type Options struct {
 
 // Cluster is a running PostgreSQL.
 type Cluster struct {
-	socket string
-	child  *child
-	lock   *os.File
+	socket    string
+	temporary bool // the socket's directory goes with the cluster
+	child     *child
+	lock      *os.File
 }
 
 const (
@@ -94,6 +95,7 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 	if c.socket, err = socketDir(dir, owner); err != nil {
 		return err
 	}
+	c.temporary = filepath.Dir(c.socket) != dir
 	logFile, err := os.OpenFile(filepath.Join(dir, "postgres.log"), os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("opening PostgreSQL's log: %w", err)
@@ -148,7 +150,12 @@ func (c *Cluster) EnsureDatabase(ctx context.Context, name string) error {
 
 // Stop ends PostgreSQL cleanly and waits for it.
 func (c *Cluster) Stop() error {
-	defer func() { _ = c.lock.Close() }()
+	defer func() {
+		if c.temporary {
+			_ = os.RemoveAll(c.socket)
+		}
+		_ = c.lock.Close()
+	}()
 	_ = c.child.signal(syscall.SIGINT) // fast shutdown
 	select {
 	case <-c.child.done:
@@ -235,6 +242,12 @@ func leftover(data string) int {
 	first, _, _ := strings.Cut(string(raw), "\n")
 	pid, err := strconv.Atoi(strings.TrimSpace(first))
 	if err != nil || errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		return 0
+	}
+	// After a reboot another program may have the number. PostgreSQL would take it
+	// for itself and refuse to start, so its file goes.
+	if line, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", pid)); err == nil && !strings.Contains(string(line), data) {
+		_ = os.Remove(filepath.Join(data, "postmaster.pid"))
 		return 0
 	}
 	return pid

@@ -121,15 +121,39 @@ func ReadCounts(raw jsontext.Value, path string) (Counts, []FieldError) {
 	if len(found) == 0 {
 		return Counts{}, []FieldError{{path, "has none of the members of an Anthropic, OpenAI, Gemini or Bedrock usage object"}}
 	}
+	// Gateways add members of another shape, as zeros or as the same numbers: the
+	// shape that counts the most is the object's own.
 	r := &reader{path: path}
-	counts := found[0].read(r, members)
+	counts, own := found[0].read(r, members), found[0].name
 	for _, other := range found[1:] {
-		if other.read(r, members) != counts && len(r.wrong) == 0 {
+		if len(r.wrong) > 0 {
+			break
+		}
+		second := other.read(r, members)
+		switch {
+		case counts.within(second):
+			counts, own = second, other.name
+		case !second.within(counts):
 			r.wrong = append(r.wrong, FieldError{path, fmt.Sprintf(
-				"mixes members of %s and %s that do not agree: send the provider's own object", found[0].name, other.name)})
+				"mixes members of %s and %s that do not agree: send the provider's own object", own, other.name)})
 		}
 	}
 	return counts, r.wrong
+}
+
+// within tells whether every count that is not zero is the other's too.
+func (c Counts) within(other Counts) bool {
+	same := func(a, b int64) bool { return a == 0 || a == b }
+	return same(c.Input, other.Input) && same(c.Output, other.Output) && same(c.CacheCreate, other.CacheCreate) && same(c.CacheRead, other.CacheRead)
+}
+
+func (s shape) matches(members map[string]jsontext.Value) bool {
+	for _, name := range s.known {
+		if _, ok := members[name]; ok {
+			return true
+		}
+	}
+	return false
 }
 
 // anthropicCache tells an object that is Anthropic's beyond doubt: the input and
@@ -137,15 +161,6 @@ func ReadCounts(raw jsontext.Value, path string) (Counts, []FieldError) {
 func anthropicCache(members map[string]jsontext.Value) bool {
 	for name := range members {
 		if strings.HasPrefix(name, "cache_") {
-			return true
-		}
-	}
-	return false
-}
-
-func (s shape) matches(members map[string]jsontext.Value) bool {
-	for _, name := range s.known {
-		if _, ok := members[name]; ok {
 			return true
 		}
 	}

@@ -35,6 +35,8 @@ func TestShapes(t *testing.T) {
 		`{"inputTokens":1,"outputTokens":2,"cacheReadInputTokens":3,"cacheWriteInputTokens":4,"totalTokens":10}`:                                               {Input: 1, Output: 2, CacheRead: 3, CacheCreate: 4, Ephemeral5m: 4},
 		`{"input_tokens":7,"output_tokens":2,"prompt_tokens":7,"completion_tokens":2}`:                                                                         {Input: 7, Output: 2},
 		`{"input_tokens":9007199254740992}`: {Input: 1 << 53},
+		`{"prompt_tokens":2006,"completion_tokens":300,"input_tokens":0,"output_tokens":0,"prompt_tokens_details":{"cached_tokens":1920}}`: {Input: 86, CacheRead: 1920, Output: 300},
+		`{"prompt_tokens":10,"prompt_tokens_details":{"cached_tokens":4},"cache_read_input_tokens":4}`:                                     {Input: 6, CacheRead: 4},
 	} {
 		got, wrong := usage.ReadCounts([]byte(text), "usage")
 		if wrong != nil || got != want {

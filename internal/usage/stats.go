@@ -44,10 +44,8 @@ type Averages struct {
 
 // Mean works out the averages of a total since an instant.
 func Mean(total Block, since, asOf time.Time) Averages {
-	days := int64(1)
-	if age := asOf.Sub(since); age > 24*time.Hour {
-		days = int64((age + 24*time.Hour - 1) / (24 * time.Hour))
-	}
+	const day = 24 * 60 * 60 * 1000 // milliseconds; a Duration ends at 292 years
+	days := max(1, (asOf.UnixMilli()-since.UnixMilli()+day-1)/day)
 	const minutesADay, places = 24 * 60, 2
 	over := func(sum, n int64) decimal.Decimal {
 		return decimal.NewFromInt(sum).DivRound(decimal.NewFromInt(n), places)

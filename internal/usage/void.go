@@ -12,8 +12,8 @@ import (
 )
 
 // Void takes a usage event back by an adjustment row with the opposite counts
-// and cost at the same time, so that every rollup is as if it had not been. The
-// ledger row itself stays. Voiding twice is harmless: the first adjustment is
+// and cost at the same time, so that every sum is as if it had not been; times of
+// last use stay. The ledger row itself stays. Voiding twice is harmless: the first adjustment is
 // the answer. Faults: NotFound, and Conflict for a row that is no usage.
 func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, reason string) (Result, error) {
 	row, err := r.DB.EventFind(ctx, eventID)
@@ -37,6 +37,9 @@ func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 		}
 		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "event", TargetID: eventID.String(), After: after})
 	})
+	if fault.CodeOf(err) == fault.Invalid { // its key was purged since it was read
+		return Result{}, fault.New(fault.Conflict, "The event's key was purged at the same moment. Try again.")
+	}
 	if err != nil {
 		return Result{}, err
 	}

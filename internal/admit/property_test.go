@@ -1,0 +1,250 @@
+package admit_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+	"pgregory.net/rapid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// model is a plain, sequential account of one key: what the database must agree
+// with after every step.
+type model struct {
+	window, requestLimit, tokenLimit, concurrency int64
+	daily, total                                  decimal.Decimal
+
+	windowStart      time.Time
+	requests, tokens int64
+	open             map[uuid.UUID]*slot
+	spent            map[string]decimal.Decimal // by day
+	settled          map[uuid.UUID]bool
+}
+
+type slot struct {
+	lease, until time.Time // zero lease: none
+	tokens       int64
+	cost         decimal.Decimal
+}
+
+func (m *model) inWindow(at time.Time) bool {
+	return m.window > 0 && !m.windowStart.IsZero() && at.Before(m.windowStart.Add(time.Duration(m.window)*time.Minute))
+}
+
+func (m *model) all() (sum decimal.Decimal) {
+	for _, c := range m.spent {
+		sum = sum.Add(c)
+	}
+	return sum
+}
+
+// decide is the contract's order, in the plainest words.
+func (m *model) decide(at time.Time, lease bool, tokens int64, cost decimal.Decimal) admit.Code {
+	var leases, heldTokens int64
+	held := decimal.Zero
+	for _, s := range m.open {
+		if s.lease.After(at) {
+			leases++
+		}
+		if s.until.After(at) {
+			heldTokens += s.tokens
+			held = held.Add(s.cost)
+		}
+	}
+	requests, used := int64(0), int64(0)
+	if m.inWindow(at) {
+		requests, used = m.requests, m.tokens
+	}
+	over := func(limit, spent decimal.Decimal) bool {
+		return limit.IsPositive() && (spent.Add(held).GreaterThanOrEqual(limit) || spent.Add(held).Add(cost).GreaterThan(limit))
+	}
+	switch {
+	case lease && m.concurrency > 0 && leases >= m.concurrency:
+		return admit.ConcurrencyExceeded
+	case m.window > 0 && m.requestLimit > 0 && requests >= m.requestLimit:
+		return admit.RequestsExceeded
+	case m.window > 0 && m.tokenLimit > 0 && (used+heldTokens >= m.tokenLimit || used+heldTokens+tokens > m.tokenLimit):
+		return admit.TokensExceeded
+	case over(m.daily, m.spent[at.Format(time.DateOnly)]):
+		return admit.DailyCostExceeded
+	case over(m.total, m.all()):
+		return admit.TotalCostExceeded
+	}
+	return admit.Allowed
+}
+
+func (m *model) admit(id uuid.UUID, at time.Time, lease, tokens int64, cost decimal.Decimal) {
+	if m.window > 0 && !m.inWindow(at) {
+		m.windowStart, m.requests, m.tokens = at, 0, 0
+	}
+	m.requests++
+	s := &slot{until: at.Add(max(time.Hour, time.Duration(lease)*time.Second)), tokens: tokens, cost: cost}
+	if lease > 0 {
+		s.lease = at.Add(time.Duration(lease) * time.Second)
+	}
+	m.open[id] = s
+}
+
+// history is one run of random steps against the database and the model.
+type history struct {
+	*rapid.T
+
+	s   *stand
+	m   *model
+	id  uuid.UUID
+	now time.Time
+	ids []uuid.UUID
+}
+
+func (h *history) admits() {
+	lease := rapid.SampledFrom([]int64{0, 5, 60, 3600}).Draw(h.T, "lease")
+	tokens := rapid.SampledFrom([]int64{0, 1, 100, 700}).Draw(h.T, "tokens")
+	cost := decimal.New(rapid.SampledFrom([]int64{0, 1, 5, 40}).Draw(h.T, "cost"), -4)
+	n := rapid.IntRange(1, 3).Draw(h.T, "batch")
+	batch := make([]admit.Request, n)
+	for i := range batch {
+		batch[i] = admit.Request{KeyID: h.id, LeaseSeconds: int32(lease), Tokens: tokens, CostUSD: &cost}
+	}
+	got, err := h.s.admit.DecideAll(ctx, batch, &h.now)
+	if err != nil {
+		h.Fatal(err)
+	}
+	for i, d := range got {
+		want := h.m.decide(h.now, lease > 0, tokens, cost)
+		if d.Code != want {
+			h.Fatalf("request %d at %s: the database says %s, the model %s\n%+v\n%+v", i, h.now, d.Code, want, d.Limits, h.m)
+		}
+		if d.Allowed {
+			h.m.admit(d.AdmissionID, h.now, lease, tokens, cost)
+			h.ids = append(h.ids, d.AdmissionID)
+		}
+	}
+}
+
+func (h *history) pick() (uuid.UUID, *slot) {
+	if len(h.ids) == 0 {
+		h.Skip("nothing was admitted yet")
+	}
+	id := rapid.SampledFrom(h.ids).Draw(h.T, "admission")
+	return id, h.m.open[id]
+}
+
+func (h *history) releases() {
+	id, _ := h.pick()
+	if err := h.s.admit.Release(ctx, id); err != nil {
+		h.Fatal(err)
+	}
+	delete(h.m.open, id)
+}
+
+func (h *history) renews() {
+	id, s := h.pick()
+	seconds := rapid.SampledFrom([]int32{5, 600}).Draw(h.T, "seconds")
+	end, err := h.s.admit.Renew(ctx, id, seconds, &h.now)
+	if live := s != nil && s.lease.After(h.now); live != (err == nil) {
+		h.Fatalf("renew: lease live %v, error %v", live, err)
+	}
+	if err == nil {
+		if want := h.now.Add(time.Duration(seconds) * time.Second); want.After(s.lease) {
+			s.lease = want
+		}
+		if until := h.now.Add(time.Hour); until.After(s.until) {
+			s.until = until
+		}
+		if !end.Equal(s.lease) {
+			h.Fatalf("renewed to %s, want %s", end, s.lease)
+		}
+	}
+}
+
+// settles records input tokens of gpt-4o, $2.50 a million, at the history's time.
+func (h *history) settles() {
+	id, _ := h.pick()
+	tokens := rapid.SampledFrom([]int64{0, 40, 400, 4000}).Draw(h.T, "settled")
+	got, err := h.s.record.Record(ctx, []usage.Event{{AdmissionID: id, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: tokens}, OccurredAt: h.now}})
+	if err != nil {
+		h.Fatal(err)
+	}
+	if got[0].Duplicate != h.m.settled[id] {
+		h.Fatalf("settled before: %v, the answer says %v", h.m.settled[id], got[0].Duplicate)
+	}
+	if h.m.settled[id] {
+		return
+	}
+	h.m.settled[id] = true
+	delete(h.m.open, id)
+	day := h.now.Format(time.DateOnly)
+	h.m.spent[day] = h.m.spent[day].Add(decimal.NewFromInt(tokens).Mul(decimal.New(25, -7)))
+	// Window tokens are counted by the database's own clock, which runs beside
+	// this history's: set them as if it did not.
+	if h.m.inWindow(h.now) {
+		h.m.tokens += tokens
+	}
+	pgtest.Exec(h.s.t, h.s.db, "UPDATE key_counters SET tokens = $2 WHERE key_id = $1", h.id, h.m.tokens)
+}
+
+func (h *history) patches() {
+	h.m.concurrency = rapid.Int64Range(0, 3).Draw(h.T, "concurrency")
+	h.m.requestLimit = rapid.Int64Range(0, 6).Draw(h.T, "requests")
+	h.m.tokenLimit = rapid.SampledFrom([]int64{0, 500, 2000}).Draw(h.T, "tokens limit")
+	h.m.daily = decimal.New(rapid.SampledFrom([]int64{0, 50, 100}).Draw(h.T, "daily"), -4)
+	h.m.total = decimal.New(rapid.SampledFrom([]int64{0, 200}).Draw(h.T, "total"), -4)
+	h.store()
+}
+
+func (h *history) store() {
+	pgtest.Exec(h.s.t, h.s.db, `UPDATE api_keys SET concurrency_limit = $2, rate_limit_requests = $3, token_limit = $4, daily_cost_limit = $5, total_cost_limit = $6 WHERE id = $1`,
+		h.id, h.m.concurrency, h.m.requestLimit, h.m.tokenLimit, h.m.daily, h.m.total)
+}
+
+func (h *history) waits() {
+	h.now = h.now.Add(rapid.SampledFrom([]time.Duration{time.Millisecond, 5*time.Second - time.Millisecond, time.Minute, 10 * time.Minute, time.Hour, 9 * time.Hour}).Draw(h.T, "step"))
+}
+
+func (h *history) sweeps() {
+	if _, err := h.s.db.AdmissionSweep(ctx, &h.now); err != nil {
+		h.Fatal(err)
+	}
+}
+
+// Guarantee: over random interleavings of admissions, renewals, releases,
+// settlements, expiry, changes of limits and steps of the clock, the database
+// decides as a plain model in memory does, every time. make soak runs 10 000
+// histories.
+func TestHistoriesProperty(t *testing.T) {
+	t.Parallel()
+	d := pgtest.New(t)
+	s := newStand(t, d, "UTC")
+	rapid.Check(t, func(r *rapid.T) {
+		m := &model{window: rapid.SampledFrom([]int64{0, 1, 30}).Draw(r, "window"), open: map[uuid.UUID]*slot{}, spent: map[string]decimal.Decimal{}, settled: map[uuid.UUID]bool{}}
+		h := &history{T: r, s: s, m: m, id: s.key(key.Columns{"rate_limit_window": m.window}), now: start}
+		h.patches()
+		for range rapid.IntRange(5, 25).Draw(r, "steps") {
+			step := rapid.SampledFrom([]string{"admits", "admits", "admits", "settles", "releases", "renews", "waits", "patches", "sweeps"}).Draw(r, "step kind")
+			if len(h.ids) == 0 && (step == "settles" || step == "releases" || step == "renews") {
+				continue
+			}
+			map[string]func(){"admits": h.admits, "settles": h.settles, "releases": h.releases, "renews": h.renews, "waits": h.waits, "patches": h.patches, "sweeps": h.sweeps}[step]()
+		}
+		held, err := d.AdmissionsHeld(ctx, db.AdmissionsHeldParams{KeyIDs: []uuid.UUID{h.id}, At: &h.now})
+		if err != nil {
+			r.Fatal(err)
+		}
+		leases := int64(0)
+		for _, slot := range m.open {
+			if slot.lease.After(h.now) {
+				leases++
+			}
+		}
+		if len(held) == 1 && held[0].Leases != leases || len(held) == 0 && leases != 0 {
+			r.Fatalf("leases held: %v, the model has %d", held, leases)
+		}
+	})
+}

@@ -1,0 +1,233 @@
+package api_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/internal/pgtest"
+)
+
+func (h *harness) admit(body map[string]any) answer {
+	h.t.Helper()
+	return h.want(h.as(h.relay, "POST", "/v1/admissions", body), 200)
+}
+
+// Guarantee: a relay's round: ask, renew, settle, and the key's numbers follow;
+// what is asked twice with one request id is one admission.
+func TestAdmissionRound(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, secret := h.create(map[string]any{"concurrencyLimit": 2, "rateLimitWindow": 60, "rateLimitRequests": 5, "tokenLimit": 10000, "dailyCostLimit": 1, "claudeAccountId": "acct"})
+	ask := map[string]any{"apiKey": secret, "requestId": "r1", "service": "claude", "model": "claude-sonnet-4-20250514", "estimate": map[string]any{"tokens": 1000, "costUsd": "0.05"}, "leaseSeconds": 60}
+	a := h.admit(ask)
+	admission := a.text("admissionId")
+	if a.text("code") != "ALLOWED" || admission == "" || a.text("leaseExpiresAt") == "" || a.text("key", "claudeAccountId") != "acct" || a.text("limits", 0, "name") != "requests" || a.text("limits", 3, "reserved") != "0.05" {
+		t.Errorf("admitted: %s", a.raw)
+	}
+	if again := h.admit(ask); again.text("admissionId") != admission || again.text("repeated") != "true" {
+		t.Errorf("asked again: %s", again.raw)
+	}
+	k := h.do("GET", "/v1/keys/"+id, nil)
+	if k.text("currentConcurrency") != "1" || k.text("reservedTokens") != "1000" || k.text("reservedCost") != "0.05" || k.text("currentWindowRequests") != "1" {
+		t.Errorf("the key shows %s", k.raw)
+	}
+	if l := h.want(h.as(h.reader, "GET", "/v1/keys/"+id+"/admissions", nil), 200); l.text("data", 0, "id") != admission || l.text("data", 0, "requestId") != "r1" {
+		t.Errorf("live admissions: %s", l.raw)
+	}
+	h.want(h.as(h.relay, "POST", "/v1/admissions/"+admission+"/renew", `{"leaseSeconds":120}`), 200)
+	h.want(h.as(h.relay, "POST", "/v1/admissions/"+admission+"/renew", nil), 200)
+	settle := map[string]any{"admissionId": admission, "requestId": "r1", "accountId": "acct", "model": "claude-sonnet-4-20250514", "usage": readmeUsage}
+	if s := h.want(h.record(settle), 200); s.text("results", 0, "keyId") != id || s.text("results", 0, "status") != "recorded" || s.text("results", 0, "costUsd") != "0.016092" {
+		t.Errorf("settled: %s", s.raw)
+	}
+	for _, repeat := range []map[string]any{settle, {"admissionId": admission, "usage": readmeUsage, "model": "claude-sonnet-4-20250514"}, {"keyId": id, "requestId": "r1", "usage": map[string]any{}}} {
+		if s := h.want(h.record(repeat), 200); s.text("results", 0, "status") != "duplicate" || s.text("results", 0, "costUsd") != "0.016092" {
+			t.Errorf("settled again: %s", s.raw)
+		}
+	}
+	k = h.do("GET", "/v1/keys/"+id, nil)
+	if k.text("currentConcurrency") != "0" || k.text("reservedCost") != "0" || k.text("currentWindowTokens") != "3070" || k.text("dailyCost") != "0.016092" || k.text("usage", "total", "requests") != "1" {
+		t.Errorf("after settlement the key shows %s", k.raw)
+	}
+	h.want(h.as(h.relay, "POST", "/v1/admissions/"+admission+"/renew", nil), 409)
+	for range 2 {
+		h.want(h.as(h.relay, "DELETE", "/v1/admissions/"+admission, nil), 204)
+	}
+	if d := h.admit(map[string]any{"apiKey": secret, "estimate": map[string]any{"costUsd": 0.99}}); d.text("code") != "DAILY_COST_EXCEEDED" || d.text("retryAfterSeconds") == "" || d.text("limits", 3, "used") != "0.016092" || d.get("admissionId") != nil {
+		t.Errorf("over the limit: %s", d.raw)
+	}
+}
+
+// Guarantee: keys that are none, dead or restricted are refused with their code;
+// a limit changed by PATCH holds for the next request.
+func TestAdmissionCodes(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, secret := h.create(map[string]any{})
+	for _, bad := range []any{nil, 5, "", "sk-1", "CR_" + secret[3:]} {
+		if a := h.admit(map[string]any{"apiKey": bad}); a.text("code") != "MALFORMED" || a.text("allowed") != "false" {
+			t.Errorf("%v: %s", bad, a.raw)
+		}
+	}
+	if a := h.admit(map[string]any{}); a.text("code") != "MALFORMED" {
+		t.Errorf("without a key: %s", a.raw)
+	}
+	if a := h.admit(map[string]any{"apiKey": "cr_" + strings.Repeat("0", 64)}); a.text("code") != "NOT_FOUND" {
+		t.Errorf("unknown: %s", a.raw)
+	}
+	for _, step := range []struct{ patch, code string }{
+		{`{"isActive":false}`, "DISABLED"}, {`{"isActive":true,"expiresAt":"2020-01-01T00:00:00Z"}`, "EXPIRED"}, {`{"expiresAt":null,"permissions":["gemini"]}`, "SERVICE_NOT_PERMITTED"},
+		{`{"permissions":null,"enableModelRestriction":true,"restrictedModels":["GPT_4o"]}`, "MODEL_NOT_ALLOWED"},
+		{`{"restrictedModels":null,"allowedModels":["gpt-5"]}`, "MODEL_NOT_ALLOWED"},
+		{`{"allowedModels":["gpt-4o"],"enableClientRestriction":true,"allowedClients":["gemini_cli"]}`, "CLIENT_NOT_ALLOWED"},
+		{`{"enableClientRestriction":false,"concurrencyLimit":1}`, "ALLOWED"}, {`{}`, "CONCURRENCY_EXCEEDED"}, {`{"concurrencyLimit":2}`, "ALLOWED"},
+		{`{"concurrencyLimit":0,"rateLimitWindow":60,"rateLimitRequests":1}`, "ALLOWED"}, {`{}`, "REQUESTS_EXCEEDED"}, {`{"enforcement":"observe"}`, "ALLOWED"},
+	} {
+		h.want(h.do("PATCH", "/v1/keys/"+id, step.patch), 200)
+		a := h.admit(map[string]any{"apiKey": secret, "service": "openai", "model": "gpt-4o", "userAgent": "curl/8"})
+		if a.text("code") != step.code || a.text("allowed") != fmt.Sprint(step.code == "ALLOWED") {
+			t.Errorf("after %s: %s, want %s", step.patch, a.raw, step.code)
+		}
+	}
+	h.want(h.do("DELETE", "/v1/keys/"+id, nil), 204)
+	if a := h.admit(map[string]any{"apiKey": secret}); a.text("code") != "NOT_FOUND" {
+		t.Errorf("deleted: %s", a.raw)
+	}
+}
+
+// Guarantee: every wrong field is named, a dry run consumes nothing and explains
+// itself, and a key may be named by id only in an admin's dry run.
+func TestAdmissionRequests(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, secret := h.create(map[string]any{"dailyCostLimit": "0.01", "permissions": []string{"claude"}})
+	for body, fields := range map[string]string{
+		`{"apiKey":"x","leaseSeconds":4,"requestId":"","estimate":{"tokens":-1,"costUsd":-1}}`: "requestId,leaseSeconds,estimate.tokens,estimate.costUsd",
+		`{"leaseSeconds":3601}`: "leaseSeconds", `{"estimate":{"tokens":9007199254740993}}`: "estimate.tokens", `{"estimate":{"costUsd":"0.0000000000001"}}`: "estimate.costUsd",
+		`{"nope":1,"model":5}`: "model,nope", `{"model":"` + strings.Repeat("x", 201) + `"}`: "model", `{"service":"a\u0000"}`: "service",
+		`{"keyId":"` + id + `"}`: "keyId", `{"keyId":"` + id + `","dryRun":true}`: "keyId",
+	} {
+		if a := h.want(h.as(h.relay, "POST", "/v1/admissions", body), 422); a.wrongFields() != fields {
+			t.Errorf("%s: %q, want %q", body, a.wrongFields(), fields)
+		}
+	}
+	h.want(h.as(h.reader, "POST", "/v1/admissions", map[string]any{"apiKey": secret}), 403)
+	for range 3 {
+		a := h.want(h.do("POST", "/v1/admissions", map[string]any{"keyId": id, "dryRun": true, "explain": true, "service": "claude", "estimate": map[string]any{"costUsd": 0.01}}), 200)
+		if a.text("code") != "ALLOWED" || a.get("admissionId") != nil || a.text("limits", 0, "reserved") != "0" || !strings.Contains(a.text("explanation"), "DAILY_COST_EXCEEDED") {
+			t.Errorf("dry run: %s", a.raw)
+		}
+	}
+	a := h.do("POST", "/v1/admissions", map[string]any{"keyId": id, "dryRun": true, "explain": true, "service": "gemini"})
+	checks := a.get("explanation").([]any)
+	if last := checks[len(checks)-1].(map[string]any); last["check"] != "SERVICE_NOT_PERMITTED" || last["passed"] != false || !strings.Contains(last["detail"].(string), "claude") {
+		t.Errorf("explained: %s", a.raw)
+	}
+	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM admissions"); n != 0 {
+		t.Errorf("dry runs left %d admissions", n)
+	}
+	for _, path := range []string{"/v1/admissions/" + uuid.NewString(), "/v1/admissions/x"} {
+		if a := h.as(h.relay, "DELETE", path, nil); a.status != 404 && a.status != 422 {
+			t.Errorf("%s: %d", path, a.status)
+		}
+	}
+	h.want(h.as(h.relay, "POST", "/v1/admissions/"+uuid.NewString()+"/renew", `{"leaseSeconds":1}`), 422)
+	h.want(h.as(h.relay, "POST", "/v1/admissions/"+uuid.NewString()+"/renew", nil), 404)
+	if a := h.record(map[string]any{"admissionId": uuid.NewString(), "usage": map[string]any{}}); a.status != 422 || a.wrongFields() != "admissionId" {
+		t.Errorf("an unknown admission: %s", a.raw)
+	}
+	other, _ := h.create(map[string]any{})
+	mine := h.admit(map[string]any{"apiKey": secret, "service": "claude"}).text("admissionId")
+	if a := h.record(map[string]any{"admissionId": mine, "keyId": other, "usage": map[string]any{}}); a.status != 422 || a.wrongFields() != "keyId" {
+		t.Errorf("another key's admission: %s", a.raw)
+	}
+}
+
+// ask sends a request to authz as a proxy would.
+func (h *harness) ask(path string, headers ...string) (int, http.Header, string) {
+	h.t.Helper()
+	req, err := http.NewRequestWithContext(context.Background(), http.MethodGet, h.authz+path, nil)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		req.Header.Set(headers[i], headers[i+1])
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	body, err := io.ReadAll(resp.Body)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return resp.StatusCode, resp.Header, string(body)
+}
+
+// Guarantee: authz finds the key in every place that clients put it, in order,
+// and tells decision and key by status and headers.
+func TestAuthz(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, secret := h.create(map[string]any{"rateLimitWindow": 60, "rateLimitRequests": 100, "geminiAccountId": "acct/1 x", "permissions": []string{"claude"}, "concurrencyLimit": 1})
+	for _, where := range [][]string{
+		{"/v1/authz?service=claude", "X-Api-Key", secret}, {"/v1/authz?service=claude", "X-Goog-Api-Key", secret}, {"/v1/authz?service=claude", "Authorization", "bearer " + secret},
+		{"/v1/authz?service=claude", "Api-Key", secret}, {"/v1/authz?service=claude", "Authorization", secret}, {"/v1/authz?service=claude&key=" + secret},
+		{"/v1/authz", "X-Keyledger-Service", "claude", "X-Forwarded-Uri", "/v1/models?a=b&key=" + secret}, {"/v1/authz/any/path?service=claude", "X-Api-Key", secret},
+	} {
+		status, header, body := h.ask(where[0], where[1:]...)
+		if status != 200 || header.Get("X-Keyledger-Key-Id") != id || header.Get("X-Keyledger-Admission-Id") == "" || header.Get("X-Keyledger-Gemini-Account-Id") != "acct%2F1%20x" || body != "" {
+			t.Errorf("%v: %d %v %s", where, status, header, body)
+		}
+		if header.Get("RateLimit-Policy") != `"requests";q=100;w=3600, "tokens";q=1000000;w=3600` || !strings.HasPrefix(header.Get("RateLimit"), `"requests";r=9`) {
+			t.Errorf("RateLimit headers: %v", header)
+		}
+	}
+	if status, header, _ := h.ask("/v1/authz?service=claude", "X-Api-Key", "cr_"+strings.Repeat("0", 64), "Authorization", "Bearer "+secret); status != 401 || header.Get("WWW-Authenticate") != "Bearer" {
+		t.Errorf("x-api-key comes before Authorization: %d", status)
+	}
+	for _, c := range []struct {
+		path, patch string
+		status      int
+		code        string
+	}{
+		{"/v1/authz", "", 403, "SERVICE_NOT_PERMITTED"},
+		{"/v1/authz?service=claude&lease=3600", "", 200, ""},
+		{"/v1/authz?service=claude", "", 200, ""}, // takes no slot
+		{"/v1/authz?service=claude&lease=60", "", 429, "CONCURRENCY_EXCEEDED"},
+		{"/v1/authz?service=claude", `{"rateLimitRequests":1}`, 429, "REQUESTS_EXCEEDED"},
+		{"/v1/authz?service=claude&deny=403", "", 403, "REQUESTS_EXCEEDED"},
+		{"/v1/authz?service=claude", `{"rateLimitRequests":0,"dailyCostLimit":"0.001","estimatePerRequest":"0.002"}`, 402, "DAILY_COST_EXCEEDED"},
+		{"/v1/authz?service=claude", `{"dailyCostLimit":0,"enableModelRestriction":true,"allowedModels":["m"]}`, 403, "MODEL_NOT_ALLOWED"},
+		{"/v1/authz?service=claude&model=m", "", 200, ""},
+		{"/v1/authz?service=claude&lease=4", "", 422, "VALIDATION_FAILED"},
+		{"/v1/authz?service=claude", `{"isActive":false}`, 401, "DISABLED"},
+	} {
+		if c.patch != "" {
+			h.want(h.do("PATCH", "/v1/keys/"+id, c.patch), 200)
+		}
+		status, header, body := h.ask(c.path, "X-Api-Key", secret)
+		if status != c.status || c.code != "" && !strings.Contains(body, `"code":"`+c.code+`"`) || strings.Contains(body, secret) {
+			t.Errorf("%s %s: %d %s, want %d %s", c.path, c.patch, status, body, c.status, c.code)
+		}
+		if strings.HasSuffix(c.code, "S_EXCEEDED") && header.Get("Retry-After") == "" {
+			t.Errorf("%s: no Retry-After", c.code)
+		}
+		if strings.Contains(c.path, "deny") && header.Get("X-Keyledger-Status") != "429" {
+			t.Errorf("the true status: %v", header)
+		}
+	}
+	if status, _, _ := h.ask("/v1/authz"); status != 401 {
+		t.Errorf("without a key: %d", status)
+	}
+	if strings.Contains(h.log.String(), secret) {
+		t.Error("the key is in the log")
+	}
+}
