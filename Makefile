@@ -20,7 +20,7 @@ build: ## Build bin/keyledger
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
 
 .PHONY: test
-test: postgresql browser ## Run all tests with the race detector, on a PostgreSQL of their own
+test: postgresql browser proxies ## Run all tests with the race detector, on a PostgreSQL of their own
 	$(GO) test -race ./...
 
 .PHONY: check
@@ -53,13 +53,15 @@ bench: postgresql ## Measure the main operations over HTTP on this machine
 
 FUZZ_TIME ?= 60s
 .PHONY: soak
-soak: postgresql browser ## Fuzz every decoder and run properties and end-to-end tests long
+soak: postgresql browser proxies ## Fuzz every decoder and run properties and end-to-end tests long
 	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
 	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
 	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
 	$(GO) test -run '^$$' -fuzz FuzzBodies -fuzztime $(FUZZ_TIME) ./internal/api
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
-	$(GO) test -race -count 10 ./internal/api ./internal/expire ./internal/verify ./cmd/...
+	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
+	KEYLEDGER_TEST_SOAK=60s $(GO) test -run Deadlocks -v ./cmd/...
+	$(GO) test -race -count 10 -timeout 60m ./internal/api ./internal/expire ./internal/verify ./internal/admit
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $(1); \
@@ -69,6 +71,11 @@ INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && D
 postgresql:
 	@[ -n "$$KEYLEDGER_PG_BIN" ] || command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres /opt/homebrew/opt/postgresql@*/bin/postgres >/dev/null 2>&1 || \
 		{ echo "installing PostgreSQL"; $(call INSTALL,postgresql,postgresql@17); }
+
+.PHONY: proxies
+proxies:
+	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null || \
+		{ echo "installing nginx, Caddy and HAProxy for the tests of docs/integrations"; $(call INSTALL,nginx-light caddy haproxy,nginx caddy haproxy); }
 
 .PHONY: browser
 browser:

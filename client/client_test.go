@@ -156,7 +156,7 @@ func TestWire(t *testing.T) {
 	if err := json.Unmarshal([]byte(`"2026-01-02T03:04:05.6789+05:30"`), &at); err != nil {
 		t.Fatal(err)
 	}
-	if raw, _ := json.Marshal(at); string(raw) != `"2026-01-01T21:34:05.678Z"` {
+	if raw, err := json.Marshal(at); err != nil || string(raw) != `"2026-01-01T21:34:05.678Z"` {
 		t.Errorf("time became %s", raw)
 	}
 	for _, text := range []string{`5`, `""`, `"2026-01-02"`, `"x"`} {

@@ -186,7 +186,7 @@ func TestReadme(t *testing.T) {
 		t.Fatalf("the walk-through failed: %v\n%s", err, out)
 	}
 	rest := string(out)
-	for _, want := range []string{`"code":"VALID"`, "recorded", "$0.016092", "duplicate", "3070", "$0.016092", "expired", `"code":"EXPIRED"`, "1 keys disabled", `"isActive": false`, "deleted alice-", `restored "alice-`} {
+	for _, want := range []string{`"code":"VALID"`, "recorded", "$0.016092", "duplicate", "3070", "$0.016092", "DAILY_COST_EXCEEDED", "expired", `"code":"EXPIRED"`, "1 keys disabled", `"isActive": false`, "deleted alice-", `restored "alice-`} {
 		_, after, found := strings.Cut(rest, want)
 		if !found {
 			t.Fatalf("%q is not where it should be in:\n%s", want, out)

@@ -128,7 +128,7 @@ func tryProxy(t *testing.T, front string, env []string) {
 	id, secret := create("good", "--window", "60", "--request-limit", "2", "--claude-account", "acct-7", "--permissions", "claude")
 	for range 2 {
 		resp, body := ask(secret)
-		if resp.StatusCode != 200 || !containsAll(body, `"X-Keyledger-Key-Id":["`+id+`"]`, `"X-Keyledger-Claude-Account-Id":["acct-7"]`, `"X-Keyledger-Admission-Id":["`) || strings.Contains(body, "forged") {
+		if resp.StatusCode != http.StatusOK || !containsAll(body, `"X-Keyledger-Key-Id":["`+id+`"]`, `"X-Keyledger-Claude-Account-Id":["acct-7"]`, `"X-Keyledger-Admission-Id":["`) || strings.Contains(body, "forged") {
 			t.Errorf("let through: %d %s", resp.StatusCode, body)
 		}
 	}
@@ -143,7 +143,7 @@ func tryProxy(t *testing.T, front string, env []string) {
 		if resp.StatusCode != c.status || !strings.Contains(body, `"code":"`+c.code+`"`) {
 			t.Errorf("%s: %d %s, want %d %s", name, resp.StatusCode, body, c.status, c.code)
 		}
-		if name == "window" && (resp.Header.Get("Retry-After") == "" || !strings.Contains(resp.Header.Get("RateLimit"), `"requests";r=0`) || resp.Header.Get("RateLimit-Policy") == "") {
+		if name == "window" && (resp.Header.Get("Retry-After") == "" || !strings.Contains(resp.Header.Get("Ratelimit"), `"requests";r=0`) || resp.Header.Get("Ratelimit-Policy") == "") {
 			t.Errorf("%s: %v", name, resp.Header)
 		}
 	}

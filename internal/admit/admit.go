@@ -38,7 +38,7 @@ const (
 )
 
 // messages are the codes in words.
-var messages = map[Code]string{
+var messages = map[Code]string{ //nolint:gosec // words, no credentials
 	"NOT_FOUND": "API key not found", "DISABLED": "API key is disabled", "EXPIRED": "API key has expired",
 	ServiceNotPermitted: "The key may not use this service",
 	ModelNotAllowed:     "The key may not use this model",
@@ -133,8 +133,8 @@ func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.T
 	decisions := make([]Decision, len(rows))
 	for i, row := range rows {
 		decisions[i] = decision(row)
-		if !requests[i].DryRun && !decisions[i].Repeated {
-			d.Refusals.count(requests[i].KeyID, row)
+		if r := requests[row.Index]; !r.DryRun && !decisions[i].Repeated {
+			d.Refusals.count(r.KeyID, row)
 		}
 	}
 	return decisions, nil

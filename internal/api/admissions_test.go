@@ -186,7 +186,7 @@ func TestAuthz(t *testing.T) {
 		if status != 200 || header.Get("X-Keyledger-Key-Id") != id || header.Get("X-Keyledger-Admission-Id") == "" || header.Get("X-Keyledger-Gemini-Account-Id") != "acct%2F1%20x" || body != "" {
 			t.Errorf("%v: %d %v %s", where, status, header, body)
 		}
-		if header.Get("RateLimit-Policy") != `"requests";q=100;w=3600, "tokens";q=1000000;w=3600` || !strings.HasPrefix(header.Get("RateLimit"), `"requests";r=9`) {
+		if header.Get("Ratelimit-Policy") != `"requests";q=100;w=3600, "tokens";q=1000000;w=3600` || !strings.HasPrefix(header.Get("Ratelimit"), `"requests";r=9`) {
 			t.Errorf("RateLimit headers: %v", header)
 		}
 	}
@@ -229,5 +229,78 @@ func TestAuthz(t *testing.T) {
 	}
 	if strings.Contains(h.log.String(), secret) {
 		t.Error("the key is in the log")
+	}
+}
+
+// Guarantee: through authz a client sees what it saw of the original service, as
+// measured there, but that cost limits answer 402 and that a refusal consumes
+// nothing.
+func TestLimitsLikeTheOriginal(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	keys := map[string]map[string]any{
+		"plain":                       {},
+		"claude code only":            {"enable_client_restriction": true, "allowed_clients": []string{"claude_code"}},
+		"any client":                  {"enable_client_restriction": true},
+		"unknown client only":         {"enable_client_restriction": true, "allowed_clients": []string{"nope"}},
+		"two at once":                 {"concurrency_limit": 2},
+		"two requests":                {"rate_limit_window": 5, "rate_limit_requests": 2, "token_limit": 0},
+		"thousand tokens":             {"rate_limit_window": 5, "token_limit": 1000},
+		"no window":                   {"token_limit": 1, "rate_limit_requests": 1},
+		"a dollar fifty a day":        {"daily_cost_limit": "1.5"},
+		"a dollar a day, one request": {"daily_cost_limit": 1, "rate_limit_window": 5, "rate_limit_requests": 1, "token_limit": 0},
+	}
+	ids, secrets := map[string]uuid.UUID{}, map[string]string{}
+	for name, fields := range keys {
+		ids[name], secrets[name] = pgtest.Key(t, h.db, pgtest.KeyRow{Name: name, Fields: fields})
+	}
+	spend := func(key string, tokens int) { // gpt-4o, $2.50 a million
+		h.want(h.record(map[string]any{"keyId": ids[key], "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": tokens}}), 200)
+	}
+	lease := func() { h.admit(map[string]any{"apiKey": secrets["two at once"]}) }
+	before := map[string]func(){
+		"concurrency exceeded":   func() { lease(); lease() },
+		"token window, at limit": func() { spend("thousand tokens", 1000) },
+		"daily cost below limit": func() { spend("a dollar fifty a day", 400_000) },
+		"daily cost at limit":    func() { spend("a dollar fifty a day", 200_000) },
+		"daily-cost rejection consumes a rate-limit request (#1)": func() { spend("a dollar a day, one request", 800_000) },
+	}
+	var facts []struct {
+		Case, Key, Query, Code string
+		Headers                map[string]string
+		Status                 int
+		RetryAfterSeconds      int
+	}
+	readFile(t, "testdata/original_limits.json", &facts)
+	for _, f := range facts {
+		if prepare := before[f.Case]; prepare != nil {
+			prepare()
+			delete(before, f.Case)
+		}
+		query := strings.ReplaceAll(f.Query, "SECRET", secrets[f.Key])
+		if f.Key == "two at once" {
+			query = "?lease=60"
+		}
+		var headers []string
+		for name, value := range f.Headers {
+			headers = append(headers, name, strings.ReplaceAll(value, "SECRET", secrets[f.Key]))
+		}
+		want := f.Status
+		if strings.HasSuffix(f.Code, "COST_EXCEEDED") {
+			want = 402
+		}
+		status, header, body := h.ask("/v1/authz"+query, headers...)
+		if status != want || f.Status != 200 && !strings.Contains(body, `"code":"`+f.Code+`"`) {
+			t.Errorf("%s: %d %s, want %d %s", f.Case, status, body, want, f.Code)
+		}
+		if f.RetryAfterSeconds > 0 && header.Get("Retry-After") != fmt.Sprint(f.RetryAfterSeconds) {
+			t.Errorf("%s: retry after %s, want %d", f.Case, header.Get("Retry-After"), f.RetryAfterSeconds)
+		}
+	}
+	if len(before) > 0 {
+		t.Errorf("cases that are not among the facts: %v", before)
+	}
+	if k := h.do("GET", "/v1/keys/"+ids["two at once"].String(), nil); k.text("currentConcurrency") != "2" {
+		t.Errorf("a refusal changed the slots held: %s", k.text("currentConcurrency"))
 	}
 }

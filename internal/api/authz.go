@@ -81,7 +81,9 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 	p.Type, p.Title, p.Status = "about:blank", http.StatusText(status), status
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(p) // the caller may have hung up
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		return // the caller has hung up
+	}
 }
 
 // decideProxied decides for a request that a proxy asks about.
@@ -180,7 +182,7 @@ func rateLimitHeaders(h http.Header, d admit.Decision, found *foundKey) {
 		states = append(states, state)
 	}
 	if policies != nil {
-		h.Set("RateLimit-Policy", strings.Join(policies, ", "))
-		h.Set("RateLimit", strings.Join(states, ", "))
+		h.Set("Ratelimit-Policy", strings.Join(policies, ", "))
+		h.Set("Ratelimit", strings.Join(states, ", "))
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 
 	jsonv2 "github.com/go-json-experiment/json"
+
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/verify"
 )

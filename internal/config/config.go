@@ -174,7 +174,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 
 // elsewhere are names that other commands or the tests read, and those that
 // Kubernetes sets in every container beside a service called keyledger.
-var elsewhere = regexp.MustCompile(`^(URL|TOKEN|PG_BIN|TEST_SCREENSHOT|SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?)$`)
+var elsewhere = regexp.MustCompile(`^(URL|TOKEN|PG_BIN|TEST_SCREENSHOT|TEST_SOAK|SERVICE_HOST|SERVICE_PORT.*|PORT(_.*)?)$`)
 
 func unknown(vars map[string]string) (names []string) {
 	var known []string

@@ -20,11 +20,11 @@ const (
 // LegacyPepperID is the pepper id of secrets that came from the original service.
 const LegacyPepperID = "legacy"
 
-// Bounds of the part after the prefix, in bytes. What we issue has 64; keys
-// brought from elsewhere may have 10 to 512.
+// Bounds of a key text, its prefix included, in bytes: those of the original
+// service, whose keys go on working.
 const (
-	minSecret    = 10
-	maxSecret    = 512
+	minText      = 10
+	maxText      = 512
 	issuedSecret = 32 // random bytes of an issued key: 64 hex digits
 	hintEnds     = 4
 )
@@ -62,11 +62,11 @@ func (h *Hasher) Issue() string {
 	return h.Prefixes[0] + hex.EncodeToString(secret)
 }
 
-// WellFormed tells whether a text can be a key at all: a known prefix, then 10
-// to 512 characters that are printable ASCII and no space.
+// WellFormed tells whether a text can be a key at all: 10 to 512 printable ASCII
+// characters, no space, beginning with a known prefix.
 func (h *Hasher) WellFormed(text string) bool {
 	secret, ok := h.cutPrefix(text)
-	if !ok || len(secret) < minSecret || len(secret) > maxSecret {
+	if !ok || secret == "" || len(text) < minText || len(text) > maxText {
 		return false
 	}
 	for i := range len(secret) {
