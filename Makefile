@@ -69,7 +69,7 @@ INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && D
 
 .PHONY: postgresql
 postgresql:
-	@[ -n "$$KEYLEDGER_PG_BIN" ] || command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres /opt/homebrew/opt/postgresql@*/bin/postgres >/dev/null 2>&1 || \
+	@[ -n "$$KEYLEDGER_PG_BIN" ] || command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres /opt/homebrew/opt/postgresql@*/bin/postgres 2>/dev/null | grep -q . || \
 		{ echo "installing PostgreSQL"; $(call INSTALL,postgresql,postgresql@17); }
 
 .PHONY: proxies
