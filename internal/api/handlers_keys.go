@@ -132,12 +132,9 @@ func appendWrong(wrong []key.FieldError, field, message string) []key.FieldError
 
 // ListKeys answers GET /v1/keys.
 func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKeysResponseObject, error) {
-	size, read, err := pageSize(r.Params.Limit)
-	if err != nil {
-		return nil, err
-	}
+	size, read, wrongSize := pageSize(r.Params.Limit)
 	params, err := listParams(r.Params)
-	if err != nil {
+	if err := fault.Join(wrongSize, err); err != nil {
 		return nil, err
 	}
 	params.RowLimit = read
@@ -181,18 +178,19 @@ func listParams(q ListKeysParams) (db.KeyListParams, error) {
 	name, descending := strings.CutPrefix(sort, "-")
 	p := db.KeyListParams{Sort: name, Descending: descending, Tag: q.Tag, Permission: q.Permission, AccountID: q.AccountID,
 		AfterTime: "-infinity", AfterNumber: "0"}
+	var wrong []fault.Field
 	if !slices.Contains(sorts, name) {
-		return p, fault.Fields(fault.Field{Field: "sort", Message: "must be one of " + strings.Join(sorts, ", ") + ", with - before it to descend"})
+		wrong = append(wrong, fault.Field{Field: "sort", Message: "must be one of " + strings.Join(sorts, ", ") + ", with - before it to descend"})
 	}
 	if q.Status != nil {
 		p.Status = string(*q.Status)
 		if !slices.Contains([]string{key.StatusActive, key.StatusDisabled, key.StatusExpired, key.StatusDeleted}, p.Status) {
-			return p, fault.Fields(fault.Field{Field: "status", Message: "must be active, disabled, expired or deleted"})
+			wrong = append(wrong, fault.Field{Field: "status", Message: "must be active, disabled, expired or deleted"})
 		}
 	}
 	p.Pattern = likePattern(q.Q)
 	after, err := readCursor(q.Cursor, 5)
-	if err != nil || after == nil {
+	if err := fault.Join(err, fault.OrNil(wrong)); err != nil || after == nil {
 		return p, err
 	}
 	id, err := uuid.Parse(after[4])

@@ -450,7 +450,7 @@ func TestListKeys(t *testing.T) {
 	if a.text("data", 0, "usage", "total", "requests") != "6" || a.text("data", 0, "totalCost") != "0.015" || a.text("data", 0, "dailyCost") == "" || a.text("data", 0, "lastUsedAt") == "" {
 		t.Errorf("the row's numbers: %s", a.raw)
 	}
-	for query, field := range map[string]string{"sort=nope": "sort", "limit=0": "limit", "limit=201": "limit", "limit=x": "limit", "status=nope": "status", "cursor=nope": "cursor",
+	for query, field := range map[string]string{"sort=nope": "sort", "limit=0": "limit", "limit=0&sort=nope&status=nope": "limit,sort,status", "limit=201": "limit", "limit=x": "limit", "status=nope": "status", "cursor=nope": "cursor",
 		"sort=cost&cursor=" + h.do("GET", "/v1/keys?limit=1", nil).text("nextCursor"): "cursor"} {
 		if a := h.want(h.do("GET", "/v1/keys?"+query, nil), 422); a.wrongFields() != field {
 			t.Errorf("%s: wrong field %q", query, a.wrongFields())

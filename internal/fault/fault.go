@@ -63,6 +63,23 @@ func OrNil(fields []Field) error {
 	return Fields(fields...)
 }
 
+// Join makes one error of several, with the fields of all that are Invalid; nil
+// when all are nil. Another kind of error comes first, alone.
+func Join(errs ...error) error {
+	var fields []Field
+	for _, err := range errs {
+		var e *Error
+		switch {
+		case err == nil:
+		case errors.As(err, &e) && e.Code == Invalid:
+			fields = append(fields, e.Fields...)
+		default:
+			return err
+		}
+	}
+	return OrNil(fields)
+}
+
 // Error is for logs: it includes the cause.
 func (e *Error) Error() string {
 	text := string(e.Code) + ": " + e.Message
