@@ -696,6 +696,7 @@ WITH input AS MATERIALIZED (
     UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
       FROM fresh AS f
      WHERE a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
+       AND (SELECT count(*) FROM counters) >= 0 -- counters before admissions, as renew_lease takes them
     RETURNING f.event_id, f.cost > a.reserved_cost AND a.reserved_cost > 0 AS dearer
 ), account_days AS (
     INSERT INTO account_usage AS t (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,

@@ -80,7 +80,7 @@ func TestLimitsAreExact(t *testing.T) {
 	}
 }
 
-// Guarantee: admissions and settlements of many writers over few keys, by single
+// Guarantee: admissions, renewals and settlements of many writers over few keys, by single
 // events and by batches that share keys and accounts, never deadlock, and what
 // covering estimates reserved is never overspent. make soak runs it for a minute.
 func TestNoDeadlocks(t *testing.T) {
@@ -103,7 +103,7 @@ func TestNoDeadlocks(t *testing.T) {
 		secrets[i] = key["apiKey"]
 	}
 	var settled atomic.Int64
-	var group sync.WaitGroup
+	var group, renewals sync.WaitGroup
 	for w := range writers {
 		group.Go(func() {
 			for n, end := 0, time.Now().Add(length); time.Now().Before(end); n++ {
@@ -111,6 +111,9 @@ func TestNoDeadlocks(t *testing.T) {
 				for i := range 6 {
 					_, a := post(t, bases[w%2], "/v1/admissions", map[string]any{"apiKey": secrets[(w*7+n*3+i*11)%keys], "estimate": map[string]any{"costUsd": "0.0001"}})
 					if a["allowed"] == true {
+						renewals.Go(func() { // while it is being settled
+							post(t, bases[(w+1)%2], fmt.Sprintf("/v1/admissions/%v/renew", a["admissionId"]), map[string]any{})
+						})
 						events = append(events, map[string]any{"admissionId": a["admissionId"], "accountId": fmt.Sprint("acct", i%3), "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 40}})
 					}
 				}
@@ -125,6 +128,7 @@ func TestNoDeadlocks(t *testing.T) {
 		})
 	}
 	group.Wait()
+	renewals.Wait()
 	d := pgtest.Open(t, url)
 	if n := pgtest.Scan[int](t, d, "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"); n != 0 {
 		t.Errorf("%d deadlocks", n)
