@@ -327,6 +327,25 @@ func (q *Queries) DedupFind(ctx context.Context, arg DedupFindParams) ([]DedupFi
 	return items, nil
 }
 
+const dedupForget = `-- name: DedupForget :exec
+DELETE FROM usage_dedup AS d
+ USING ROWS FROM (unnest($1::uuid[]), unnest($2::text[]), unnest($3::uuid[])) AS s (key_id, dedup_key, event_id)
+ WHERE d.key_id = s.key_id AND d.dedup_key = s.dedup_key AND d.event_id = s.event_id
+`
+
+type DedupForgetParams struct {
+	KeyIDs    []uuid.UUID
+	DedupKeys []string
+	EventIDs  []uuid.UUID
+}
+
+// Removes gates that events hold which were stopped by another gate of theirs:
+// left there, they would stop usage that was never recorded.
+func (q *Queries) DedupForget(ctx context.Context, arg DedupForgetParams) error {
+	_, err := q.db.Exec(ctx, dedupForget, arg.KeyIDs, arg.DedupKeys, arg.EventIDs)
+	return err
+}
+
 const dedupPrune = `-- name: DedupPrune :execrows
 DELETE FROM usage_dedup AS d
  WHERE (d.key_id, d.dedup_key) IN (

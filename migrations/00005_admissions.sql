@@ -171,6 +171,7 @@ BEGIN
          WHERE k.id = ANY (admit.key_ids)
     ), weighed AS MATERIALIZED (
         SELECT a.ord, a.id, a.key_id, a.request_id, a.service, a.model, a.tokens, a.lease_seconds, a.dry,
+               EXISTS (SELECT FROM earlier AS e WHERE e.ord = a.ord) AS again,
                CASE WHEN a.cost >= 0 THEN a.cost
                     WHEN coalesce(k.daily_max, k.weekly_max, k.monthly_max, k.total_max) IS NULL THEN 0
                     ELSE coalesce(k.estimate_per_request, default_estimate) END AS cost,
@@ -186,16 +187,19 @@ BEGIN
                          AND NOT k.allowed_clients && string_to_array(a.clients, ',') THEN 'CLIENT_NOT_ALLOWED'
                END AS barred
           FROM asked AS a LEFT JOIN key AS k ON k.id = a.key_id
-         WHERE a.nth = 1 AND NOT EXISTS (SELECT FROM earlier AS e WHERE e.ord = a.ord)
+         WHERE a.nth = 1
     ), decided AS MATERIALIZED (
-        SELECT w.*, admit_in_order(w.barred, coalesce(k.observes, false), w.dry, w.lease_seconds > 0, w.tokens, w.cost,
+        SELECT w.*, admit_in_order(w.barred, coalesce(k.observes, false), w.dry OR w.again, w.lease_seconds > 0, w.tokens, w.cost,
                    k.leases_max - k.leases, k.requests_max - k.requests, k.tokens_max - k.used_tokens - k.held_tokens,
                    k.daily_max - k.daily - k.held_cost, k.weekly_max - k.weekly - k.held_cost,
                    k.monthly_max - k.monthly - k.held_cost, k.total_max - k.total - k.held_cost)
                OVER (PARTITION BY w.key_id ORDER BY w.ord) AS state
           FROM weighed AS w LEFT JOIN key AS k ON k.id = w.key_id
     ), outcome AS MATERIALIZED (
-        SELECT d.*, (d.state).code AS code, d.barred IS NULL AND ((d.state).code = 'ALLOWED' OR k.observes) AS passed,
+        -- A request that was admitted before takes nothing again, and no limit
+        -- refuses it; what the key may do at all is asked anew.
+        SELECT d.*, CASE WHEN d.again THEN coalesce(d.barred, 'ALLOWED') ELSE (d.state).code END AS code,
+               NOT d.again AND d.barred IS NULL AND ((d.state).code = 'ALLOWED' OR k.observes) AS passed,
                instant + min(d.lease_seconds) FILTER (WHERE d.lease_seconds > 0 AND (d.state).code = 'ALLOWED') OVER (PARTITION BY d.key_id) * interval '1 second' AS first_lease_end
           FROM decided AS d LEFT JOIN key AS k ON k.id = d.key_id
     ), admitted AS (
@@ -216,9 +220,9 @@ BEGIN
     SELECT a.ord - 1,
            coalesce(o.code, 'ALLOWED'),
            coalesce(o.passed AND o.code <> 'ALLOWED', false),
-           CASE WHEN e.id IS NOT NULL THEN e.id WHEN o.passed AND NOT o.dry THEN o.id END,
+           CASE WHEN e.id IS NOT NULL AND o.code = 'ALLOWED' THEN e.id WHEN o.passed AND NOT o.dry THEN o.id END,
            e.id IS NOT NULL OR a.nth > 1,
-           CASE WHEN e.id IS NOT NULL THEN e.lease_expires_at WHEN o.passed AND NOT o.dry AND o.lease_seconds > 0 THEN instant + make_interval(secs => o.lease_seconds) END,
+           CASE WHEN e.id IS NOT NULL AND o.code = 'ALLOWED' THEN e.lease_expires_at WHEN o.passed AND NOT o.dry AND o.lease_seconds > 0 THEN instant + make_interval(secs => o.lease_seconds) END,
            instant,
            CASE o.code
                WHEN 'CONCURRENCY_EXCEEDED' THEN coalesce(k.lease_ends[k.leases - k.leases_max + 1], o.first_lease_end)

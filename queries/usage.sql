@@ -176,6 +176,13 @@ SELECT d.key_id, d.dedup_key, d.event_id, d.model, d.cost, d.priced, d.fingerpri
   FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[])) AS w (key_id, dedup_key)
   JOIN usage_dedup AS d ON d.key_id = w.key_id AND d.dedup_key = w.dedup_key;
 
+-- name: DedupForget :exec
+-- Removes gates that events hold which were stopped by another gate of theirs:
+-- left there, they would stop usage that was never recorded.
+DELETE FROM usage_dedup AS d
+ USING ROWS FROM (unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[]), unnest(@event_ids::uuid[])) AS s (key_id, dedup_key, event_id)
+ WHERE d.key_id = s.key_id AND d.dedup_key = s.dedup_key AND d.event_id = s.event_id;
+
 -- name: AdmissionKeys :many
 -- The keys of admissions, for events that name only those.
 SELECT id, key_id FROM admissions WHERE id = ANY(@admission_ids::uuid[]);

@@ -12,8 +12,10 @@ core.register_action("keyledger", { "http-req" }, function(txn)
     if came[name] then headers[name] = { came[name][0] } end
   end
   local answer = core.httpclient():get({ url = url, headers = headers, timeout = 5000 })
-  for _, name in ipairs(told) do -- a client must not send these itself
-    txn.http:req_del_header(name)
+  for name in pairs(came) do -- a client must not send these itself
+    if name:sub(1, 12) == "x-keyledger-" then txn.http:req_del_header(name) end
+  end
+  for _, name in ipairs(told) do
     if answer.headers and answer.headers[name] then txn.http:req_set_header(name, answer.headers[name][0]) end
   end
   if answer.status == 200 then return end

@@ -242,7 +242,11 @@ func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
 // Renew extends a live lease to so many seconds from now and returns its end.
 // A lease that is over is a Conflict: its slot may be another's by now.
 func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
-	rows, err := d.DB.AdmissionRenew(ctx, db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), At: now})
+	var rows []db.AdmissionRenewRow
+	err := d.DB.InTx(ctx, func(q *db.Queries) (err error) {
+		rows, err = q.AdmissionRenew(ctx, db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), At: now})
+		return err
+	})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("renewing a lease: %w", err)
 	}

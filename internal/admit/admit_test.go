@@ -350,6 +350,13 @@ func TestSameRequest(t *testing.T) {
 		t.Errorf("after settlement: %+v", d)
 	}
 	s.want(admit.Request{KeyID: s.key(nil), RequestID: "r"}, start, admit.Allowed) // another key's request
+	if l := again.Limits[0]; l.Used.String() != "2" || l.Remaining.String() != "0" {
+		t.Errorf("limits of a repeat: %+v", l)
+	}
+	pgtest.Exec(t, s.db, "UPDATE api_keys SET is_active = false WHERE id = $1", id)
+	if d := s.want(ask, start.Add(time.Second), "DISABLED"); d.AdmissionID != uuid.Nil {
+		t.Errorf("a repeat on a disabled key: %+v", d)
+	}
 }
 
 // Guarantee: a batch is decided in order: a request that does not fit takes

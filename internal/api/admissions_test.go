@@ -56,6 +56,15 @@ func TestAdmissionRound(t *testing.T) {
 		t.Errorf("after settlement the key shows %s", k.raw)
 	}
 	h.want(h.as(h.relay, "POST", "/v1/admissions/"+admission+"/renew", nil), 409)
+	a2, b2 := h.admit(map[string]any{"apiKey": secret}).text("admissionId"), h.admit(map[string]any{"apiKey": secret}).text("admissionId")
+	states := ""
+	for _, e := range []map[string]any{{"admissionId": a2, "requestId": "q1"}, {"admissionId": a2, "requestId": "q2"}, {"admissionId": b2, "requestId": "q2"}, {"keyId": id, "requestId": "q2"}} {
+		e["usage"] = map[string]any{}
+		states += h.want(h.record(e), 200).text("results", 0, "status") + " "
+	}
+	if states != "recorded duplicate recorded duplicate " {
+		t.Errorf("a settlement that was a duplicate kept another out: %s", states)
+	}
 	for range 2 {
 		h.want(h.as(h.relay, "DELETE", "/v1/admissions/"+admission, nil), 204)
 	}
@@ -180,7 +189,7 @@ func TestAuthz(t *testing.T) {
 	for _, where := range [][]string{
 		{"/v1/authz?service=claude", "X-Api-Key", secret}, {"/v1/authz?service=claude", "X-Goog-Api-Key", secret}, {"/v1/authz?service=claude", "Authorization", "bearer " + secret},
 		{"/v1/authz?service=claude", "Api-Key", secret}, {"/v1/authz?service=claude", "Authorization", secret}, {"/v1/authz?service=claude&key=" + secret},
-		{"/v1/authz", "X-Keyledger-Service", "claude", "X-Forwarded-Uri", "/v1/models?a=b&key=" + secret}, {"/v1/authz/any/path?service=claude", "X-Api-Key", secret},
+		{"/v1/authz", "X-Keyledger-Service", "claude", "X-Forwarded-Uri", "/v1/models?a=b&key=" + secret}, {"/v1/authz/any//path?x=1", "X-Keyledger-Service", "claude", "X-Api-Key", secret},
 	} {
 		status, header, body := h.ask(where[0], where[1:]...)
 		if status != 200 || header.Get("X-Keyledger-Key-Id") != id || header.Get("X-Keyledger-Admission-Id") == "" || header.Get("X-Keyledger-Gemini-Account-Id") != "acct%2F1%20x" || body != "" {
@@ -192,6 +201,9 @@ func TestAuthz(t *testing.T) {
 	}
 	if status, header, _ := h.ask("/v1/authz?service=claude", "X-Api-Key", "cr_"+strings.Repeat("0", 64), "Authorization", "Bearer "+secret); status != 401 || header.Get("WWW-Authenticate") != "Bearer" {
 		t.Errorf("x-api-key comes before Authorization: %d", status)
+	}
+	if status, _, _ := h.ask("/v1/authz/v1/messages?service=claude", "X-Keyledger-Service", "gemini", "X-Api-Key", secret); status != 403 {
+		t.Errorf("a client's own query named the service: %d", status)
 	}
 	for _, c := range []struct {
 		path, patch string

@@ -25,10 +25,18 @@ import (
 // ?lease=SECONDS. ?deny=403 answers every refusal with 403, with the true status
 // in X-Keyledger-Status, for proxies that pass on no other.
 func (s *Server) AuthzHandler() http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("/v1/authz", s.authz)
-	mux.HandleFunc("/v1/authz/", s.authz) // Envoy appends the original path
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		switch path := r.URL.Path; {
+		case path == "/v1/authz":
+			s.authz(w, r, r.URL.Query())
+		case strings.HasPrefix(path, "/v1/authz/"):
+			// Envoy appends the original path and query: the query is the client's,
+			// and says nothing of how the proxy was configured.
+			s.authz(w, r, url.Values{})
+		default:
+			http.NotFound(w, r)
+		}
+	})
 }
 
 // authzStatus is the status of each refusal.
@@ -39,8 +47,9 @@ var authzStatus = map[admit.Code]int{
 	admit.ConcurrencyExceeded: http.StatusTooManyRequests, admit.RequestsExceeded: http.StatusTooManyRequests, admit.TokensExceeded: http.StatusTooManyRequests,
 }
 
-func (s *Server) authz(w http.ResponseWriter, r *http.Request) {
-	decision, found, err := s.decideProxied(r)
+// authz answers one question; configured are the parameters of the proxy's own URL.
+func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Values) {
+	decision, found, err := s.decideProxied(r, configured)
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	id := uuid.NewString()
@@ -71,7 +80,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request) {
 	header.Set("X-Keyledger-Code", string(decision.Code))
 	header.Set("X-Keyledger-Status", strconv.Itoa(status))
 	sent := status
-	if r.URL.Query().Get("deny") == "403" {
+	if configured.Get("deny") == "403" {
 		sent = http.StatusForbidden
 	}
 	writeProblem(w, sent, Problem{Code: string(decision.Code), Detail: decision.Message, RequestID: id})
@@ -87,10 +96,9 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 }
 
 // decideProxied decides for a request that a proxy asks about.
-func (s *Server) decideProxied(r *http.Request) (admit.Decision, *foundKey, error) {
-	query := r.URL.Query()
-	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", "service"), Model: given(r, "X-Keyledger-Model", "model")}
-	if text := query.Get("lease"); text != "" {
+func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.Decision, *foundKey, error) {
+	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
+	if text := configured.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
 		if err != nil || seconds < minLease || seconds > maxLease {
 			return admit.Decision{}, nil, fault.Fields(fault.Field{Field: "lease", Message: "must be between 5 and 3600"})
@@ -113,9 +121,9 @@ func refused(code verify.Code) admit.Decision {
 
 // given is a parameter of the URL that the proxy was configured with, or a
 // header. The proxy's own word comes first: a header may be the client's.
-func given(r *http.Request, header, parameter string) string {
-	if v := r.URL.Query().Get(parameter); v != "" {
-		return clip(v, 200)
+func given(r *http.Request, header, configured string) string {
+	if configured != "" {
+		return clip(configured, 200)
 	}
 	return clip(r.Header.Get(header), 200)
 }

@@ -156,6 +156,9 @@ func (r *Recorder) append(ctx context.Context, entries []entry, also func(*db.Qu
 	var rows []db.LedgerAppendRow
 	err := r.DB.InTx(ctx, func(q *db.Queries) (err error) {
 		rows, err = q.LedgerAppend(ctx, arrays(entries, r.Timezone))
+		if err == nil {
+			err = forgetHalves(ctx, q, entries, rows)
+		}
 		if err != nil || also == nil || !slices.ContainsFunc(rows, func(row db.LedgerAppendRow) bool { return row.Recorded }) {
 			return err
 		}
@@ -190,6 +193,25 @@ func (r *Recorder) append(ctx context.Context, entries []entry, also func(*db.Qu
 	return results, nil
 }
 
+// forgetHalves takes back the gates of events that got one of theirs and not the
+// other, in the transaction in which they got it.
+func forgetHalves(ctx context.Context, q *db.Queries, entries []entry, rows []db.LedgerAppendRow) error {
+	var p db.DedupForgetParams
+	for i, e := range entries {
+		if gates := e.gates(); len(gates) > 1 && !rows[i].Recorded && !rows[i].Refused {
+			for _, gate := range gates {
+				p.KeyIDs = append(p.KeyIDs, e.KeyID)
+				p.DedupKeys = append(p.DedupKeys, gate)
+				p.EventIDs = append(p.EventIDs, e.ID)
+			}
+		}
+	}
+	if p.KeyIDs == nil {
+		return nil
+	}
+	return q.DedupForget(ctx, p)
+}
+
 // answerRepeats gives duplicates the answers of the events they repeat.
 func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, results []Result) error {
 	if len(repeats) == 0 {
@@ -214,14 +236,35 @@ func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, 
 	for _, row := range rows {
 		first[pair{row.KeyID, row.DedupKey}] = row
 	}
+	var again []int // stopped by a half that is gone by now
 	for i, e := range entries {
+		answered := !results[i].Duplicate
 		for _, dedup := range e.gates() {
-			// A gate that this very event holds tells nothing: another one stopped it.
-			if row, ok := first[pair{e.KeyID, dedup}]; ok && results[i].Duplicate && row.EventID != e.ID {
+			if row, ok := first[pair{e.KeyID, dedup}]; ok && !answered {
+				answered = true
 				results[i].EventID, results[i].Model, results[i].Cost, results[i].Priced = row.EventID, row.Model, row.Cost, row.Priced
 				results[i].Conflict = row.Fingerprint != e.fingerprint
 			}
 		}
+		if !answered {
+			again = append(again, i)
+		}
+	}
+	return r.appendAgain(ctx, again, entries, results)
+}
+
+// appendAgain records events one by one that another event of their batch kept
+// out without being recorded itself.
+func (r *Recorder) appendAgain(ctx context.Context, again []int, entries []entry, results []Result) error {
+	if len(entries) == 1 && len(again) == 1 {
+		return fault.New(fault.Unavailable, "The first answer to this event is just being forgotten. Try again.")
+	}
+	for _, i := range again {
+		one, err := r.append(ctx, entries[i:i+1], nil)
+		if err != nil {
+			return err
+		}
+		results[i] = one[0]
 	}
 	return nil
 }
