@@ -72,12 +72,12 @@ func readEvents(body jsontext.Value) ([]usage.Event, error) {
 // readEvent reads one event. What cannot be read of it is named, and the rules are
 // checked on the rest all the same.
 func readEvent(raw jsontext.Value, path string) (usage.Event, []fault.Field, error) {
-	var one usageReport
+	var one usage.Report
 	misfits, err := decode(raw, &one)
 	if err != nil {
 		return usage.Event{}, nil, err
 	}
-	event, bad := usage.Check(one.report(), path)
+	event, bad := usage.Check(one, path)
 	var wrong []fault.Field
 	unread := map[string]bool{}
 	for _, f := range misfits {

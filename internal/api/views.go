@@ -1,18 +1,13 @@
 package api
 
 import (
-	"time"
-
-	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/client/wire"
-	"github.com/keyledger/keyledger/internal/usage"
 )
 
 // The wire types that overlay.yaml puts in the place of generated ones: answers
-// that share parts share them by embedding, and a usage body keeps each event's
-// text for a check of its own.
+// that share parts share them by embedding.
 
 type keySettings struct {
 	ID                      uuid.UUID  `json:"id"`
@@ -103,23 +98,4 @@ type priceView struct {
 	Rates
 
 	Above200k *Rates `json:"above200k,omitempty"`
-}
-
-// usageReport is usage.Report on the wire.
-type usageReport struct {
-	RequestID   *string        `json:"requestId"`
-	AdmissionID *uuid.UUID     `json:"admissionId"`
-	KeyID       *uuid.UUID     `json:"keyId"`
-	AccountID   *string        `json:"accountId"`
-	Model       *string        `json:"model"`
-	Usage       jsontext.Value `json:"usage"`
-	OccurredAt  *wire.Time     `json:"occurredAt"`
-}
-
-func (r usageReport) report() usage.Report {
-	var at *time.Time
-	if r.OccurredAt != nil {
-		at = &r.OccurredAt.Time
-	}
-	return usage.Report{RequestID: r.RequestID, AdmissionID: r.AdmissionID, KeyID: r.KeyID, AccountID: r.AccountID, Model: r.Model, Usage: r.Usage, OccurredAt: at}
 }
