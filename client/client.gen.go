@@ -905,7 +905,7 @@ type KeyBatchCreate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied.
+	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -971,7 +971,7 @@ type KeyBatchUpdate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied.
+	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1033,7 +1033,7 @@ type KeyCreate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied.
+	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1173,7 +1173,7 @@ type KeyFields struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied.
+	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1269,7 +1269,7 @@ type KeyUpdate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied.
+	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 

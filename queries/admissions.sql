@@ -1,12 +1,13 @@
 -- name: Admit :many
 -- Decides a batch of requests in order and writes the admissions of those let
 -- through, exactly, over all replicas and under any concurrency: see the function
--- admit in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
+-- admit_batch in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
 -- "no lease"; coming out, -1 is "no such limit", the zero id and the year 1 "none".
 SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS let_through,
        coalesce(r.admission_id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id, r.repeated::boolean AS repeated,
        coalesce(r.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at,
-       r.decided_at::timestamptz AS decided_at, coalesce(r.retry_at, '0001-01-01T00:00:00Z')::timestamptz AS retry_at,
+       r.decided_at::timestamptz AS decided_at,
+       r.cost_asked::numeric AS cost_asked, coalesce(r.key_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS key_expires_at,
        coalesce(r.concurrency_limit, -1)::bigint AS concurrency_limit, coalesce(r.concurrency_used, 0)::bigint AS concurrency_used,
        coalesce(r.requests_limit, -1)::bigint AS requests_limit, coalesce(r.requests_used, 0)::bigint AS requests_used,
        coalesce(r.window_end, '0001-01-01T00:00:00Z')::timestamptz AS window_end,
@@ -17,9 +18,46 @@ SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS
        coalesce(r.total_limit, -1)::numeric AS total_limit, coalesce(r.total_used, 0)::numeric AS total_used,
        coalesce(r.cost_reserved, 0)::numeric AS cost_reserved,
        r.day_end::timestamptz AS day_end, r.week_end::timestamptz AS week_end, r.month_end::timestamptz AS month_end
-  FROM admit(@ids::uuid[], @key_ids::uuid[], @request_ids::text[], @services::text[], @models::text[], @model_names::text[], @clients::text[],
+  FROM admit_batch(@ids::uuid[], @key_ids::uuid[], @request_ids::text[], @services::text[], @models::text[], @model_names::text[], @clients::text[],
        @tokens::bigint[], @costs::numeric[], @lease_seconds::integer[], @unpriced::boolean[], @dry::boolean[],
        @default_estimate::numeric, @reservation_seconds::integer, @zone::text, sqlc.narg('at')::timestamptz) AS r;
+
+-- name: AdmissionFrees :many
+-- For refused requests, when each limit that stands in their way frees enough at
+-- the earliest, if nothing happens but the passing of time: leases and
+-- reservations end, and a period's use counts no more once it is over. Asked in
+-- the transaction of the decision, so that it sees what that has just written.
+-- Parallel arrays, one element a limit: measure is leases, tokens or cost; a limit
+-- that never frees enough has no row. 9999-12-31 is a period that never ends.
+WITH asked AS (
+    SELECT a.* FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@measures::text[]), unnest(@most::numeric[]), unnest(@used::numeric[]),
+        unnest(@asks::numeric[]), unnest(@period_ends::timestamptz[])) WITH ORDINALITY AS a (key_id, measure, most, used, ask, period_end, ord)
+), held AS MATERIALIZED (
+    SELECT o.key_id, 'leases' AS measure, o.lease_expires_at AS ends_at, 1::numeric AS amount FROM admissions AS o
+     WHERE o.is_open AND o.key_id = ANY(@key_ids::uuid[]) AND o.lease_expires_at > @at::timestamptz
+    UNION ALL
+    SELECT o.key_id, 'tokens', o.reserved_until, o.reserved_tokens::numeric FROM admissions AS o
+     WHERE o.is_open AND o.key_id = ANY(@key_ids::uuid[]) AND o.reserved_until > @at::timestamptz AND o.reserved_tokens > 0
+    UNION ALL
+    SELECT o.key_id, 'cost', o.reserved_until, o.reserved_cost FROM admissions AS o
+     WHERE o.is_open AND o.key_id = ANY(@key_ids::uuid[]) AND o.reserved_until > @at::timestamptz AND o.reserved_cost > 0
+), falling AS MATERIALIZED (
+    -- What is still held from each end on.
+    SELECT h.key_id, h.measure, h.ends_at AS since,
+           sum(h.amount) OVER (PARTITION BY h.key_id, h.measure) - sum(h.amount) OVER (PARTITION BY h.key_id, h.measure ORDER BY h.ends_at) AS amount
+      FROM held AS h
+    UNION ALL
+    SELECT a.key_id, a.measure, @at::timestamptz, coalesce((SELECT sum(h.amount) FROM held AS h WHERE h.key_id = a.key_id AND h.measure = a.measure), 0)
+      FROM (SELECT DISTINCT d.key_id, d.measure FROM asked AS d) AS a
+), frees AS (
+    SELECT a.ord, min(CASE
+               WHEN f.amount <= a.most - a.used - a.ask AND f.amount < a.most - a.used THEN f.since
+               WHEN f.amount <= a.most - a.ask AND f.amount < a.most AND a.period_end < '9999-12-31' THEN greatest(f.since, a.period_end)
+           END) AS at
+      FROM asked AS a JOIN falling AS f ON f.key_id = a.key_id AND f.measure = a.measure
+     GROUP BY a.ord
+)
+SELECT (f.ord - 1)::bigint AS index, f.at::timestamptz AS at FROM frees AS f WHERE f.at IS NOT NULL;
 
 -- name: AdmissionRelease :execrows
 -- Ends an admission that is not to be settled: its slot and its reservation are
@@ -74,9 +112,25 @@ DELETE FROM admissions AS a
 
 -- name: RefusalsAdd :exec
 -- Adds counts of refusals, from parallel arrays of distinct (key, code, let
--- through), to the day that it is in the service's time zone.
+-- through, time), to the days of their times in the service's time zone. Counts of
+-- a key that was purged meanwhile are dropped: its row is held, so that no purge
+-- falls in between.
+WITH known AS MATERIALIZED (
+    SELECT k.id FROM api_keys AS k WHERE k.id = ANY(@key_ids::uuid[]) ORDER BY k.id FOR KEY SHARE
+)
 INSERT INTO admission_refusals AS t (key_id, day, code, let_through, refusals)
-SELECT r.key_id, (now() AT TIME ZONE @timezone::text)::date, r.code, r.let_through, r.refusals
-  FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@codes::text[]), unnest(@let_through::boolean[]), unnest(@refusals::bigint[])) AS r (key_id, code, let_through, refusals)
- ORDER BY r.key_id, r.code, r.let_through
+SELECT r.key_id, (r.at AT TIME ZONE @timezone::text)::date, r.code, r.let_through, sum(r.refusals)::bigint
+  FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@codes::text[]), unnest(@let_through::boolean[]), unnest(@ats::timestamptz[]), unnest(@refusals::bigint[]))
+       AS r (key_id, code, let_through, at, refusals)
+  JOIN known AS k ON k.id = r.key_id
+ GROUP BY r.key_id, (r.at AT TIME ZONE @timezone::text)::date, r.code, r.let_through
+ ORDER BY r.key_id, (r.at AT TIME ZONE @timezone::text)::date, r.code, r.let_through
 ON CONFLICT (key_id, day, code, let_through) DO UPDATE SET refusals = t.refusals + excluded.refusals;
+
+-- name: RefusalsPrune :execrows
+-- Forgets up to a thousand counts of refusals from before so many days ago.
+DELETE FROM admission_refusals AS r
+ WHERE (r.key_id, r.day, r.code, r.let_through) IN (
+    SELECT o.key_id, o.day, o.code, o.let_through FROM admission_refusals AS o
+     WHERE o.day < coalesce(sqlc.narg('now')::timestamptz, now())::date - @days::integer
+     LIMIT 1000);

@@ -143,6 +143,9 @@ func tryProxy(t *testing.T, front string, env []string) {
 		if resp.StatusCode != c.status || !strings.Contains(body, `"code":"`+c.code+`"`) {
 			t.Errorf("%s: %d %s, want %d %s", name, resp.StatusCode, body, c.status, c.code)
 		}
+		if challenge := resp.Header.Get("WWW-Authenticate"); (challenge != "") != (c.status == http.StatusUnauthorized) {
+			t.Errorf("%s: %d with WWW-Authenticate %q", name, resp.StatusCode, challenge)
+		}
 		if name == "window" && (resp.Header.Get("Retry-After") == "" || !strings.Contains(resp.Header.Get("Ratelimit"), `"requests";r=0`) || resp.Header.Get("Ratelimit-Policy") == "") {
 			t.Errorf("%s: %v", name, resp.Header)
 		}

@@ -87,6 +87,9 @@ type Decision struct {
 	LeaseExpiresAt    *time.Time // nil: no lease
 	Repeated          bool       // an earlier request with this id was admitted; nothing was consumed
 	Limits            []Limit
+	Cost              decimal.Decimal // USD weighed against cost limits: the estimate, or what stands in for one
+	CostFrom          string          // where Cost comes from, in words
+	Unpriced          bool            // the model has no price, and such models are refused on keys with a cost limit
 	DecidedAt         time.Time
 }
 
@@ -123,8 +126,12 @@ func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.T
 		return nil, err
 	}
 	var rows []db.AdmitRow
+	var retryAt map[int64]time.Time
 	err = d.DB.InTx(ctx, func(q *db.Queries) (err error) {
-		rows, err = q.Admit(ctx, params)
+		if rows, err = q.Admit(ctx, params); err != nil {
+			return err
+		}
+		retryAt, err = waits(ctx, q, requests, rows)
 		return err
 	})
 	if err != nil {
@@ -133,6 +140,11 @@ func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.T
 	decisions := make([]Decision, len(rows))
 	for i, row := range rows {
 		decisions[i] = decision(row)
+		decisions[i].CostFrom, decisions[i].Unpriced = costFrom(requests[row.Index], params.Costs[row.Index]), params.Unpriced[row.Index]
+		if at, helps := retryAt[row.Index]; helps {
+			wait := int64(math.Ceil(at.Sub(row.DecidedAt).Seconds()))
+			decisions[i].RetryAfterSeconds = &wait
+		}
 		if r := requests[row.Index]; !r.DryRun && !decisions[i].Repeated {
 			d.Refusals.count(r.KeyID, row)
 		}
@@ -174,6 +186,16 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 	return p, nil
 }
 
+func costFrom(r Request, cost decimal.Decimal) string {
+	switch {
+	case r.CostUSD != nil:
+		return "the request's estimate"
+	case !cost.IsNegative():
+		return fmt.Sprintf("%d tokens at the model's dearest rate", r.Tokens)
+	}
+	return "the key's estimatePerRequest, or the service's default"
+}
+
 // clientsOf are the ids of the clients that a User-Agent may be, by comma.
 func (d *Decider) clientsOf(userAgent string) string {
 	var ids []string
@@ -186,15 +208,12 @@ func (d *Decider) clientsOf(userAgent string) string {
 }
 
 func decision(row db.AdmitRow) Decision {
-	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: instant(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil, Limits: limits(row), DecidedAt: row.DecidedAt}
+	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: instant(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil,
+		Limits: limits(row), Cost: row.CostAsked, DecidedAt: row.DecidedAt}
 	if row.LetThrough {
 		d.Observed, d.Code = d.Code, Allowed
 	}
 	d.Allowed, d.Message = d.Code == Allowed, messages[d.Code]
-	if at := instant(row.RetryAt); at != nil && !d.Allowed {
-		wait := int64(math.Ceil(at.Sub(row.DecidedAt).Seconds()))
-		d.RetryAfterSeconds = &wait
-	}
 	return d
 }
 

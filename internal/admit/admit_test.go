@@ -338,7 +338,7 @@ func TestSameRequest(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if batch[0].AdmissionID != batch[1].AdmissionID || !batch[1].Repeated || batch[0].Repeated || !batch[2].Allowed || batch[3].Code != admit.ConcurrencyExceeded || *batch[3].RetryAfterSeconds != 60 {
+	if batch[0].AdmissionID != batch[1].AdmissionID || !batch[1].Repeated || batch[0].Repeated || !batch[2].Allowed || batch[3].Code != admit.ConcurrencyExceeded || *batch[3].RetryAfterSeconds != 3600 {
 		t.Errorf("the batch: %+v", batch)
 	}
 	again := s.want(ask, start.Add(time.Second), admit.Allowed)
@@ -436,5 +436,120 @@ func TestThirty(t *testing.T) {
 	passed.Range(func(any, any) bool { n++; return true })
 	if n != 10 {
 		t.Errorf("%d of 30 passed, want 10", n)
+	}
+}
+
+// Guarantee: retryAfterSeconds is when enough is free: not at the first of several
+// reservations' ends but at the one that makes room, at the later of two limits'
+// times, and never where waiting does not help or the key ends before.
+func TestRetryAfter(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	retry := func(r admit.Request, at time.Time) int64 {
+		t.Helper()
+		d := s.ask(r, at)
+		switch {
+		case d.Allowed:
+			t.Fatalf("let through: %+v", d)
+		case d.RetryAfterSeconds == nil:
+			return -1
+		}
+		return *d.RetryAfterSeconds
+	}
+	hold := func(id uuid.UUID, cost string, at time.Time) {
+		t.Helper()
+		s.want(admit.Request{KeyID: id, CostUSD: ptr(usd(cost))}, at, admit.Allowed)
+	}
+	total := s.key(key.Columns{"total_cost_limit": 10})
+	for i, cost := range []string{"1", "2", "6"} { // they end 60, 61 and 62 minutes from the start
+		hold(total, cost, start.Add(time.Duration(i)*time.Minute))
+	}
+	now := start.Add(10 * time.Minute)
+	for cost, want := range map[string]int64{"2": 50 * 60, "4": 51 * 60, "5": 52 * 60, "10": 52 * 60, "11": -1} {
+		if got := retry(admit.Request{KeyID: total, CostUSD: ptr(usd(cost))}, now); got != want {
+			t.Errorf("$%s: retry after %d s, want %d", cost, got, want)
+		}
+	}
+	both := s.key(key.Columns{"daily_cost_limit": 1, "concurrency_limit": 1})
+	s.want(admit.Request{KeyID: both, LeaseSeconds: 60, CostUSD: ptr(usd("0.8"))}, start, admit.Allowed)
+	if got := retry(admit.Request{KeyID: both, LeaseSeconds: 60, CostUSD: ptr(usd("0.5"))}, start); got != 3600 {
+		t.Errorf("slot free in 60 s, budget in 3600: retry after %d", got)
+	}
+	late := start.Add(13*time.Hour + 30*time.Minute) // half an hour before midnight
+	hold(both, "0.8", late)
+	if got := retry(admit.Request{KeyID: both, CostUSD: ptr(usd("0.5"))}, late); got != 3600 {
+		t.Errorf("the day ends in 1800 s, the reservation in 3600: retry after %d", got)
+	}
+	ending := s.key(key.Columns{"rate_limit_window": 60, "rate_limit_requests": 1, "expires_at": start.Add(30 * time.Minute)})
+	s.want(admit.Request{KeyID: ending}, start, admit.Allowed)
+	if got := retry(admit.Request{KeyID: ending}, start); got != -1 {
+		t.Errorf("the key ends before its window: retry after %d", got)
+	}
+	batched := s.key(key.Columns{"rate_limit_window": 60, "rate_limit_requests": 1})
+	all, err := s.admit.DecideAll(ctx, []admit.Request{{KeyID: batched}, {KeyID: batched}}, &start)
+	if err != nil || all[1].RetryAfterSeconds == nil || *all[1].RetryAfterSeconds != 3600 {
+		t.Errorf("refused by its own batch's first: %+v %v", all, err)
+	}
+}
+
+// Guarantee: an explanation tells the cost that was weighed and where it comes
+// from, and names the want of a price.
+func TestExplain(t *testing.T) {
+	t.Parallel()
+	s := newStand(t, pgtest.New(t), "UTC")
+	s.admit.DefaultEstimate, s.admit.RefuseUnpriced = usd("0.25"), true
+	explain := func(fields key.Columns, r admit.Request) string {
+		t.Helper()
+		r.KeyID = s.key(fields)
+		shown, err := s.db.KeyShow(ctx, db.KeyShowParams{KeyIDs: []uuid.UUID{r.KeyID}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var text strings.Builder
+		for _, c := range admit.Explain(shown[0].APIKey, r, s.ask(r, start)) {
+			fmt.Fprintln(&text, c.Passed, c.Check, c.Detail)
+		}
+		return text.String()
+	}
+	poor := key.Columns{"daily_cost_limit": "0.01"}
+	for _, c := range []struct {
+		fields key.Columns
+		ask    admit.Request
+		want   string
+	}{
+		{poor, admit.Request{Model: "gpt-4o"}, "asked for 0.25 (the key's estimatePerRequest, or the service's default)"},
+		{poor, admit.Request{Model: "gpt-4o", Tokens: 10000}, "asked for 0.1 (10000 tokens at the model's dearest rate)"},
+		{poor, admit.Request{Model: "gpt-4o", CostUSD: ptr(usd("0.5"))}, "asked for 0.5 (the request's estimate)"},
+		{poor, admit.Request{Model: "no-such"}, `false MODEL_NOT_ALLOWED model "no-such" has no price, and such models are refused on a key with a cost limit`},
+	} {
+		if text := explain(c.fields, c.ask); !strings.Contains(text, c.want) {
+			t.Errorf("%+v:\n%swant %s", c.ask, text, c.want)
+		}
+	}
+}
+
+// Guarantee: refusals are booked to the day they were made on in the service's
+// zone, whenever they are written; a purged key's are dropped, and old ones go.
+func TestRefusalCounts(t *testing.T) {
+	t.Parallel()
+	d := pgtest.New(t)
+	s := newStand(t, d, "Asia/Kathmandu") // +05:45
+	kept, purged := s.key(key.Columns{"is_active": false}), s.key(key.Columns{"is_active": false})
+	midnight := time.Date(2026, 3, 2, 18, 15, 0, 0, time.UTC)
+	for _, at := range []time.Time{midnight.Add(-time.Millisecond), midnight, midnight.Add(time.Hour)} {
+		s.want(admit.Request{KeyID: kept}, at, "DISABLED")
+	}
+	s.want(admit.Request{KeyID: purged}, midnight, "DISABLED")
+	pgtest.Exec(t, d, "DELETE FROM api_keys WHERE id = $1", purged)
+	if err := s.admit.Refusals.Flush(ctx); err != nil {
+		t.Fatal(err)
+	}
+	got := pgtest.Scan[string](t, d, "SELECT string_agg(key_id || ' ' || day || ' ' || refusals, ', ' ORDER BY day) FROM admission_refusals")
+	if want := fmt.Sprintf("%s 2026-03-02 1, %s 2026-03-03 2", kept, kept); got != want {
+		t.Errorf("counted %s, want %s", got, want)
+	}
+	now := time.Date(2026, 3, 5, 12, 0, 0, 0, time.UTC)
+	if n, err := d.RefusalsPrune(ctx, db.RefusalsPruneParams{Now: &now, Days: 2}); n != 1 || err != nil {
+		t.Errorf("pruned %d, %v, want 1", n, err)
 	}
 }

@@ -29,14 +29,14 @@ func Explain(k db.APIKey, r Request, d Decision) (checks []Check) {
 	if d.Observed != "" {
 		deciding = d.Observed
 	}
-	limits := map[Code]Limit{}
+	limits := map[string]Limit{}
 	for _, l := range d.Limits {
-		limits[limitCode(l.Name)] = l
+		limits[l.Name] = l
 	}
 	for _, code := range order {
-		detail := keyDetail(code, k, r)
-		if l, set := limits[code]; set {
-			detail = limitDetail(l, r)
+		detail := keyDetail(code, k, r, d)
+		if l, set := limits[limitByCode[code]]; set {
+			detail = limitDetail(l, r, d)
 		}
 		if detail == "" && code != deciding {
 			continue // no such rule on this key
@@ -49,13 +49,8 @@ func Explain(k db.APIKey, r Request, d Decision) (checks []Check) {
 	return checks
 }
 
-func limitCode(name string) Code {
-	return map[string]Code{"requests": RequestsExceeded, "tokens": TokensExceeded, "concurrency": ConcurrencyExceeded,
-		"dailyCost": DailyCostExceeded, "weeklyCost": WeeklyCostExceeded, "monthlyCost": MonthlyCostExceeded, "totalCost": TotalCostExceeded}[name]
-}
-
 // keyDetail tells what a rule on the key itself compared.
-func keyDetail(code Code, k db.APIKey, r Request) string {
+func keyDetail(code Code, k db.APIKey, r Request, d Decision) string {
 	switch code { //nolint:exhaustive // limits have their own
 	case "NOT_FOUND":
 		return "the key exists and is not deleted"
@@ -69,10 +64,14 @@ func keyDetail(code Code, k db.APIKey, r Request) string {
 	case ServiceNotPermitted:
 		return fmt.Sprintf("service %q; permitted: %s", r.Service, strings.Join(k.Permissions, ", "))
 	case ModelNotAllowed:
-		if !k.EnableModelRestriction {
-			return ""
+		var rules []string
+		if k.EnableModelRestriction {
+			rules = append(rules, fmt.Sprintf("model %q; denied: %s; allowed: %s", r.Model, orNone(k.RestrictedModels), orAny(k.AllowedModels)))
 		}
-		return fmt.Sprintf("model %q; denied: %s; allowed: %s", r.Model, orNone(k.RestrictedModels), orAny(k.AllowedModels))
+		if d.Unpriced {
+			rules = append(rules, fmt.Sprintf("model %q has no price, and such models are refused on a key with a cost limit", r.Model))
+		}
+		return strings.Join(rules, "; ")
 	case ClientNotAllowed:
 		if !k.EnableClientRestriction {
 			return ""
@@ -97,7 +96,7 @@ func orAny(list []string) string {
 }
 
 // limitDetail tells a limit's numbers.
-func limitDetail(l Limit, r Request) string {
+func limitDetail(l Limit, r Request, d Decision) string {
 	unit := ""
 	if strings.HasSuffix(l.Name, "Cost") {
 		unit = " USD"
@@ -106,8 +105,8 @@ func limitDetail(l Limit, r Request) string {
 	if l.Name == "tokens" && r.Tokens > 0 {
 		text += fmt.Sprintf(", asked for %d", r.Tokens)
 	}
-	if unit != "" && r.CostUSD != nil {
-		text += fmt.Sprintf(", asked for %s", r.CostUSD)
+	if unit != "" && d.Cost.IsPositive() {
+		text += fmt.Sprintf(", asked for %s (%s)", d.Cost, d.CostFrom)
 	}
 	if l.ResetsAt != nil {
 		text += ", resets at " + l.ResetsAt.UTC().Format("2006-01-02T15:04:05.000Z")

@@ -116,6 +116,11 @@ func (h *history) admits() {
 	if err != nil {
 		h.Fatal(err)
 	}
+	defer func() {
+		for _, d := range got {
+			h.checkWait(d, lease > 0, tokens, cost)
+		}
+	}()
 	for i, d := range got {
 		want := h.m.decide(h.now, lease > 0, tokens, cost)
 		if d.Code != want {
@@ -125,6 +130,25 @@ func (h *history) admits() {
 			h.m.admit(d.AdmissionID, h.now, lease, tokens, cost)
 			h.ids = append(h.ids, d.AdmissionID)
 		}
+	}
+}
+
+// checkWait holds retryAfterSeconds to the model: after so many seconds the same
+// request would pass if nothing else happened, and a second earlier it would not;
+// without one it would not in a hundred years.
+func (h *history) checkWait(d admit.Decision, lease bool, tokens int64, cost decimal.Decimal) {
+	if d.Allowed {
+		return
+	}
+	after := func(seconds int64) admit.Code {
+		return h.m.decide(h.now.Add(time.Duration(seconds)*time.Second), lease, tokens, cost)
+	}
+	const century = 3_155_760_000
+	switch s := d.RetryAfterSeconds; {
+	case s == nil && after(century) == admit.Allowed:
+		h.Fatalf("%s at %s: no time to retry at, but the model lets it through later\n%+v", d.Code, h.now, h.m)
+	case s != nil && (after(*s) != admit.Allowed || *s > 0 && after(*s-1) == admit.Allowed):
+		h.Fatalf("%s at %s: retry after %d s: then %s, a second before %s\n%+v", d.Code, h.now, *s, after(*s), after(*s-1), h.m)
 	}
 }
 

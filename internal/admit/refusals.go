@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"time"
 
 	"github.com/google/uuid"
 
@@ -25,6 +26,7 @@ type refusal struct {
 	key        uuid.UUID
 	code       string
 	letThrough bool
+	at         time.Time // start of the quarter of an hour: no zone's midnight falls inside one
 }
 
 // most bounds the distinct counts kept in memory between two writes. Refusals of
@@ -35,13 +37,20 @@ func (r *Refusals) count(key uuid.UUID, row db.AdmitRow) {
 	if r == nil {
 		return
 	}
-	if r.Observe != nil {
-		r.Observe(row.Code, row.LetThrough)
-	}
+	r.tell(row.Code, row.LetThrough)
 	if Code(row.Code) == Allowed {
 		return
 	}
-	r.add(refusal{key, row.Code, row.LetThrough}, 1)
+	r.add(refusal{key, row.Code, row.LetThrough, row.DecidedAt.UTC().Truncate(15 * time.Minute)}, 1)
+}
+
+// Unknown counts a request with no key to it. There is no row for such.
+func (r *Refusals) Unknown(code string) { r.tell(code, false) }
+
+func (r *Refusals) tell(code string, letThrough bool) {
+	if r.Observe != nil {
+		r.Observe(code, letThrough)
+	}
 }
 
 func (r *Refusals) add(what refusal, n int64) {
@@ -70,6 +79,7 @@ func (r *Refusals) Flush(ctx context.Context) error {
 		p.KeyIDs = append(p.KeyIDs, what.key)
 		p.Codes = append(p.Codes, what.code)
 		p.LetThrough = append(p.LetThrough, what.letThrough)
+		p.Ats = append(p.Ats, what.at)
 		p.Refusals = append(p.Refusals, n)
 	}
 	if err := r.DB.RefusalsAdd(ctx, p); err != nil {

@@ -13,7 +13,6 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/verify"
 )
 
 // AuthzHandler answers /v1/authz for reverse proxies (nginx auth_request, Caddy
@@ -107,16 +106,16 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 	}
 	ctx := r.Context()
 	found, code, err := s.findKey(ctx, presentedKey(r))
-	if err != nil || found == nil {
-		return refused(code), nil, err
+	if err != nil {
+		return admit.Decision{}, nil, err
+	}
+	if found == nil {
+		s.Decider.Refusals.Unknown(string(code))
+		return admit.Decision{Code: admit.Code(code), Message: code.Message()}, nil, nil
 	}
 	request.KeyID = found.key.ID
 	decision, err := s.Decider.Decide(ctx, request, nil)
 	return decision, found, err
-}
-
-func refused(code verify.Code) admit.Decision {
-	return admit.Decision{Code: admit.Code(code), Message: code.Message()}
 }
 
 // given is a parameter of the URL that the proxy was configured with, or a

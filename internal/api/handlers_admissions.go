@@ -36,7 +36,14 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 		return nil, err
 	}
 	if found == nil {
-		return Admit200JSONResponse{Code: AdmissionAnswerCode(code), Message: code.Message(), Limits: []LimitState{}}, nil
+		answer := Admit200JSONResponse{Code: AdmissionAnswerCode(code), Message: code.Message(), Limits: []LimitState{}}
+		if !request.DryRun {
+			s.Decider.Refusals.Unknown(string(code))
+		}
+		if flag(r.Body.Explain) {
+			answer.Explanation = &[]Check{{Check: string(code), Detail: code.Message()}}
+		}
+		return answer, nil
 	}
 	request.KeyID = found.key.ID
 	decision, err := s.Decider.Decide(ctx, request, nil)

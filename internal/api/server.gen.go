@@ -605,7 +605,7 @@ type KeyFields struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied.
+	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 

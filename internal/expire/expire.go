@@ -64,8 +64,8 @@ func (p *Passes) Admissions(ctx context.Context) error {
 }
 
 // Tidy makes the ledger's next partitions, drops those past retention, and
-// removes old admissions, ended secrets, old Idempotency-Keys and request ids past the
-// deduplication horizon, in small batches.
+// removes old admissions, counts of refusals past retention, ended secrets, old
+// Idempotency-Keys and request ids past the deduplication horizon, in small batches.
 func (p *Passes) Tidy(ctx context.Context) error {
 	made, err := p.DB.LedgerPartitionsMake(ctx)
 	if err != nil {
@@ -80,6 +80,9 @@ func (p *Passes) Tidy(ctx context.Context) error {
 		"admissions": func() (int64, error) {
 			return p.DB.AdmissionPrune(ctx, db.AdmissionPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds())})
 		},
+		"refusals": func() (int64, error) {
+			return p.DB.RefusalsPrune(ctx, db.RefusalsPruneParams{Days: p.RetentionDays})
+		},
 		"secrets":         func() (int64, error) { return p.DB.SecretPrune(ctx, nil) },
 		"idempotencyKeys": func() (int64, error) { return p.DB.IdempotencyPrune(ctx, nil) },
 		"requestIds": func() (int64, error) {
@@ -90,7 +93,11 @@ func (p *Passes) Tidy(ctx context.Context) error {
 			return fmt.Errorf("removing old %s: %w", name, err)
 		}
 	}
-	if sum := removed["admissions"] + removed["secrets"] + removed["idempotencyKeys"] + removed["requestIds"]; made > 0 || dropped > 0 || sum > 0 {
+	var sum int64
+	for _, n := range removed {
+		sum += n
+	}
+	if made+dropped > 0 || sum > 0 {
 		p.Log.InfoContext(ctx, "tidied up", "partitionsMade", made, "partitionsDropped", dropped, "removed", removed)
 	}
 	return nil

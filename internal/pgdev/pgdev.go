@@ -108,6 +108,8 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 	}
 	if volatile {
 		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
+	} else {
+		args = append(args, durableSettings...)
 	}
 	cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec,noctx // a program we have just found; it outlives ctx and is ended by Stop
 	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, dir
@@ -125,6 +127,12 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 // URL is a connection URL for a database of the cluster.
 func (c *Cluster) URL(database string) string {
 	return "postgres:///" + url.PathEscape(database) + "?host=" + url.QueryEscape(c.socket) + "&port=" + port + "&user=" + superuser
+}
+
+// durableSettings are those of docs/operations.md, for a machine of some GB:
+// PostgreSQL's own defaults are for one of the size of a telephone.
+var durableSettings = []string{
+	"-c", "shared_buffers=512MB", "-c", "max_wal_size=4GB", "-c", "checkpoint_timeout=15min",
 }
 
 // Done is closed when PostgreSQL has ended, wanted or not.
