@@ -119,14 +119,15 @@ func (q *Queries) AdmissionPrune(ctx context.Context, arg AdmissionPruneParams) 
 const admissionRelease = `-- name: AdmissionRelease :execrows
 UPDATE admissions
    SET is_open = false, ended_by = coalesce(ended_by, 'released'), ended_at = coalesce(ended_at, now())
- WHERE id = $1
+ WHERE id = ANY($1::uuid[])
 `
 
-// Ends an admission that is not to be settled: its slot and its reservation are
-// free at once. Doing it twice, or after its settlement, changes nothing; 0 rows
-// only when there is no such admission.
-func (q *Queries) AdmissionRelease(ctx context.Context, id uuid.UUID) (int64, error) {
-	result, err := q.db.Exec(ctx, admissionRelease, id)
+// Ends admissions that are not to be settled: their slots and reservations are
+// free at once. Doing it twice, or after the settlement, changes nothing; 0 rows
+// only when there is none of these admissions. Two batches with admissions in
+// common may deadlock: run it where that is tried again.
+func (q *Queries) AdmissionRelease(ctx context.Context, ids []uuid.UUID) (int64, error) {
+	result, err := q.db.Exec(ctx, admissionRelease, ids)
 	if err != nil {
 		return 0, err
 	}

@@ -5,6 +5,7 @@ package db
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -38,23 +39,52 @@ const lockTimeout = "5s"
 // database answers. Sessions run in UTC whatever the server's default: days are
 // cut by the service's time zone, named in each query that needs it.
 func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
-	cfg, err := pgxpool.ParseConfig(url)
+	cfg, err := poolConfig(url)
 	if err != nil {
-		// The parser's error repeats the URL, and with it the password.
-		return nil, fmt.Errorf("DATABASE_URL is not a PostgreSQL URL or keyword string")
-	}
-	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
-	if cfg.ConnConfig.RuntimeParams["application_name"] == "" {
-		cfg.ConnConfig.RuntimeParams["application_name"] = "keyledger"
-	}
-	// A row that somebody holds is waited for, but not for ever: the caller is told
-	// to try again, and its connection is free for others.
-	if _, set := cfg.ConnConfig.RuntimeParams["lock_timeout"]; !set {
-		cfg.ConnConfig.RuntimeParams["lock_timeout"] = lockTimeout
+		return nil, err
 	}
 	if maxConns > 0 {
 		cfg.MaxConns = maxConns
 	}
+	return open(ctx, cfg)
+}
+
+// OpenHot is Open for what every request of a relay waits on: admissions, usage and
+// the lookup of keys. These have connections of their own, always open, so that
+// neither reports nor a database that takes no more connections stop them. Their
+// few large statements are planned once a connection: planned at each call, as
+// PostgreSQL would, they take twice as long.
+func OpenHot(ctx context.Context, url string, conns int32) (*DB, error) {
+	cfg, err := poolConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	cfg.MinConns, cfg.MaxConns = conns, conns
+	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	return open(ctx, cfg)
+}
+
+func poolConfig(url string) (*pgxpool.Config, error) {
+	cfg, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		// The parser's error repeats the URL, and with it the password.
+		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL or keyword string")
+	}
+	setDefault(cfg.ConnConfig, "application_name", "keyledger")
+	// A row that somebody holds is waited for, but not for ever: the caller is told
+	// to try again, and its connection is free for others.
+	setDefault(cfg.ConnConfig, "lock_timeout", lockTimeout)
+	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	return cfg, nil
+}
+
+func setDefault(cfg *pgx.ConnConfig, name, value string) {
+	if cfg.RuntimeParams[name] == "" {
+		cfg.RuntimeParams[name] = value
+	}
+}
+
+func open(ctx context.Context, cfg *pgxpool.Config) (*DB, error) {
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("making the connection pool: %w", err)

@@ -693,7 +693,7 @@ func (q *Queries) SecretAdd(ctx context.Context, arg SecretAddParams) error {
 }
 
 const secretFind = `-- name: SecretFind :one
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint,
+SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint, s.expires_at AS secret_ends,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM api_key_secrets AS s
   JOIN api_keys AS k ON k.id = s.key_id
@@ -709,12 +709,13 @@ type SecretFindParams struct {
 }
 
 type SecretFindRow struct {
-	APIKey   APIKey
-	Hash     []byte
-	Scheme   string
-	PepperID string
-	Hint     string
-	AsOf     time.Time
+	APIKey     APIKey
+	Hash       []byte
+	Scheme     string
+	PepperID   string
+	Hint       string
+	SecretEnds *time.Time
+	AsOf       time.Time
 }
 
 // The key that one of these hashes opens, unless it is deleted or the secret's
@@ -761,6 +762,7 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) (SecretF
 		&i.Scheme,
 		&i.PepperID,
 		&i.Hint,
+		&i.SecretEnds,
 		&i.AsOf,
 	)
 	return i, err

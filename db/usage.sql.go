@@ -613,7 +613,7 @@ func (q *Queries) KeyUsagePeriods(ctx context.Context, arg KeyUsagePeriodsParams
 
 const ledgerAppend = `-- name: LedgerAppend :many
 WITH input AS MATERIALIZED (
-    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.admission_id, i.ord, (i.occurred_at AT TIME ZONE $1::text)::date AS day
+    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.admission_id, i.unit, i.ord, (i.occurred_at AT TIME ZONE $1::text)::date AS day
       FROM ROWS FROM (
         unnest($2::uuid[]), unnest($3::text[]), unnest($4::uuid[]), unnest($5::text[]),
         unnest($6::text[]), unnest($7::text[]), unnest($8::text[]), unnest($9::text[]),
@@ -622,18 +622,18 @@ WITH input AS MATERIALIZED (
         unnest($14::bigint[]), unnest($15::bigint[]),
         unnest($16::bigint[]), unnest($17::bigint[]),
         unnest($18::numeric[]), unnest($19::boolean[]), unnest($20::bigint[]),
-        unnest($21::uuid[]), unnest($22::text[]), unnest($23::uuid[])
+        unnest($21::uuid[]), unnest($22::text[]), unnest($23::uuid[]), unnest($24::bigint[])
       ) WITH ORDINALITY AS i (
         event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
         input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens,
-        cost, priced, fingerprint, adjusts, reason, admission_id, ord)
+        cost, priced, fingerprint, adjusts, reason, admission_id, unit, ord)
 ), locked AS MATERIALIZED (
     SELECT t.key_id FROM key_totals AS t
      WHERE t.key_id = ANY($4::uuid[])
      ORDER BY t.key_id
        FOR NO KEY UPDATE
 ), refused AS MATERIALIZED (
-    SELECT i.ord FROM input AS i
+    SELECT i.ord, i.unit FROM input AS i
      WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
         OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
 ), wanted AS MATERIALIZED (
@@ -645,14 +645,14 @@ WITH input AS MATERIALIZED (
     INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
     SELECT w.key_id, w.gate_key, w.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
       FROM wanted AS w JOIN input AS i ON i.ord = w.ord
-     WHERE NOT EXISTS (SELECT FROM refused)
+     WHERE i.unit NOT IN (SELECT r.unit FROM refused AS r)
      ORDER BY w.key_id, w.gate_key, w.ord
     ON CONFLICT (key_id, dedup_key) DO NOTHING
     RETURNING event_id, dedup_key
 ), fresh AS MATERIALIZED (
     -- In a CASE, each IN is a hash table made once; a join of estimates as small as
     -- these would be a nested loop, and large batches would pay its square.
-    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.admission_id, i.ord, i.day FROM input AS i
+    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.occurred_at, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason, i.admission_id, i.unit, i.ord, i.day FROM input AS i
      WHERE CASE WHEN (i.event_id, i.dedup_key) IN (SELECT g.event_id, g.dedup_key FROM gate AS g)
                 THEN i.admission_id = '00000000-0000-0000-0000-000000000000'
                   OR (i.event_id, 'a:' || i.admission_id::text) IN (SELECT g.event_id, g.dedup_key FROM gate AS g) END
@@ -794,6 +794,7 @@ type LedgerAppendParams struct {
 	Adjusts           []uuid.UUID
 	Reasons           []string
 	AdmissionIDs      []uuid.UUID
+	Units             []int64
 }
 
 type LedgerAppendRow struct {
@@ -803,14 +804,13 @@ type LedgerAppendRow struct {
 	Dearer   bool
 }
 
-// Records events in the ledger and in every rollup, or nothing at all. The only
-// statement that moves a rollup.
+// Records events in the ledger and in every rollup, each unit of them whole or not
+// at all; units are numbered by @units. The only statement that moves a rollup.
 //
-// One row comes back for each event: refused (the key is unknown; then nothing
-// of the batch is recorded), recorded (dearer: than was reserved), or neither: a
-// duplicate, whose first
-// answer DedupFind reads (a statement of its own, since this one cannot see a
-// row it has just waited for).
+// One row comes back for each event: refused (the key is unknown; then nothing of
+// its unit is recorded), recorded (dearer: than was reserved), or neither: a
+// duplicate, whose first answer DedupFind reads (a statement of its own, since
+// this one cannot see a row it has just waited for), or of a refused unit.
 //
 // The totals rows of all keys are locked first, in id order, and held to the
 // end of the transaction. Batches that share keys therefore go one after
@@ -845,6 +845,7 @@ func (q *Queries) LedgerAppend(ctx context.Context, arg LedgerAppendParams) ([]L
 		arg.Adjusts,
 		arg.Reasons,
 		arg.AdmissionIDs,
+		arg.Units,
 	)
 	if err != nil {
 		return nil, err

@@ -60,12 +60,13 @@ WITH asked AS (
 SELECT (f.ord - 1)::bigint AS index, f.at::timestamptz AS at FROM frees AS f WHERE f.at IS NOT NULL;
 
 -- name: AdmissionRelease :execrows
--- Ends an admission that is not to be settled: its slot and its reservation are
--- free at once. Doing it twice, or after its settlement, changes nothing; 0 rows
--- only when there is no such admission.
+-- Ends admissions that are not to be settled: their slots and reservations are
+-- free at once. Doing it twice, or after the settlement, changes nothing; 0 rows
+-- only when there is none of these admissions. Two batches with admissions in
+-- common may deadlock: run it where that is tried again.
 UPDATE admissions
    SET is_open = false, ended_by = coalesce(ended_by, 'released'), ended_at = coalesce(ended_at, now())
- WHERE id = @id;
+ WHERE id = ANY(@ids::uuid[]);
 
 -- name: AdmissionRenew :many
 -- Extends a live lease and its reservation; a lease that is over stays over. No

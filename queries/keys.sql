@@ -130,7 +130,7 @@ SELECT pepper_id, count(*) AS secrets FROM api_key_secrets
 -- name: SecretFind :one
 -- The key that one of these hashes opens, unless it is deleted or the secret's
 -- grace is over, with the database's clock to judge its expiry by.
-SELECT sqlc.embed(k), s.hash, s.scheme, s.pepper_id, s.hint,
+SELECT sqlc.embed(k), s.hash, s.scheme, s.pepper_id, s.hint, s.expires_at AS secret_ends,
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of
   FROM api_key_secrets AS s
   JOIN api_keys AS k ON k.id = s.key_id

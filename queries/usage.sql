@@ -1,12 +1,11 @@
 -- name: LedgerAppend :many
--- Records events in the ledger and in every rollup, or nothing at all. The only
--- statement that moves a rollup.
+-- Records events in the ledger and in every rollup, each unit of them whole or not
+-- at all; units are numbered by @units. The only statement that moves a rollup.
 --
--- One row comes back for each event: refused (the key is unknown; then nothing
--- of the batch is recorded), recorded (dearer: than was reserved), or neither: a
--- duplicate, whose first
--- answer DedupFind reads (a statement of its own, since this one cannot see a
--- row it has just waited for).
+-- One row comes back for each event: refused (the key is unknown; then nothing of
+-- its unit is recorded), recorded (dearer: than was reserved), or neither: a
+-- duplicate, whose first answer DedupFind reads (a statement of its own, since
+-- this one cannot see a row it has just waited for), or of a refused unit.
 --
 -- The totals rows of all keys are locked first, in id order, and held to the
 -- end of the transaction. Batches that share keys therefore go one after
@@ -26,18 +25,18 @@ WITH input AS MATERIALIZED (
         unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]),
         unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
         unnest(@costs::numeric[]), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
-        unnest(@adjusts::uuid[]), unnest(@reasons::text[]), unnest(@admission_ids::uuid[])
+        unnest(@adjusts::uuid[]), unnest(@reasons::text[]), unnest(@admission_ids::uuid[]), unnest(@units::bigint[])
       ) WITH ORDINALITY AS i (
         event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
         input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens,
-        cost, priced, fingerprint, adjusts, reason, admission_id, ord)
+        cost, priced, fingerprint, adjusts, reason, admission_id, unit, ord)
 ), locked AS MATERIALIZED (
     SELECT t.key_id FROM key_totals AS t
      WHERE t.key_id = ANY(@key_ids::uuid[])
      ORDER BY t.key_id
        FOR NO KEY UPDATE
 ), refused AS MATERIALIZED (
-    SELECT i.ord FROM input AS i
+    SELECT i.ord, i.unit FROM input AS i
      WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
         OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
 ), wanted AS MATERIALIZED (
@@ -49,7 +48,7 @@ WITH input AS MATERIALIZED (
     INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
     SELECT w.key_id, w.gate_key, w.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
       FROM wanted AS w JOIN input AS i ON i.ord = w.ord
-     WHERE NOT EXISTS (SELECT FROM refused)
+     WHERE i.unit NOT IN (SELECT r.unit FROM refused AS r)
      ORDER BY w.key_id, w.gate_key, w.ord
     ON CONFLICT (key_id, dedup_key) DO NOTHING
     RETURNING event_id, dedup_key

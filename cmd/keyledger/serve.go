@@ -16,12 +16,15 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/api"
+	"github.com/keyledger/keyledger/internal/cache"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/issue"
@@ -87,6 +90,10 @@ type service struct {
 	metrics  *listener // nil: none wanted
 	authz    *listener // nil: none wanted
 	refusals *admit.Refusals
+	hot      *db.DB
+	changes  *db.Listener
+	decider  *admit.Decider
+	recorder *usage.Recorder
 }
 
 type listener struct {
@@ -113,6 +120,10 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 		return nil, err
 	}
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL, cfg.MaxConns); err != nil {
+		return nil, err
+	}
+	// Two writers of admissions, two of usage; two more look keys up.
+	if s.hot, err = db.OpenHot(ctx, cfg.DatabaseURL, int32(2*cfg.Writers+2)); err != nil { //nolint:gosec // at most 100 writers
 		return nil, err
 	}
 	if s.migrator, err = migrations.Open(cfg.MigrationURL()); err != nil {
@@ -187,7 +198,7 @@ func (s *service) warnOfLostPeppers(ctx context.Context) error {
 // wire puts the concepts together: the only place that does.
 func (s *service) wire(ctx context.Context) (err error) {
 	cfg := s.cfg
-	m := metrics.New(s.db.PoolStat)
+	m := metrics.New()
 	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper}
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
@@ -196,38 +207,33 @@ func (s *service) wire(ctx context.Context) (err error) {
 	for _, c := range cfg.Clients {
 		rules.Clients = append(rules.Clients, c.ID)
 	}
-	tokens := &access.Tokens{DB: s.db}
-	prices := &price.Store{DB: s.db}
+	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log}
+	tokens := &access.Tokens{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[[32]byte, *access.Live](maxTokens, s.changes.Live)}
+	prices := &price.Store{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[struct{}, *price.Catalogue](1, s.changes.Live)}
+	verifier := &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
+		Memory: cache.New[[32]byte, *verify.Key](cfg.CacheKeys, s.changes.Live)}
+	s.hear(verifier.Memory, tokens.Memory, prices.Memory)
 	s.passes = &expire.Passes{DB: s.db, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
-	if _, err := prices.PutBuiltin(ctx); err != nil {
+	if err := s.prepare(ctx, prices, tokens); err != nil {
 		return err
-	}
-	if err := s.passes.Tidy(ctx); err != nil {
-		return err
-	}
-	if cfg.Bootstrap != "" {
-		made, err := tokens.Bootstrap(ctx, cfg.Bootstrap)
-		if err != nil {
-			return err
-		}
-		s.log.Info("bootstrap token", "stored", made)
 	}
 	s.refusals = &admit.Refusals{DB: s.db, Timezone: cfg.Timezone, Observe: func(code string, letThrough bool) {
 		m.Decided.WithLabelValues(code, strconv.FormatBool(letThrough)).Inc()
 	}}
+	s.decider = &admit.Decider{DB: s.hot, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
+		ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals}
+	s.recorder = &usage.Recorder{DB: s.hot, Prices: prices, Timezone: cfg.Timezone, Observe: usage.Observer{
+		Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
+		Dearer:   m.Dearer.Inc,
+		Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
+	}}
+	s.gather(ctx, m)
+	m.Cache("keys", verifier.Memory.Stat)
+	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
-		DB: s.db, Log: s.log, Metrics: m, Tokens: tokens,
-		Keys:     &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules},
-		Verifier: &verify.Verifier{DB: s.db, Hasher: hasher, Log: s.log},
-		Decider: &admit.Decider{DB: s.db, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
-			ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals},
-		LeaseTTL: cfg.LeaseTTL,
-		Usage: &usage.Recorder{DB: s.db, Prices: prices, Timezone: cfg.Timezone, Observe: usage.Observer{
-			Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
-			Dearer:   m.Dearer.Inc,
-			Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
-		}},
-		Stats:  &usage.Stats{DB: s.db, Timezone: cfg.Timezone},
+		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
+		Keys: &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
+		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone},
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
@@ -238,6 +244,64 @@ func (s *service) wire(ctx context.Context) (err error) {
 	}
 	s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler())
 	return err
+}
+
+// maxTokens is how many access tokens are remembered, wrong ones included.
+const maxTokens = 10_000
+
+// hear makes what is remembered follow what is heard.
+func (s *service) hear(keys *verify.Memory, tokens *access.Memory, prices *price.Memory) {
+	s.changes.Reset = func() {
+		keys.DropAll()
+		tokens.DropAll()
+		prices.DropAll()
+	}
+	s.changes.Changed = func(kind, text string) {
+		id, err := uuid.Parse(text)
+		switch {
+		case kind == db.KindPrices:
+			prices.DropAll()
+		case err != nil:
+			s.changes.Reset() // of a newer version: whatever it means, nothing is trusted
+		case kind == db.KindKey:
+			keys.Drop(id)
+		case kind == db.KindToken:
+			tokens.Drop(id)
+		}
+	}
+}
+
+// prepare makes the database fit for work.
+func (s *service) prepare(ctx context.Context, prices *price.Store, tokens *access.Tokens) error {
+	if _, err := prices.PutBuiltin(ctx); err != nil {
+		return err
+	}
+	if err := s.passes.Tidy(ctx); err != nil {
+		return err
+	}
+	if s.cfg.Bootstrap == "" {
+		return nil
+	}
+	made, err := tokens.Bootstrap(ctx, s.cfg.Bootstrap)
+	if err != nil {
+		return err
+	}
+	s.log.Info("bootstrap token", "stored", made)
+	return nil
+}
+
+// gather makes admissions and usage take what comes at the same time in groups.
+func (s *service) gather(ctx context.Context, m *metrics.Metrics) {
+	limits := coalesce.Limits{Writers: s.cfg.Writers, MaxBatch: s.cfg.MaxBatch, MaxQueue: s.cfg.MaxQueue}
+	limits.Flushed = m.Flushed("admissions")
+	s.decider.Gather(ctx, limits, s.log)
+	limits.Flushed = m.Flushed("usage")
+	s.recorder.Gather(limits)
+	m.Queue("admissions", s.decider.State)
+	m.Queue("usage", s.recorder.State)
+	m.Pool("hot", s.hot.PoolStat)
+	m.Pool("rest", s.db.PoolStat)
+	m.Listening(s.changes.Live)
 }
 
 // beside opens one of the listeners beside the public one; nil when it is off.
@@ -263,7 +327,7 @@ func (s *service) listeners() (open []*listener) {
 }
 
 // run serves until ctx ends or something breaks, then stops in order: HTTP
-// intake, background loops, the pool.
+// intake, what waits for its transaction, background loops, the pools.
 func (s *service) run(ctx context.Context) error {
 	defer s.close()
 	loops, stopLoops := context.WithCancel(context.WithoutCancel(ctx))
@@ -274,6 +338,7 @@ func (s *service) run(ctx context.Context) error {
 			return err
 		})
 	})
+	background.Go(func() { s.changes.Run(loops) })
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
@@ -294,6 +359,7 @@ func (s *service) run(ctx context.Context) error {
 	for _, l := range s.listeners() {
 		err = errors.Join(err, l.server.Shutdown(grace))
 	}
+	err = errors.Join(err, s.decider.Close(grace), s.recorder.Close(grace))
 	stopLoops()
 	background.Wait()
 	return errors.Join(err, s.refusals.Flush(grace))
@@ -307,7 +373,9 @@ func (s *service) close() {
 	if s.migrator != nil {
 		_ = s.migrator.Close()
 	}
-	if s.db != nil {
-		s.db.Close()
+	for _, pool := range []*db.DB{s.hot, s.db} {
+		if pool != nil {
+			pool.Close()
+		}
 	}
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/fault"
 )
 
@@ -44,22 +45,61 @@ type Identity struct {
 	Role Role
 }
 
+// Memory is what Tokens remembers live tokens in, by hash; nil is remembered too,
+// of what is none.
+type Memory = cache.Cache[[32]byte, *Live]
+
+// Live is a token that was live when it was read.
+type Live struct {
+	Identity
+
+	expiresAt *time.Time // nil: never
+}
+
 // Tokens issues and checks access tokens. It is safe for concurrent use.
 type Tokens struct {
 	DB *db.DB
+	// Memory may be nil: then the database is asked each time. With it, Clock must be
+	// set.
+	Memory *Memory
+	// Clock is the database's clock, and whether it can be trusted.
+	Clock func() (now time.Time, live bool)
 }
 
 // Check finds the live token with this text, by the database's clock. Any other
 // is Unauthenticated, without a word on why.
 func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
-	row, err := t.DB.TokenCheck(ctx, db.TokenCheckParams{Hash: hash(text)})
-	if db.Missing(err) {
-		return Identity{}, fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")
-	}
+	found, err := t.find(ctx, sha256.Sum256([]byte(text)))
 	if err != nil {
 		return Identity{}, fmt.Errorf("checking a token: %w", err)
 	}
-	return Identity{ID: row.ID, Name: row.Name, Role: Role(row.Role)}, nil
+	if found != nil && found.expiresAt != nil && t.Memory != nil {
+		if now, live := t.Clock(); live && now.After(*found.expiresAt) {
+			found = nil
+		}
+	}
+	if found == nil {
+		return Identity{}, fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")
+	}
+	return found.Identity, nil
+}
+
+func (t *Tokens) find(ctx context.Context, hash [32]byte) (*Live, error) {
+	load := func(ctx context.Context) (*Live, uuid.UUID, error) {
+		row, err := t.DB.TokenCheck(ctx, db.TokenCheckParams{Hash: hash[:]})
+		if db.Missing(err) {
+			return nil, uuid.Nil, nil
+		}
+		if err != nil {
+			return nil, uuid.Nil, err
+		}
+		return &Live{Identity{ID: row.ID, Name: row.Name, Role: Role(row.Role)}, row.ExpiresAt}, row.ID, nil
+	}
+	if t.Memory == nil {
+		found, _, err := load(ctx)
+		return found, err
+	}
+	return t.Memory.Get(ctx, hash, load)
 }
 
 // Create issues a token and returns its text, which is stored nowhere. Invalid

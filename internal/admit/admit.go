@@ -14,6 +14,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/price"
@@ -103,14 +104,20 @@ type Decider struct {
 	ReservationTTL  time.Duration
 	RefuseUnpriced  bool // refuse models without a price on keys with a cost limit
 	Refusals        *Refusals
+
+	group *coalesce.Group[Request, Decision] // nil: each request alone
 }
 
 // none is what the statement takes as "no estimate".
 var none = decimal.NewFromInt(-1)
 
-// Decide decides one request. A refusal is an answer, not an error. now nil is
-// the database's clock, read after any wait.
+// Decide decides one request; after Gather, in one transaction with those that
+// come at the same time. A refusal is an answer, not an error. now nil is the
+// database's clock, read after any wait.
 func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decision, error) {
+	if d.group != nil && now == nil {
+		return d.group.Do(ctx, r)
+	}
 	all, err := d.DecideAll(ctx, []Request{r}, now)
 	if err != nil {
 		return Decision{}, err
@@ -248,14 +255,22 @@ func limits(row db.AdmitRow) (set []Limit) {
 // Release ends an admission that will not be settled. Doing it again, or after
 // settlement, is harmless. NotFound when there is none.
 func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
-	n, err := d.DB.AdmissionRelease(ctx, id)
-	if err != nil {
-		return fmt.Errorf("releasing an admission: %w", err)
-	}
-	if n == 0 {
+	n, err := d.release(ctx, []uuid.UUID{id})
+	if err == nil && n == 0 {
 		return notFound()
 	}
-	return nil
+	return err
+}
+
+func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err error) {
+	err = d.DB.InTx(ctx, func(q *db.Queries) (err error) {
+		n, err = q.AdmissionRelease(ctx, ids)
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("releasing admissions: %w", err)
+	}
+	return n, nil
 }
 
 // Renew extends a live lease to so many seconds from now and returns its end.

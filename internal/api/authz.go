@@ -10,9 +10,9 @@ import (
 
 	"github.com/google/uuid"
 
-	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/verify"
 )
 
 // AuthzHandler answers /v1/authz for reverse proxies (nginx auth_request, Caddy
@@ -64,7 +64,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 	}
 	rateLimitHeaders(header, decision, found)
 	if decision.Allowed {
-		keyHeaders(header, decision, found.key)
+		keyHeaders(header, decision, found)
 		w.WriteHeader(http.StatusOK)
 		return
 	}
@@ -95,7 +95,7 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 }
 
 // decideProxied decides for a request that a proxy asks about.
-func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.Decision, *foundKey, error) {
+func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.Decision, *verify.Key, error) {
 	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
 	if text := configured.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
@@ -113,7 +113,7 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 		s.Decider.Refusals.Unknown(string(code))
 		return admit.Decision{Code: admit.Code(code), Message: code.Message()}, nil, nil
 	}
-	request.KeyID = found.key.ID
+	request.KeyID = found.ID
 	decision, err := s.Decider.Decide(ctx, request, nil)
 	return decision, found, err
 }
@@ -155,28 +155,24 @@ func presentedKey(r *http.Request) string {
 }
 
 // keyHeaders tell the relay behind the proxy whose request this is.
-func keyHeaders(h http.Header, d admit.Decision, k db.APIKey) {
+func keyHeaders(h http.Header, d admit.Decision, k *verify.Key) {
 	h.Set("X-Keyledger-Key-Id", k.ID.String())
 	if d.AdmissionID != uuid.Nil {
 		h.Set("X-Keyledger-Admission-Id", d.AdmissionID.String())
 	}
-	for name, id := range map[string]*string{
-		"Claude": k.ClaudeAccountID, "Claude-Console": k.ClaudeConsoleAccountID, "Gemini": k.GeminiAccountID, "Openai": k.OpenaiAccountID, "Bedrock": k.BedrockAccountID,
-	} {
-		if id != nil {
-			h.Set("X-Keyledger-"+name+"-Account-Id", url.PathEscape(*id))
-		}
+	for _, b := range k.Bindings {
+		h.Set("X-Keyledger-"+b.Provider+"-Account-Id", url.PathEscape(b.AccountID))
 	}
 }
 
 // rateLimitHeaders tell of the window's limits.
 // Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
-func rateLimitHeaders(h http.Header, d admit.Decision, found *foundKey) {
+func rateLimitHeaders(h http.Header, d admit.Decision, found *verify.Key) {
 	if found == nil {
 		return
 	}
 	var policies, states []string
-	window := int64(found.key.RateLimitWindow) * 60
+	window := int64(found.RateLimitWindow) * 60
 	for _, l := range d.Limits {
 		if l.Name != "requests" && l.Name != "tokens" {
 			continue

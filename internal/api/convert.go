@@ -1,6 +1,7 @@
 package api
 
 import (
+	"encoding/json"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -39,6 +40,15 @@ func settings(k db.APIKey, hint string, now time.Time) keySettings {
 		ExpiresAt: wire.AtOrNil(k.ExpiresAt), IsActive: k.IsActive, CreatedBy: k.CreatedBy,
 		CreatedAt: wire.At(k.CreatedAt), UpdatedAt: wire.At(k.UpdatedAt), DeletedAt: wire.AtOrNil(k.DeletedAt), Version: k.Version,
 	}
+}
+
+// ShowKey writes a key as answers show it, to be remembered beside the key.
+func ShowKey(k db.APIKey, hint string, at time.Time) []byte {
+	text, err := json.Marshal(settings(k, hint, at))
+	if err != nil {
+		panic(err) // no member can fail
+	}
+	return text
 }
 
 // numbers are what a key has used in its periods and holds at this moment.

@@ -9,6 +9,7 @@ import (
 	"github.com/labstack/echo/v4"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/key"
 )
@@ -40,7 +41,10 @@ func (s *Server) writeError(err error, c echo.Context) {
 	f := asFault(err)
 	status := statuses[f.Code]
 	id := callOf(c.Request().Context()).requestID
-	if status >= http.StatusInternalServerError {
+	switch {
+	case overloaded(err): // one line each would be a load of its own
+		s.Metrics.Overloaded.Inc()
+	case status >= http.StatusInternalServerError:
 		s.Log.ErrorContext(c.Request().Context(), "request failed", "method", c.Request().Method, "route", c.Path(), "requestId", id, "error", err)
 	}
 	p := Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: f.Message, Code: string(f.Code), RequestID: id}
@@ -67,6 +71,9 @@ func (s *Server) writeError(err error, c echo.Context) {
 
 // asFault makes one fault of echo's errors, the database's and ours.
 func asFault(err error) *fault.Error {
+	if overloaded(err) {
+		return fault.Wrap(err, fault.Unavailable, "The service is at its capacity. Try again.")
+	}
 	var he *echo.HTTPError
 	if !errors.As(err, &he) {
 		return db.Fault(err)
@@ -86,6 +93,11 @@ func asFault(err error) *fault.Error {
 		return fault.Wrap(err, fault.Malformed, "The request cannot be read.")
 	}
 	return fault.Wrap(err, fault.Internal, "Something went wrong in the service.")
+}
+
+// overloaded tells a refusal for want of capacity, or since the service stops.
+func overloaded(err error) bool {
+	return errors.Is(err, coalesce.ErrFull) || errors.Is(err, coalesce.ErrClosed)
 }
 
 // invalidKey turns what the leaves found wrong into one fault.

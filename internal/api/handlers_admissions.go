@@ -45,18 +45,23 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 		}
 		return answer, nil
 	}
-	request.KeyID = found.key.ID
+	request.KeyID = found.ID
 	decision, err := s.Decider.Decide(ctx, request, nil)
 	if err != nil {
 		return nil, err
 	}
 	answer := admissionAnswer(decision)
 	if decision.Allowed {
-		answer.Key = &found.shown
+		shown := keyJSON(found.Shown)
+		answer.Key = &shown
 	}
 	if flag(r.Body.Explain) {
+		row, err := s.Keys.Show(ctx, found.ID)
+		if err != nil {
+			return nil, err
+		}
 		checks := []Check{}
-		for _, c := range admit.Explain(found.key, request, decision) {
+		for _, c := range admit.Explain(row.APIKey, request, decision) {
 			checks = append(checks, Check{Check: c.Check, Passed: c.Passed, Detail: c.Detail})
 		}
 		answer.Explanation = &checks
@@ -115,21 +120,15 @@ func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.R
 	return request, nil
 }
 
-// foundKey is a key with the form in which it is shown.
-type foundKey struct {
-	key   db.APIKey
-	shown keySettings
-}
-
 // admissionKey finds the key that a request is about; nil with the reason when
 // there is none. Its state is judged by the decision itself.
-func (s *Server) admissionKey(ctx context.Context, b AdmissionRequest) (*foundKey, verify.Code, error) {
+func (s *Server) admissionKey(ctx context.Context, b AdmissionRequest) (*verify.Key, verify.Code, error) {
 	if b.KeyID != nil {
 		row, err := s.Keys.Show(ctx, *b.KeyID)
 		if fault.CodeOf(err) == fault.NotFound {
 			return nil, verify.NotFound, nil
 		}
-		return &foundKey{row.APIKey, settings(row.APIKey, row.Hint, row.AsOf)}, "", err
+		return &verify.Key{ID: row.APIKey.ID, Shown: ShowKey(row.APIKey, row.Hint, row.AsOf)}, "", err
 	}
 	var text string
 	if b.APIKey != nil && b.APIKey.Kind() == jsontext.KindString {
@@ -140,12 +139,9 @@ func (s *Server) admissionKey(ctx context.Context, b AdmissionRequest) (*foundKe
 	return s.findKey(ctx, text)
 }
 
-func (s *Server) findKey(ctx context.Context, text string) (*foundKey, verify.Code, error) {
+func (s *Server) findKey(ctx context.Context, text string) (*verify.Key, verify.Code, error) {
 	result, err := s.Verifier.Verify(ctx, text, nil)
-	if err != nil || result.Key == nil {
-		return nil, result.Code, err
-	}
-	return &foundKey{result.Key.APIKey, settings(result.Key.APIKey, result.Key.Hint, result.Key.AsOf)}, "", nil
+	return result.Key, result.Code, err
 }
 
 func admissionAnswer(d admit.Decision) AdmissionAnswer {

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"time"
 )
 
@@ -22,23 +23,46 @@ func (s *Server) GetHealth(context.Context, GetHealthRequestObject) (GetHealthRe
 // readyTimeout bounds the checks of /readyz.
 const readyTimeout = 2 * time.Second
 
-// GetReady answers GET /readyz: the database answers and its schema is not behind.
+// slow is how long a request may wait for its transaction before /readyz says so.
+const slow = 2 * time.Second
+
+// GetReady answers GET /readyz. Ready: all is well. Degraded: it works, and checks
+// tell what is slow or missing. Unready: it cannot work.
 func (s *Server) GetReady(ctx context.Context, _ GetReadyRequestObject) (GetReadyResponseObject, error) {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
-	checks := map[string]string{"database": "ok", "schema": "ok"}
-	if _, err := s.DB.Now(ctx); err != nil {
+	checks := map[string]string{"database": ok, "schema": ok, "connections": ok, "changes": ok,
+		"admissions": waited(s.Decider.State()), "usage": waited(s.Usage.State())}
+	if _, err := s.Hot.Now(ctx); err != nil {
 		checks["database"], checks["schema"] = "does not answer", "unknown"
 		return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
 	}
-	behind, err := s.SchemaBehind(ctx)
-	switch {
-	case err != nil:
+	if open, inUse, most := s.DB.PoolStat(); inUse == most {
+		checks["connections"] = fmt.Sprintf("all %d are in use: lists and reports wait", open)
+	} else if behind, err := s.SchemaBehind(ctx); err != nil {
+		checks["connections"] = "the database takes no more connections: lists and reports may fail"
 		checks["schema"] = "could not be read"
-	case behind:
+	} else if behind {
 		checks["schema"] = "is behind: run keyledger migrate up"
-	default:
-		return GetReady200JSONResponse{Status: Ready, Checks: checks}, nil
+		return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
 	}
-	return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
+	if s.Listening != nil && !s.Listening() {
+		checks["changes"] = "are not heard: every request asks the database"
+	}
+	for _, state := range checks {
+		if state != ok {
+			return GetReady200JSONResponse{Status: Degraded, Checks: checks}, nil
+		}
+	}
+	return GetReady200JSONResponse{Status: Ready, Checks: checks}, nil
+}
+
+const ok = "ok"
+
+// waited tells of a queue in words.
+func waited(waiting int, oldest time.Duration) string {
+	if oldest < slow {
+		return ok
+	}
+	return fmt.Sprintf("slow: the oldest has waited %.1f s for PostgreSQL, %d wait behind it", oldest.Seconds(), waiting)
 }

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/http"
 
 	jsonv2 "github.com/go-json-experiment/json"
 
@@ -31,25 +32,41 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 		return nil, err
 	}
 	s.Metrics.Verified.WithLabelValues(string(result.Code)).Inc()
+	if result.Code == verify.Valid && !withUsage {
+		return validKey(result.Key.Shown), nil
+	}
 	answer := VerifyKey200JSONResponse{Valid: result.Code == verify.Valid, Code: VerifyAnswerCode(result.Code), Message: result.Code.Message()}
 	if !answer.Valid {
 		return answer, nil
 	}
-	shown := settings(result.Key.APIKey, result.Key.Hint, result.Key.AsOf)
-	answer.Key = &shown
-	if withUsage {
-		row, err := s.Keys.Show(ctx, result.Key.APIKey.ID)
-		if err != nil {
-			return nil, err
-		}
-		full, err := s.keyAnswer(ctx, row)
-		if err != nil {
-			return nil, err
-		}
-		answer.Usage, answer.DailyCost = &full.Body.Usage, &full.Body.DailyCost
+	row, err := s.Keys.Show(ctx, result.Key.ID)
+	if err != nil {
+		return nil, err
 	}
+	full, err := s.keyAnswer(ctx, row)
+	if err != nil {
+		return nil, err
+	}
+	shown := keyJSON(result.Key.Shown)
+	answer.Key, answer.Usage, answer.DailyCost = &shown, &full.Body.Usage, &full.Body.DailyCost
 	return answer, nil
 }
+
+// validKey is the answer to a valid key, written from what is remembered of it.
+type validKey keyJSON
+
+// VisitVerifyKeyResponse writes the answer.
+func (k validKey) VisitVerifyKeyResponse(w http.ResponseWriter) error {
+	body := make([]byte, 0, len(k)+100)
+	body = append(body, `{"code":"VALID","key":`...)
+	body = append(body, k...)
+	body = append(body, `,"message":"API key is valid","valid":true}`...)
+	w.Header()["Content-Type"] = jsonType
+	_, err := w.Write(append(body, '\n'))
+	return err
+}
+
+var jsonType = []string{"application/json"}
 
 // GetSelf answers GET /v1/self, for the holder of a key.
 func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfResponseObject, error) {
@@ -60,7 +77,7 @@ func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfRe
 	if result.Code != verify.Valid {
 		return nil, fault.New(fault.Unauthenticated, result.Code.Message()+".")
 	}
-	row, err := s.Keys.Show(ctx, result.Key.APIKey.ID)
+	row, err := s.Keys.Show(ctx, result.Key.ID)
 	if err != nil {
 		return nil, err
 	}

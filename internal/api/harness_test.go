@@ -23,6 +23,7 @@ import (
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/api"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/issue"
@@ -64,7 +65,7 @@ func newHarness(t testing.TB, o options) *harness {
 	d := pgtest.Open(t, o.dbURL)
 	h := &harness{t: t, db: d, log: &bytes.Buffer{}}
 	log := slog.New(slog.NewJSONHandler(&lockedWriter{w: h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
-	m := metrics.New(d.PoolStat)
+	m := metrics.New()
 	prices := &price.Store{DB: d}
 	tokens := &access.Tokens{DB: d}
 	cfg, err := config.Load([]string{"DATABASE_URL=x", "KEYLEDGER_PEPPERS=p:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="})
@@ -95,9 +96,9 @@ func newHarness(t testing.TB, o options) *harness {
 	if err := passes.Tidy(ctx); err != nil {
 		t.Fatal(err)
 	}
-	s := &api.Server{DB: d, Log: log, Metrics: m, Tokens: tokens,
+	s := &api.Server{DB: d, Hot: d, Log: log, Metrics: m, Tokens: tokens,
 		Keys:     &issue.Keys{DB: d, Hasher: pgtest.Hasher(), Rules: rules},
-		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log},
+		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey},
 		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
 			Refusals: &admit.Refusals{DB: d, Timezone: o.zone}},
 		LeaseTTL: 5 * time.Minute,
@@ -106,6 +107,8 @@ func newHarness(t testing.TB, o options) *harness {
 		Prices:   prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
 	}
+	s.Decider.Gather(ctx, coalesce.Limits{}, log)
+	s.Usage.Gather(coalesce.Limits{})
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)
 	h.authz = authz.URL

@@ -9,6 +9,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -16,6 +17,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 )
 
@@ -103,6 +105,31 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 			}
 		}()
 		return next(c)
+	}
+}
+
+// capacity refuses requests past what may be under way at once, and bodies past
+// what may lie in memory, before any work is done for them: what was let in keeps
+// its speed.
+func (s *Server) capacity() echo.MiddlewareFunc {
+	var requests, bodies atomic.Int64
+	return func(next echo.HandlerFunc) echo.HandlerFunc {
+		return func(c echo.Context) error {
+			r := c.Request()
+			if !strings.HasPrefix(r.URL.Path, "/v1/") {
+				return next(c) // whoever asks how we are is answered
+			}
+			size := r.ContentLength
+			if size < 0 || size > maxBatchBody {
+				size = maxBatchBody // not told, or refused once it is read so far
+			}
+			defer requests.Add(-1)
+			defer bodies.Add(-size)
+			if n, held := requests.Add(1), bodies.Add(size); held > maxBodies || s.MaxInFlight > 0 && n > s.MaxInFlight {
+				return coalesce.ErrFull
+			}
+			return next(c)
+		}
 	}
 }
 

@@ -337,7 +337,7 @@ type AdmissionAnswer struct {
 	Explanation *[]Check            `json:"explanation,omitempty"`
 
 	// Key What a key may do.
-	Key *Key `json:"key,omitempty"`
+	Key *keyJSON `json:"key,omitempty"`
 
 	// LeaseExpiresAt RFC 3339; in answers UTC with milliseconds.
 	LeaseExpiresAt *Time        `json:"leaseExpiresAt,omitempty"`
@@ -911,10 +911,10 @@ type VerifyAnswer struct {
 	DailyCost *USD `json:"dailyCost,omitempty"`
 
 	// Key What a key may do.
-	Key     *Key   `json:"key,omitempty"`
-	Message string `json:"message"`
-	Usage   *Usage `json:"usage,omitempty"`
-	Valid   bool   `json:"valid"`
+	Key     *keyJSON `json:"key,omitempty"`
+	Message string   `json:"message"`
+	Usage   *Usage   `json:"usage,omitempty"`
+	Valid   bool     `json:"valid"`
 }
 
 // VerifyAnswerCode defines model for VerifyAnswer.Code.

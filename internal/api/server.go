@@ -27,7 +27,7 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Server answers the REST API. Every member but TrustedProxies must be set.
+// Server answers the REST API. Members that may be missing say so.
 type Server struct {
 	DB       *db.DB
 	Log      *slog.Logger
@@ -42,6 +42,12 @@ type Server struct {
 	Passes   *expire.Passes
 	Clients  []config.Client
 	LeaseTTL time.Duration // length of a lease that asks for none
+	// Hot is the pool of the hot path: without it nothing that a relay needs works.
+	Hot *db.DB
+	// Listening tells whether changes are heard; nil: nothing is remembered.
+	Listening func() bool
+	// MaxInFlight is the most requests under way at once; past it 503. 0: no bound.
+	MaxInFlight int64
 	// SchemaBehind tells whether the database lacks a migration.
 	SchemaBehind func(context.Context) (bool, error)
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
@@ -52,6 +58,7 @@ type Server struct {
 const (
 	maxBody      = 1 << 20
 	maxBatchBody = 8 << 20
+	maxBodies    = 64 << 20 // of all requests under way together
 )
 
 // Handler is the whole REST API with its middleware.
@@ -61,7 +68,7 @@ func (s *Server) Handler() http.Handler {
 	e.Binder = binder{}
 	e.HTTPErrorHandler = s.writeError
 	e.IPExtractor = clientIP(s.TrustedProxies)
-	e.Use(s.requestID, s.observe, s.recoverPanic, deadline, s.authenticate)
+	e.Use(s.requestID, s.observe, s.recoverPanic, s.capacity(), deadline, s.authenticate)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)
 	return e

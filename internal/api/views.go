@@ -46,6 +46,12 @@ type keySettings struct {
 	Version                 int64      `json:"version"`
 }
 
+// keyJSON is keySettings as it is written.
+type keyJSON []byte
+
+// MarshalJSON writes it as it is.
+func (k keyJSON) MarshalJSON() ([]byte, error) { return k, nil }
+
 type keyDetails struct {
 	keySettings
 

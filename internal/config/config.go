@@ -35,8 +35,14 @@ type Service struct {
 	Addr        string `env:"ADDR" envDefault:":8080" desc:"Address of the REST API."`
 	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; off: none."`
 	AuthzAddr   string `env:"AUTHZ_ADDR" envDefault:"127.0.0.1:8081" desc:"Address of /v1/authz for reverse proxies; it needs no access token, so only they may reach it; off: none."`
-	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
-	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database."`
+	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations and for hearing of changes when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
+	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database for everything but the hot path, which has twice WRITERS and two more of its own."`
+
+	Writers     int `env:"WRITERS" envDefault:"2" desc:"Batches of admissions, and of usage, that are committed at the same time."`
+	MaxBatch    int `env:"MAX_BATCH" envDefault:"500" desc:"Most admissions, or usage events, in one transaction; 1: one transaction each."`
+	MaxQueue    int `env:"MAX_QUEUE" envDefault:"5000" desc:"Most admissions, and usage events, that wait for their transaction; past it 503."`
+	MaxInFlight int `env:"MAX_IN_FLIGHT" envDefault:"2000" desc:"Most requests under way at once; past it 503."`
+	CacheKeys   int `env:"CACHE_KEYS" envDefault:"100000" desc:"Most keys remembered in memory, about 1.5 kB each."`
 
 	Peppers      string `env:"PEPPERS" desc:"Secrets that key hashes depend on: id:base64, at least 32 bytes each, by comma or line; the first is current. This or PEPPERS_FILE is required."`
 	PeppersFile  string `env:"PEPPERS_FILE" desc:"File that holds PEPPERS."`
@@ -140,6 +146,10 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	}
 	rule(c.DatabaseURL != "", "DATABASE_URL", "is required")
 	rule(c.MaxConns > 0, Prefix+"MAX_CONNS", "must be at least 1")
+	for name, n := range map[string]int{"WRITERS": c.Writers, "MAX_BATCH": c.MaxBatch, "MAX_QUEUE": c.MaxQueue, "MAX_IN_FLIGHT": c.MaxInFlight, "CACHE_KEYS": c.CacheKeys} {
+		rule(n >= 1 && n <= 10_000_000, Prefix+name, "must be between 1 and 10000000")
+	}
+	rule(c.Writers <= 100, Prefix+"WRITERS", "must be at most 100: each has a connection")
 	rule(c.Bootstrap == "" || regexp.MustCompile(`^[!-~]{32,500}$`).MatchString(c.Bootstrap), Prefix+"BOOTSTRAP_TOKEN", "must have 32 to 500 printable ASCII characters and no space")
 	rule(time.Duration(c.RetentionDays)*24*time.Hour >= c.DedupHorizon, Prefix+"LEDGER_RETENTION_DAYS", "must not be shorter than "+Prefix+"DEDUP_HORIZON")
 	rule(c.DefaultTokenLimit >= 0, Prefix+"DEFAULT_TOKEN_LIMIT", "must not be negative")

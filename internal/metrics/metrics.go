@@ -22,13 +22,15 @@ type Metrics struct {
 	Decided     *prometheus.CounterVec   // admissions, by code and whether an observing key was let through
 	Dearer      prometheus.Counter       // settlements that cost more than was reserved
 	KeysExpired prometheus.Counter
+	Overloaded  prometheus.Counter // requests refused for want of capacity
+
+	batchSize  *prometheus.HistogramVec // by what is batched
+	batchTime  *prometheus.HistogramVec // seconds, by what is batched
+	batchFails *prometheus.CounterVec   // by what is batched
 }
 
-// PoolStat tells how many connections are open, in use and allowed.
-type PoolStat func() (open, inUse, most int32)
-
 // New makes the metrics of one service.
-func New(pool PoolStat) *Metrics {
+func New() *Metrics {
 	m := &Metrics{
 		registry: prometheus.NewRegistry(),
 		Requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -47,19 +49,78 @@ func New(pool PoolStat) *Metrics {
 			Name: "keyledger_settlements_dearer_total", Help: "Settlements that cost more than was reserved for them: estimates are too low."}),
 		KeysExpired: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keyledger_keys_expired_total", Help: "Keys disabled because their end had passed."}),
+		Overloaded: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "keyledger_overloaded_total", Help: "Requests answered with 503 because too many were under way or waiting."}),
+		batchSize: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "keyledger_batch_size", Help: "Admissions or usage events in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 11)}, []string{"queue"}),
+		batchTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "keyledger_batch_seconds", Help: "Time of one transaction of admissions or usage events.", Buckets: prometheus.ExponentialBuckets(.0005, 2, 16)}, []string{"queue"}),
+		batchFails: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyledger_batch_failures_total", Help: "Transactions of admissions or usage events that failed; nothing of them is stored."}, []string{"queue"}),
 	}
-	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired,
+	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded,
+		m.batchSize, m.batchTime, m.batchFails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return m
+}
+
+// Flushed notes one transaction of a queue: what it held, how long it took, and
+// whether it failed.
+func (m *Metrics) Flushed(queue string) func(weight int, took time.Duration, err error) {
+	size, seconds, fails := m.batchSize.WithLabelValues(queue), m.batchTime.WithLabelValues(queue), m.batchFails.WithLabelValues(queue)
+	return func(weight int, took time.Duration, err error) {
+		size.Observe(float64(weight))
+		seconds.Observe(took.Seconds())
+		if err != nil {
+			fails.Inc()
+		}
+	}
+}
+
+// Queue watches what waits, and for how long the oldest has.
+func (m *Metrics) Queue(queue string, state func() (waiting int, oldest time.Duration)) {
+	m.gauge("keyledger_queue_waiting", "Admissions or usage events that wait for their transaction.", prometheus.Labels{"queue": queue},
+		func() float64 { waiting, _ := state(); return float64(waiting) })
+	m.gauge("keyledger_queue_oldest_seconds", "How long the oldest admission or usage event that is not done has been here.", prometheus.Labels{"queue": queue},
+		func() float64 { _, oldest := state(); return oldest.Seconds() })
+}
+
+// Pool watches connections to the database: open, in use and allowed.
+func (m *Metrics) Pool(pool string, stat func() (open, inUse, most int32)) {
 	for name, pick := range map[string]func(open, inUse, most int32) int32{
 		"open":   func(open, _, _ int32) int32 { return open },
 		"in_use": func(_, inUse, _ int32) int32 { return inUse },
 		"most":   func(_, _, most int32) int32 { return most },
 	} {
-		m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "keyledger_db_connections", Help: "Connections to the database.", ConstLabels: prometheus.Labels{"state": name},
-		}, func() float64 { return float64(pick(pool())) }))
+		m.gauge("keyledger_db_connections", "Connections to the database.", prometheus.Labels{"pool": pool, "state": name},
+			func() float64 { return float64(pick(stat())) })
 	}
-	return m
+}
+
+// Cache watches what is remembered.
+func (m *Metrics) Cache(cache string, stat func() (held int, hits, misses uint64)) {
+	labels := prometheus.Labels{"cache": cache}
+	m.gauge("keyledger_cache_entries", "What is remembered.", labels, func() float64 { held, _, _ := stat(); return float64(held) })
+	m.counter("keyledger_cache_hits_total", "Answers from memory.", labels, func() float64 { _, hits, _ := stat(); return float64(hits) })
+	m.counter("keyledger_cache_misses_total", "Answers that the database was asked for.", labels, func() float64 { _, _, misses := stat(); return float64(misses) })
+}
+
+// Listening watches whether changes are heard: 1 or 0.
+func (m *Metrics) Listening(live func() bool) {
+	m.gauge("keyledger_listening", "1 while changes are heard and memory may be used; 0: every request asks the database.", nil, func() float64 {
+		if live() {
+			return 1
+		}
+		return 0
+	})
+}
+
+func (m *Metrics) gauge(name, help string, labels prometheus.Labels, value func() float64) {
+	m.registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, value))
+}
+
+func (m *Metrics) counter(name, help string, labels prometheus.Labels, value func() float64) {
+	m.registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: labels}, value))
 }
 
 // Observe notes one HTTP request.

@@ -2,10 +2,12 @@ package pgtest
 
 import (
 	"context"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/key"
@@ -85,4 +87,25 @@ func Scan[T any](t testing.TB, d *db.DB, sql string, args ...any) (value T) {
 		t.Fatalf("%s: %v", sql, err)
 	}
 	return value
+}
+
+// Hold runs a statement in a transaction and keeps its locks, as a forgotten psql
+// would, until release is called or the test ends.
+func Hold(t testing.TB, url, sql string, args ...any) (release func()) {
+	t.Helper()
+	ctx := context.Background()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		t.Fatalf("connecting to hold locks: %v", err)
+	}
+	tx, err := conn.Begin(ctx)
+	if err == nil {
+		_, err = tx.Exec(ctx, sql, args...)
+	}
+	if err != nil {
+		t.Fatalf("%s: %v", sql, err)
+	}
+	release = sync.OnceFunc(func() { _ = conn.Close(ctx) })
+	t.Cleanup(release)
+	return release
 }

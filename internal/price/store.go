@@ -8,15 +8,27 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
 )
 
+// Memory is what Store remembers the catalogue in.
+type Memory = cache.Cache[struct{}, *Catalogue]
+
 // Store is the catalogue in the database, with a copy in memory that is used
-// only while its revision is the database's. It is safe for concurrent use.
+// only while its revision is the database's, or while a change would be heard of.
+// It is safe for concurrent use.
 type Store struct {
-	DB   *db.DB
+	DB *db.DB
+	// Memory may be nil: then the database is asked for the revision each time. With
+	// it, Clock must be set.
+	Memory *Memory
+	// Clock is the database's clock, and whether it can be trusted.
+	Clock func() (now time.Time, live bool)
+
 	copy atomic.Pointer[Catalogue]
 }
 
@@ -31,8 +43,22 @@ const (
 var Beginning = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Current is the catalogue as the database has it at this moment, with the
-// database's time. One small query, and the whole catalogue only after a change.
+// database's time. No query while changes are heard; else one small one, and the
+// whole catalogue only after a change.
 func (s *Store) Current(ctx context.Context) (*Catalogue, time.Time, error) {
+	if s.Memory != nil {
+		if now, live := s.Clock(); live {
+			c, err := s.Memory.Get(ctx, struct{}{}, func(ctx context.Context) (*Catalogue, uuid.UUID, error) {
+				c, _, err := s.read(ctx)
+				return c, uuid.Nil, err
+			})
+			return c, now, err
+		}
+	}
+	return s.read(ctx)
+}
+
+func (s *Store) read(ctx context.Context) (*Catalogue, time.Time, error) {
 	r, err := s.DB.PriceRevision(ctx)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("reading the price revision: %w", err)

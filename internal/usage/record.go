@@ -2,6 +2,7 @@ package usage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -10,6 +11,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/price"
 )
@@ -20,6 +22,8 @@ type Recorder struct {
 	Prices   *price.Store
 	Timezone string // IANA zone whose midnights part days
 	Observe  Observer
+
+	group *coalesce.Group[[]Event, outcome] // nil: each unit alone
 }
 
 // Observer is told what became of events, after their commit. Any member may
@@ -42,47 +46,86 @@ type Result struct {
 	Conflict  bool // that earlier event had other content
 }
 
-// Record prices events and writes all of them, with every rollup they move, in
-// one transaction, or none. It returns after the commit. An event whose request
-// id the key has seen within the deduplication horizon changes nothing and gets
-// the first one's answer. An unknown key or a time too far ahead is an Invalid
-// fault that names each such event.
+// Record prices events and writes all of them, with every rollup they move, or
+// none: they are one unit; after Gather, in one transaction with units that come
+// at the same time. It returns after the commit. An event whose request id the key
+// has seen within the deduplication horizon changes nothing and gets the first
+// one's answer. An unknown key or a time too far ahead is an Invalid fault that
+// names each such event.
 func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error) {
+	unit := slices.Clone(events)
+	for i := range unit {
+		if unit[i].ID == uuid.Nil { // before the first try, so that no later one can double it
+			unit[i].ID = newID()
+		}
+	}
+	if r.group != nil {
+		o, err := r.group.Do(ctx, unit)
+		return o.results, errors.Join(err, o.err)
+	}
+	outcomes, err := r.recordAll(ctx, [][]Event{unit})
+	if err != nil {
+		return nil, err
+	}
+	return outcomes[0].results, outcomes[0].err
+}
+
+// outcome is what became of a unit: its results, or why it was refused.
+type outcome struct {
+	results []Result
+	err     error
+}
+
+// recordAll records units in one transaction. A unit that is refused takes none of
+// the others with it.
+func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, error) {
 	catalogue, now, err := r.Prices.Current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	wrong, err := r.findKeys(ctx, events)
+	keys, err := r.admissionKeys(ctx, units)
 	if err != nil {
 		return nil, err
 	}
-	entries := make([]entry, len(events))
-	for i, e := range events {
-		entries[i] = newEntry(e)
-		if entries[i].occurredAt.IsZero() {
-			entries[i].occurredAt = now
+	outcomes := make([]outcome, len(units))
+	var entries []entry
+	for u, events := range units {
+		wrong := findKeys(keys, events)
+		priced := make([]entry, len(events))
+		for i, e := range events {
+			priced[i] = newEntry(e)
+			priced[i].unit, priced[i].index, priced[i].of = u, i, len(events)
+			if priced[i].occurredAt.IsZero() {
+				priced[i].occurredAt = now
+			}
+			if e.OccurredAt.After(now.Add(MaxAhead)) {
+				wrong = append(wrong, fault.Field{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
+			}
+			if p, ok := catalogue.Lookup(e.ModelReceived, priced[i].occurredAt); ok {
+				priced[i].cost, priced[i].priced = p.Cost(e.Counts.Tokens()), true
+			}
 		}
-		if e.OccurredAt.After(now.Add(MaxAhead)) {
-			wrong = append(wrong, fault.Field{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
+		if wrong != nil {
+			outcomes[u].err = fault.Fields(wrong...)
+			continue
 		}
-		if p, ok := catalogue.Lookup(e.ModelReceived, entries[i].occurredAt); ok {
-			entries[i].cost, entries[i].priced = p.Cost(e.Counts.Tokens()), true
-		}
+		entries = append(entries, priced...)
 	}
-	if wrong != nil {
-		return nil, fault.Fields(wrong...)
+	if len(entries) == 0 {
+		return outcomes, nil
 	}
-	return r.append(ctx, entries, nil)
+	return outcomes, r.append(ctx, entries, outcomes, nil)
 }
 
-// findKeys gives events that name an admission its key, and names those whose
-// admission is unknown or another key's. Which key an admission belongs to never
-// changes, so reading it first is safe.
-func (r *Recorder) findKeys(ctx context.Context, events []Event) (wrong []fault.Field, err error) {
+// admissionKeys are the keys of the admissions that events name. Which key an
+// admission belongs to never changes, so reading it first is safe.
+func (r *Recorder) admissionKeys(ctx context.Context, units [][]Event) (map[uuid.UUID]uuid.UUID, error) {
 	var ids []uuid.UUID
-	for _, e := range events {
-		if e.AdmissionID != uuid.Nil {
-			ids = append(ids, e.AdmissionID)
+	for _, events := range units {
+		for _, e := range events {
+			if e.AdmissionID != uuid.Nil {
+				ids = append(ids, e.AdmissionID)
+			}
 		}
 	}
 	if ids == nil {
@@ -96,6 +139,12 @@ func (r *Recorder) findKeys(ctx context.Context, events []Event) (wrong []fault.
 	for _, row := range rows {
 		keys[row.ID] = row.KeyID
 	}
+	return keys, nil
+}
+
+// findKeys gives events that name an admission its key, and names those whose
+// admission is unknown or another key's.
+func findKeys(keys map[uuid.UUID]uuid.UUID, events []Event) (wrong []fault.Field) {
 	for i, e := range events {
 		switch key, known := keys[e.AdmissionID]; {
 		case e.AdmissionID == uuid.Nil:
@@ -107,7 +156,7 @@ func (r *Recorder) findKeys(ctx context.Context, events []Event) (wrong []fault.
 			events[i].KeyID = key
 		}
 	}
-	return wrong, nil
+	return wrong
 }
 
 // at names a field of event i; a single event's fields have no index.
@@ -122,6 +171,8 @@ func at(i, n int, field string) string {
 type entry struct {
 	Event
 
+	unit        int // of those recorded together
+	index, of   int // its place in the unit, and the unit's size
 	kind        string
 	dedup       string
 	requests    int64
@@ -140,19 +191,17 @@ const (
 )
 
 func newEntry(e Event) entry {
-	if e.ID == uuid.Nil {
-		e.ID = newID()
-	}
-	return entry{Event: e, kind: kindUsage, dedup: e.dedupKey(), requests: 1, occurredAt: e.OccurredAt, fingerprint: e.fingerprint()}
+	return entry{Event: e, of: 1, kind: kindUsage, dedup: e.dedupKey(), requests: 1, occurredAt: e.OccurredAt, fingerprint: e.fingerprint()}
 }
 
 // newID makes an id that sorts by time.
 func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
 
-// append writes entries through the one statement that moves rollups, then
-// reads the first answers of those that were duplicates. What also does, if it
-// is not nil, is done in the same transaction, when anything was recorded.
-func (r *Recorder) append(ctx context.Context, entries []entry, also func(*db.Queries) error) ([]Result, error) {
+// append writes entries, those of a unit one after another, through the one
+// statement that moves rollups, reads the first answers of those that were
+// duplicates, and puts the results into their units' outcomes. What also does, if
+// it is not nil, is done in the same transaction, when anything was recorded.
+func (r *Recorder) append(ctx context.Context, entries []entry, outcomes []outcome, also func(*db.Queries) error) error {
 	var rows []db.LedgerAppendRow
 	err := r.DB.InTx(ctx, func(q *db.Queries) (err error) {
 		rows, err = q.LedgerAppend(ctx, arrays(entries, r.Timezone))
@@ -165,32 +214,38 @@ func (r *Recorder) append(ctx context.Context, entries []entry, also func(*db.Qu
 		return also(q)
 	})
 	if err != nil {
-		return nil, fmt.Errorf("recording usage: %w", err)
+		return fmt.Errorf("recording usage: %w", err)
 	}
-	var wrong []fault.Field
-	var repeats []entry
 	results := make([]Result, len(entries))
 	for i, e := range entries {
 		if rows[i].Dearer && r.Observe.Dearer != nil {
 			r.Observe.Dearer()
 		}
-		results[i] = Result{EventID: e.ID, RequestID: e.RequestID, KeyID: e.KeyID, Model: e.Model, Cost: e.cost, Priced: e.priced}
-		switch {
-		case rows[i].Refused:
-			wrong = append(wrong, fault.Field{Field: at(i, len(entries), "keyId"), Message: "is not the id of a key"})
-		case !rows[i].Recorded:
-			repeats = append(repeats, e)
-			results[i].Duplicate = true
+		results[i] = Result{EventID: e.ID, RequestID: e.RequestID, KeyID: e.KeyID, Model: e.Model, Cost: e.cost, Priced: e.priced,
+			Duplicate: !rows[i].Recorded}
+	}
+	refuse(entries, rows, outcomes)
+	r.answerRepeats(ctx, entries, outcomes, results)
+	for i, e := range entries {
+		if o := &outcomes[e.unit]; o.err == nil {
+			o.results = append(o.results, results[i])
+			r.tell(results[i])
 		}
 	}
-	if wrong != nil {
-		return nil, fault.Fields(wrong...)
+	return nil
+}
+
+// refuse gives units with an event of an unknown key their fault.
+func refuse(entries []entry, rows []db.LedgerAppendRow, outcomes []outcome) {
+	wrong := map[int][]fault.Field{}
+	for i, e := range entries {
+		if rows[i].Refused {
+			wrong[e.unit] = append(wrong[e.unit], fault.Field{Field: at(e.index, e.of, "keyId"), Message: "is not the id of a key"})
+		}
 	}
-	if err := r.answerRepeats(ctx, repeats, entries, results); err != nil {
-		return nil, err
+	for unit, fields := range wrong {
+		outcomes[unit].err = fault.Fields(fields...)
 	}
-	r.tell(results)
-	return results, nil
 }
 
 // forgetHalves takes back the gates of events that got one of theirs and not the
@@ -212,33 +267,41 @@ func forgetHalves(ctx context.Context, q *db.Queries, entries []entry, rows []db
 	return q.DedupForget(ctx, p)
 }
 
-// answerRepeats gives duplicates the answers of the events they repeat.
-func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, results []Result) error {
-	if len(repeats) == 0 {
-		return nil
-	}
+// answerRepeats gives duplicates the answers of the events they repeat. What was
+// recorded is committed by now: where the answers cannot be had, only units with a
+// duplicate are told so.
+func (r *Recorder) answerRepeats(ctx context.Context, entries []entry, outcomes []outcome, results []Result) {
 	type pair struct {
 		key   uuid.UUID
 		dedup string
 	}
 	var params db.DedupFindParams
-	for _, e := range repeats {
+	var repeats []int
+	for i, e := range entries {
+		if !results[i].Duplicate || outcomes[e.unit].err != nil {
+			continue
+		}
+		repeats = append(repeats, i)
 		for _, dedup := range e.gates() {
 			params.KeyIDs = append(params.KeyIDs, e.KeyID)
 			params.DedupKeys = append(params.DedupKeys, dedup)
 		}
 	}
-	rows, err := r.DB.DedupFind(ctx, params)
-	if err != nil {
-		return fmt.Errorf("reading first answers: %w", err)
+	if repeats == nil {
+		return
 	}
+	rows, err := r.DB.DedupFind(ctx, params)
 	first := make(map[pair]db.DedupFindRow, len(rows))
 	for _, row := range rows {
 		first[pair{row.KeyID, row.DedupKey}] = row
 	}
-	var again []int // stopped by a half that is gone by now
-	for i, e := range entries {
-		answered := !results[i].Duplicate
+	for _, i := range repeats {
+		e, o := entries[i], &outcomes[entries[i].unit]
+		if err != nil {
+			o.err = fmt.Errorf("reading first answers: %w", err)
+			continue
+		}
+		answered := false
 		for _, dedup := range e.gates() {
 			if row, ok := first[pair{e.KeyID, dedup}]; ok && !answered {
 				answered = true
@@ -246,27 +309,25 @@ func (r *Recorder) answerRepeats(ctx context.Context, repeats, entries []entry, 
 				results[i].Conflict = row.Fingerprint != e.fingerprint
 			}
 		}
-		if !answered {
-			again = append(again, i)
+		if !answered { // stopped by a half that is gone by now
+			alone, failed := r.appendAgain(ctx, e, len(entries) > 1)
+			results[i], o.err = alone, errors.Join(o.err, failed)
 		}
 	}
-	return r.appendAgain(ctx, again, entries, results)
 }
 
-// appendAgain records events one by one that another event of their batch kept
-// out without being recorded itself.
-func (r *Recorder) appendAgain(ctx context.Context, again []int, entries []entry, results []Result) error {
-	if len(entries) == 1 && len(again) == 1 {
-		return fault.New(fault.Unavailable, "The first answer to this event is just being forgotten. Try again.")
+// appendAgain records an event alone that another one of its batch kept out
+// without being recorded itself.
+func (r *Recorder) appendAgain(ctx context.Context, e entry, hadCompany bool) (Result, error) {
+	if !hadCompany {
+		return Result{}, fault.New(fault.Unavailable, "The first answer to this event is just being forgotten. Try again.")
 	}
-	for _, i := range again {
-		one, err := r.append(ctx, entries[i:i+1], nil)
-		if err != nil {
-			return err
-		}
-		results[i] = one[0]
+	e.unit = 0
+	alone := make([]outcome, 1)
+	if err := r.append(ctx, []entry{e}, alone, nil); err != nil || alone[0].err != nil {
+		return Result{}, errors.Join(err, alone[0].err)
 	}
-	return nil
+	return alone[0].results[0], nil
 }
 
 // gates are what an entry must be the first with.
@@ -277,14 +338,12 @@ func (e entry) gates() []string {
 	return []string{e.dedup, "a:" + e.AdmissionID.String()}
 }
 
-func (r *Recorder) tell(results []Result) {
-	for _, result := range results {
-		switch {
-		case result.Duplicate && r.Observe.Repeated != nil:
-			r.Observe.Repeated(result.Conflict)
-		case !result.Duplicate && r.Observe.Recorded != nil:
-			r.Observe.Recorded(result.Model, result.Priced)
-		}
+func (r *Recorder) tell(result Result) {
+	switch {
+	case result.Duplicate && r.Observe.Repeated != nil:
+		r.Observe.Repeated(result.Conflict)
+	case !result.Duplicate && r.Observe.Recorded != nil:
+		r.Observe.Recorded(result.Model, result.Priced)
 	}
 }
 
@@ -314,6 +373,7 @@ func arrays(entries []entry, timezone string) db.LedgerAppendParams {
 		p.Adjusts = append(p.Adjusts, e.adjusts)
 		p.Reasons = append(p.Reasons, e.reason)
 		p.AdmissionIDs = append(p.AdmissionIDs, e.AdmissionID)
+		p.Units = append(p.Units, int64(e.unit))
 	}
 	return p
 }

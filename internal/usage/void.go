@@ -3,6 +3,7 @@ package usage
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 
 	"github.com/google/uuid"
@@ -31,19 +32,20 @@ func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 	if err != nil {
 		return Result{}, fmt.Errorf("encoding the audit row: %w", err)
 	}
-	results, err := r.append(ctx, []entry{back}, func(q *db.Queries) error {
+	alone := make([]outcome, 1)
+	err = r.append(ctx, []entry{back}, alone, func(q *db.Queries) error {
 		if err := q.AuditBegin(ctx, who.As("void")); err != nil {
 			return err
 		}
 		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "event", TargetID: eventID.String(), After: after})
 	})
-	if fault.CodeOf(err) == fault.Invalid { // its key was purged since it was read
+	if err = errors.Join(err, alone[0].err); fault.CodeOf(err) == fault.Invalid { // its key was purged since it was read
 		return Result{}, fault.New(fault.Conflict, "The event's key was purged at the same moment. Try again.")
 	}
 	if err != nil {
 		return Result{}, err
 	}
-	return results[0], nil
+	return alone[0].results[0], nil
 }
 
 func opposite(row db.UsageEvent, reason string) entry {
@@ -59,7 +61,7 @@ func opposite(row db.UsageEvent, reason string) entry {
 		e.AccountID = *row.AccountID
 	}
 	return entry{
-		Event: e, kind: kindAdjustment, dedup: "v:" + row.EventID.String(), requests: -row.Requests,
+		Event: e, of: 1, kind: kindAdjustment, dedup: "v:" + row.EventID.String(), requests: -row.Requests,
 		occurredAt: row.OccurredAt, cost: row.Cost.Neg(), priced: row.Priced, fingerprint: e.fingerprint(),
 		adjusts: row.EventID, reason: reason,
 	}

@@ -1,6 +1,6 @@
 // Package verify finds the key that a secret opens and tells whether it may be
 // used. It decides by the database's clock and changes nothing that anybody
-// can see.
+// can see. What it found it remembers, as long as it would hear of a change.
 package verify
 
 import (
@@ -9,7 +9,10 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/key"
 )
 
@@ -45,14 +48,41 @@ func (c Code) Message() string {
 // Result is an answer.
 type Result struct {
 	Code Code
-	Key  *db.SecretFindRow // the key found; nil when none was
+	Key  *Key // the key found; nil when none was
 }
+
+// Key is what is remembered of the key that a secret opens: what is needed at each
+// request, and no more, since there may be a hundred thousand of them.
+type Key struct {
+	ID              uuid.UUID
+	Active          bool
+	ExpiresAt       *time.Time // nil: never
+	SecretEnds      *time.Time // end of the secret's grace; nil: it is the current one
+	RateLimitWindow int32      // minutes; 0: none
+	Bindings        []Binding  // nil: none
+	Shown           []byte     // what Verifier.Show made of it
+	readAt          time.Time  // by the database's clock
+}
+
+// Binding is the account that a key is bound to at a provider.
+type Binding struct{ Provider, AccountID string }
+
+// Memory is what Verifier remembers keys in: by the hash under the current pepper;
+// nil is remembered too, of what opens nothing.
+type Memory = cache.Cache[[32]byte, *Key]
 
 // Verifier verifies keys. It is safe for concurrent use.
 type Verifier struct {
 	DB     *db.DB
 	Hasher *key.Hasher
 	Log    *slog.Logger
+	// Show makes what callers want to remember of a key beside it; nil: nothing.
+	Show func(k db.APIKey, hint string, at time.Time) []byte
+	// Memory may be nil: then the database is asked each time. With it, Clock must be
+	// set.
+	Memory *Memory
+	// Clock is the database's clock, and whether it can be trusted.
+	Clock func() (now time.Time, live bool)
 }
 
 // Verify answers for a key text, judged at now (nil: the database's clock). An
@@ -61,6 +91,40 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 	if !v.Hasher.WellFormed(text) {
 		return Result{Code: Malformed}, nil
 	}
+	k, err := v.find(ctx, text, now)
+	if err != nil {
+		return Result{}, fmt.Errorf("looking a key up: %w", err)
+	}
+	if k == nil {
+		return Result{Code: NotFound}, nil
+	}
+	at := k.readAt
+	if v.Memory != nil && now == nil {
+		if clock, live := v.Clock(); live {
+			at = clock
+		}
+	}
+	if code := k.judge(at); code != NotFound {
+		return Result{Code: code, Key: k}, nil
+	}
+	return Result{Code: NotFound}, nil
+}
+
+func (v *Verifier) find(ctx context.Context, text string, now *time.Time) (*Key, error) {
+	if v.Memory == nil || now != nil {
+		return v.load(ctx, text, now)
+	}
+	return v.Memory.Get(ctx, [32]byte(v.Hasher.Current(text).Hash), func(ctx context.Context) (*Key, uuid.UUID, error) {
+		k, err := v.load(ctx, text, nil)
+		if k == nil {
+			return nil, uuid.Nil, err
+		}
+		return k, k.ID, err
+	})
+}
+
+// load asks the database; nil when the text opens nothing.
+func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key, error) {
 	candidates := v.Hasher.Candidates(text)
 	hashes := make([][]byte, len(candidates))
 	for i, c := range candidates {
@@ -68,22 +132,37 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 	}
 	row, err := v.DB.SecretFind(ctx, db.SecretFindParams{Hashes: hashes, Now: now})
 	if db.Missing(err) {
-		return Result{Code: NotFound}, nil
+		return nil, nil
 	}
 	if err != nil {
-		return Result{}, fmt.Errorf("looking a key up: %w", err)
+		return nil, err
 	}
 	if current := candidates[0]; row.Scheme != current.Scheme || row.PepperID != current.PepperID {
 		v.rehash(ctx, row, current)
 	}
-	return Result{Code: judge(row), Key: &row}, nil
+	a := row.APIKey
+	k := &Key{ID: a.ID, Active: a.IsActive, ExpiresAt: a.ExpiresAt, SecretEnds: row.SecretEnds, RateLimitWindow: a.RateLimitWindow, readAt: row.AsOf}
+	for _, b := range []struct {
+		provider string
+		id       *string
+	}{{"Claude", a.ClaudeAccountID}, {"Claude-Console", a.ClaudeConsoleAccountID}, {"Gemini", a.GeminiAccountID}, {"Openai", a.OpenaiAccountID}, {"Bedrock", a.BedrockAccountID}} {
+		if b.id != nil {
+			k.Bindings = append(k.Bindings, Binding{b.provider, *b.id})
+		}
+	}
+	if v.Show != nil {
+		k.Shown = v.Show(a, row.Hint, row.AsOf)
+	}
+	return k, nil
 }
 
-func judge(row db.SecretFindRow) Code {
-	switch k := row.APIKey; {
-	case !k.IsActive:
+func (k *Key) judge(at time.Time) Code {
+	switch {
+	case k.SecretEnds != nil && !k.SecretEnds.After(at):
+		return NotFound
+	case !k.Active:
 		return Disabled
-	case k.ExpiresAt != nil && row.AsOf.After(*k.ExpiresAt):
+	case k.ExpiresAt != nil && at.After(*k.ExpiresAt):
 		return Expired
 	default:
 		return Valid

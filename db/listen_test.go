@@ -1,0 +1,209 @@
+package db_test
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/url"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// ear is a listener with what it heard.
+type ear struct {
+	*db.Listener
+
+	mu     sync.Mutex
+	heard  []string
+	resets atomic.Int64
+}
+
+func listen(t *testing.T, d *db.DB, listenURL string) *ear {
+	t.Helper()
+	e := &ear{Listener: &db.Listener{URL: listenURL, DB: d, Log: slog.New(slog.DiscardHandler)}}
+	e.Reset = func() { e.resets.Add(1) }
+	e.Changed = func(kind, id string) {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.heard = append(e.heard, kind+" "+id)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() { e.Run(ctx); close(done) }()
+	t.Cleanup(func() { stop(); <-done })
+	return e
+}
+
+// within waits until something holds, and tells how long that took.
+func within(t *testing.T, most time.Duration, what string, holds func() bool) time.Duration {
+	t.Helper()
+	start := time.Now()
+	for !holds() {
+		if time.Since(start) > most {
+			t.Fatalf("after %s still not: %s", most, what)
+		}
+		time.Sleep(time.Millisecond)
+	}
+	return time.Since(start)
+}
+
+// Guarantee: whatever changes a key, a secret, a token or a price is heard of by its
+// id once it is committed, and nothing of what is rolled back; what keys use is not
+// announced.
+func TestChangesAreHeard(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	d := pgtest.Open(t, dbURL)
+	e := listen(t, d, dbURL)
+	within(t, 5*time.Second, "live", e.Live)
+	id, _ := pgtest.Key(t, d, pgtest.KeyRow{})
+	const token = "INSERT INTO access_tokens (id, name, role, hash, hint) VALUES ('00000000-0000-0000-0000-0000000000aa', 't', 'admin', sha256('h'), 'h')"
+	for _, c := range []struct{ sql, want string }{
+		{"UPDATE api_keys SET is_active = false", "key " + id.String()},
+		{"UPDATE api_key_secrets SET expires_at = now()", "key " + id.String()},
+		{"UPDATE key_totals SET requests = 1; UPDATE key_counters SET requests = 1", ""},
+		{"BEGIN; UPDATE api_keys SET is_active = true; ROLLBACK", ""},
+		{token, "token 00000000-0000-0000-0000-0000000000aa"},
+		{"UPDATE access_tokens SET revoked_at = now()", "token 00000000-0000-0000-0000-0000000000aa"},
+		{"UPDATE price_revision SET revision = revision + 1", "prices"},
+		{"DELETE FROM api_keys", "key " + id.String()},
+	} {
+		e.mu.Lock()
+		e.heard = nil
+		e.mu.Unlock()
+		for _, sql := range strings.Split(c.sql, "; ") {
+			if strings.HasPrefix(c.sql, "BEGIN") {
+				sql = "DO $$ BEGIN UPDATE api_keys SET is_active = true; RAISE 'no'; EXCEPTION WHEN OTHERS THEN NULL; END $$"
+			}
+			pgtest.Exec(t, d, sql)
+		}
+		pgtest.Exec(t, d, "NOTIFY keyledger, 'end'")
+		var heard string
+		within(t, 5*time.Second, "heard of the end", func() bool {
+			e.mu.Lock()
+			defer e.mu.Unlock()
+			heard = strings.Join(e.heard, ",")
+			return strings.HasSuffix(heard, "end ")
+		})
+		if c.want == "" && heard != "end " || c.want != "" && !strings.HasPrefix(heard, c.want) {
+			t.Errorf("%s: heard %q, want %q", c.sql, heard, c.want)
+		}
+	}
+}
+
+// Guarantee: a listener whose connection is cut is not live from that moment, and
+// live again by itself, after a reset.
+func TestCut(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	d := pgtest.Open(t, dbURL)
+	e := listen(t, d, dbURL)
+	within(t, 5*time.Second, "live", e.Live)
+	resets := e.resets.Load()
+	pgtest.Exec(t, d, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyledger listener' AND datname = current_database()")
+	within(t, 200*time.Millisecond, "deaf", func() bool { return !e.Live() || e.resets.Load() > resets })
+	within(t, 5*time.Second, "live after a reset", func() bool { return e.Live() && e.resets.Load() > resets })
+}
+
+// Guarantee: a connection on which LISTEN succeeds and nothing is heard, as through
+// PgBouncer in transaction mode, is never trusted.
+func TestDeaf(t *testing.T) {
+	t.Parallel()
+	e := listen(t, pgtest.New(t), pgtest.URL(t)) // another database: another channel
+	for range 30 {
+		time.Sleep(100 * time.Millisecond)
+		if e.Live() {
+			t.Fatal("live, though it cannot hear")
+		}
+	}
+}
+
+// Guarantee: a half-open connection, on which nothing comes and nothing breaks, is
+// trusted for less than a second.
+func TestHalfOpen(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	through := newProxy(t, dbURL)
+	e := listen(t, pgtest.Open(t, dbURL), through.url)
+	within(t, 5*time.Second, "live", e.Live)
+	through.silent.Store(true)
+	if took := within(t, 2*time.Second, "deaf", func() bool { return !e.Live() }); took > time.Second {
+		t.Errorf("trusted for %s", took)
+	}
+	through.silent.Store(false)
+	within(t, 10*time.Second, "live", e.Live)
+	if now, live := e.Clock(); !live || time.Since(now).Abs() > time.Second {
+		t.Errorf("the clock says %s", now)
+	}
+}
+
+// proxy passes a PostgreSQL socket on, or swallows what comes.
+type proxy struct {
+	url    string
+	silent atomic.Bool
+}
+
+func newProxy(t *testing.T, dbURL string) *proxy {
+	t.Helper()
+	u, err := url.Parse(dbURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := u.Query()
+	name := ".s.PGSQL." + q.Get("port")
+	if q.Get("port") == "" {
+		name = ".s.PGSQL.5432"
+	}
+	to := filepath.Join(q.Get("host"), name)
+	dir := t.TempDir()
+	l, err := net.Listen("unix", filepath.Join(dir, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	q.Set("host", dir)
+	u.RawQuery = q.Encode()
+	p := &proxy{url: u.String()}
+	go func() {
+		for {
+			near, err := l.Accept()
+			if err != nil {
+				return
+			}
+			far, err := net.Dial("unix", to)
+			if err != nil {
+				_ = near.Close()
+				continue
+			}
+			go p.pass(near, far)
+			go p.pass(far, near)
+		}
+	}()
+	return p
+}
+
+func (p *proxy) pass(from, to net.Conn) {
+	defer func() { _ = from.Close(); _ = to.Close() }()
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		if err != nil {
+			return
+		}
+		for p.silent.Load() {
+			time.Sleep(time.Millisecond)
+		}
+		if _, err := to.Write(buf[:n]); err != nil {
+			return
+		}
+	}
+}

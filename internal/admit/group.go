@@ -1,0 +1,63 @@
+package admit
+
+import (
+	"context"
+	"log/slog"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/coalesce"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// releaseTimeout bounds the release of admissions that nobody waits for any more.
+const releaseTimeout = 5 * time.Second
+
+// Gather makes Decide take requests that come at the same time in groups, one
+// transaction each: call it once, before the first Decide. An admission whose
+// caller has gone before it was decided is released at once, unless it has a
+// request id: then the caller comes back for it.
+func (d *Decider) Gather(ctx context.Context, limits coalesce.Limits, log *slog.Logger) {
+	d.group = coalesce.New(coalesce.Options[Request, Decision]{
+		Limits: limits,
+		Flush: func(ctx context.Context, batch []Request) ([]Decision, error) {
+			return d.DecideAll(ctx, batch, nil)
+		},
+		Single: func(err error) bool { return db.Fault(err).Code != fault.Unavailable },
+		Abandoned: func(requests []Request, decisions []Decision) {
+			var ids []uuid.UUID
+			for i, r := range requests {
+				if r.RequestID == "" && decisions[i].AdmissionID != uuid.Nil {
+					ids = append(ids, decisions[i].AdmissionID)
+				}
+			}
+			if ids == nil {
+				return
+			}
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+			defer cancel()
+			if _, err := d.release(ctx, ids); err != nil {
+				log.WarnContext(ctx, "admissions whose callers had gone were not released: their leases run out by themselves", "admissions", len(ids), "error", err)
+			}
+		},
+	})
+}
+
+// State tells how many requests wait for their turn, and how long the oldest that is
+// not done has been here.
+func (d *Decider) State() (waiting int, oldest time.Duration) {
+	if d.group == nil {
+		return 0, 0
+	}
+	return d.group.State()
+}
+
+// Close decides what waits and refuses what comes later.
+func (d *Decider) Close(ctx context.Context) error {
+	if d.group == nil {
+		return nil
+	}
+	return d.group.Close(ctx)
+}
