@@ -311,7 +311,7 @@ SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS
        coalesce(r.total_limit, -1)::numeric AS total_limit, coalesce(r.total_used, 0)::numeric AS total_used,
        coalesce(r.cost_reserved, 0)::numeric AS cost_reserved,
        r.day_end::timestamptz AS day_end, r.week_end::timestamptz AS week_end, r.month_end::timestamptz AS month_end
-  FROM admit_batch($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
+  FROM admit_group($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
        $8::bigint[], $9::numeric[], $10::integer[], $11::boolean[], $12::boolean[],
        $13::numeric, $14::integer, $15::text, $16::timestamptz) AS r
 `
@@ -369,7 +369,7 @@ type AdmitRow struct {
 
 // Decides a batch of requests in order and writes the admissions of those let
 // through, exactly, over all replicas and under any concurrency: see the function
-// admit_batch in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
+// admit_group in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
 // "no lease"; coming out, -1 is "no such limit", the zero id and the year 1 "none".
 func (q *Queries) Admit(ctx context.Context, arg AdmitParams) ([]AdmitRow, error) {
 	rows, err := q.db.Query(ctx, admit,

@@ -53,7 +53,9 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 // the lookup of keys. These have connections of their own, always open, so that
 // neither reports nor a database that takes no more connections stop them. Their
 // few large statements are planned once a connection: planned at each call, as
-// PostgreSQL would, they take twice as long.
+// PostgreSQL would, they take twice as long. A plan that is kept must be right for the
+// tables as they will be: made while one is still empty, it would scan it for ever, so
+// indexes are used wherever there is one.
 func OpenHot(ctx context.Context, url string, conns int32) (*DB, error) {
 	cfg, err := poolConfig(url)
 	if err != nil {
@@ -61,6 +63,7 @@ func OpenHot(ctx context.Context, url string, conns int32) (*DB, error) {
 	}
 	cfg.MinConns, cfg.MaxConns = conns, conns
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
+	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	return open(ctx, cfg)
 }
 

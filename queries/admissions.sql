@@ -1,7 +1,7 @@
 -- name: Admit :many
 -- Decides a batch of requests in order and writes the admissions of those let
 -- through, exactly, over all replicas and under any concurrency: see the function
--- admit_batch in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
+-- admit_group in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
 -- "no lease"; coming out, -1 is "no such limit", the zero id and the year 1 "none".
 SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS let_through,
        coalesce(r.admission_id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id, r.repeated::boolean AS repeated,
@@ -18,7 +18,7 @@ SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS
        coalesce(r.total_limit, -1)::numeric AS total_limit, coalesce(r.total_used, 0)::numeric AS total_used,
        coalesce(r.cost_reserved, 0)::numeric AS cost_reserved,
        r.day_end::timestamptz AS day_end, r.week_end::timestamptz AS week_end, r.month_end::timestamptz AS month_end
-  FROM admit_batch(@ids::uuid[], @key_ids::uuid[], @request_ids::text[], @services::text[], @models::text[], @model_names::text[], @clients::text[],
+  FROM admit_group(@ids::uuid[], @key_ids::uuid[], @request_ids::text[], @services::text[], @models::text[], @model_names::text[], @clients::text[],
        @tokens::bigint[], @costs::numeric[], @lease_seconds::integer[], @unpriced::boolean[], @dry::boolean[],
        @default_estimate::numeric, @reservation_seconds::integer, @zone::text, sqlc.narg('at')::timestamptz) AS r;
 

@@ -81,7 +81,7 @@ Start with:  keyledger dev`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(devCommand(), serveCommand(), migrateCommand(), tokensCommand(),
-		keysCommand(), usageCommand(), pricesCommand(), expireCommand(), healthCommand(), versionCommand())
+		keysCommand(), usageCommand(), pricesCommand(), expireCommand(), healthCommand(), benchCommand(), versionCommand())
 	eachCommand(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {
 			c.Args = func(c *cobra.Command, args []string) error {
@@ -91,7 +91,7 @@ Start with:  keyledger dev`,
 				return nil
 			}
 		}
-		if c.HasSubCommands() && c != root {
+		if c.RunE == nil && c.HasSubCommands() && c != root {
 			c.RunE = func(c *cobra.Command, args []string) error {
 				if len(args) > 0 {
 					return usageError{fmt.Errorf("unknown command %q for %q", args[0], c.CommandPath())}

@@ -20,6 +20,8 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/keyledger/keyledger/internal/child"
 )
 
 // Options say where and how a cluster runs.
@@ -34,7 +36,7 @@ type Options struct {
 type Cluster struct {
 	socket    string
 	temporary bool // the socket's directory goes with the cluster
-	child     *child
+	child     *child.Process
 	lock      *os.File
 }
 
@@ -113,12 +115,13 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 	}
 	cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec,noctx // a program we have just found; it outlives ctx and is ended by Stop
 	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, dir
-	if c.child, err = spawn(cmd, owner); err != nil {
+	cmd.SysProcAttr = owner.attributes()
+	if c.child, err = child.Start(cmd); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
 	if err := c.waitReady(ctx); err != nil {
-		_ = c.child.signal(syscall.SIGQUIT)
-		<-c.child.done
+		_ = c.child.Signal(syscall.SIGQUIT)
+		<-c.child.Done()
 		return fmt.Errorf("%w; its log (%s) says:\n%s", err, logFile.Name(), tail(logFile.Name(), logStart))
 	}
 	return nil
@@ -136,10 +139,10 @@ var durableSettings = []string{
 }
 
 // Done is closed when PostgreSQL has ended, wanted or not.
-func (c *Cluster) Done() <-chan struct{} { return c.child.done }
+func (c *Cluster) Done() <-chan struct{} { return c.child.Done() }
 
 // Pid is the process id of PostgreSQL's postmaster.
-func (c *Cluster) Pid() int { return c.child.pid }
+func (c *Cluster) Pid() int { return c.child.PID() }
 
 // EnsureDatabase makes a database if it is missing.
 func (c *Cluster) EnsureDatabase(ctx context.Context, name string) error {
@@ -164,13 +167,13 @@ func (c *Cluster) Stop() error {
 		}
 		_ = c.lock.Close()
 	}()
-	_ = c.child.signal(syscall.SIGINT) // fast shutdown
+	_ = c.child.Signal(syscall.SIGINT) // fast shutdown
 	select {
-	case <-c.child.done:
+	case <-c.child.Done():
 		return nil
 	case <-time.After(stopTimeout):
-		_ = c.child.signal(syscall.SIGQUIT)
-		<-c.child.done
+		_ = c.child.Signal(syscall.SIGQUIT)
+		<-c.child.Done()
 		return errors.New("PostgreSQL did not stop in time and was ended at once; the next start recovers")
 	}
 }
@@ -185,7 +188,7 @@ func (c *Cluster) waitReady(ctx context.Context) error {
 			return conn.Close(ctx)
 		}
 		select {
-		case <-c.child.done:
+		case <-c.child.Done():
 			return errors.New("PostgreSQL ended while starting")
 		case <-ctx.Done():
 			return fmt.Errorf("PostgreSQL did not become ready: %w", ctx.Err())

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package pgdev
+package child
 
 import (
 	"os"

@@ -1,0 +1,222 @@
+package bench
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/migrations"
+)
+
+// stand is a database with keys and history in it.
+type stand struct {
+	name string
+	url  string
+	db   *db.DB
+	keys int
+}
+
+// secretOf is the text of key i of every stand.
+func secretOf(i int) string {
+	sum := sha256.Sum256(fmt.Appendf(nil, "bench key %d", i))
+	return "cr_" + hex.EncodeToString(sum[:])
+}
+
+// idOf is the id of key i of every stand; as random as ids are.
+func idOf(i int) uuid.UUID {
+	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "bench key %d", i))
+}
+
+// limits are those of the keys of a bench: of each kind one that is asked at every
+// request and never reached.
+var limits = key.Columns{"rate_limit_window": 60, "rate_limit_requests": int64(1) << 50, "token_limit": int64(1) << 50,
+	"daily_cost_limit": "1000000000", "tags": []string{"bench"}}
+
+// fill makes a stand: so many keys, and so many ledger rows over a year with every
+// rollup they moved.
+func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand, error) {
+	b.say("filling a database with %d keys and %d ledger rows", keys, ledger)
+	if err := b.cluster.EnsureDatabase(ctx, name); err != nil {
+		return nil, err
+	}
+	s := &stand{name: name, url: b.cluster.URL(name), keys: keys}
+	m, err := migrations.Open(s.url)
+	if err != nil {
+		return nil, err
+	}
+	_, err = m.Up(ctx)
+	_ = m.Close()
+	if err != nil {
+		return nil, err
+	}
+	// Filled past the triggers: they write audit rows and announce changes.
+	loader, err := db.Open(ctx, s.url+"&session_replication_role=replica&synchronous_commit=off", 2)
+	if err != nil {
+		return nil, err
+	}
+	defer loader.Close()
+	if err := fillKeys(ctx, loader, keys); err != nil {
+		return nil, err
+	}
+	if err := fillLedger(ctx, loader, keys, ledger); err != nil {
+		return nil, err
+	}
+	if s.db, err = db.Open(ctx, s.url, 4); err != nil {
+		return nil, err
+	}
+	b.stands = append(b.stands, s)
+	return s, nil
+}
+
+func fillKeys(ctx context.Context, d *db.DB, keys int) error {
+	columns, wrong := key.ForCreate(key.Object{}, key.Rules{}, false)
+	if wrong != nil {
+		return fmt.Errorf("defaults of a key: %v", wrong)
+	}
+	for name, value := range limits {
+		columns[name] = value
+	}
+	fields, err := columns.JSON()
+	if err != nil {
+		return err
+	}
+	h := key.Hasher{Prefixes: []string{"cr_"}, Peppers: []key.Pepper{{ID: "bench", Secret: []byte(pepper)}}}
+	const batch = 5000
+	for first := 0; first < keys; first += batch {
+		p := db.KeyCreateParams{PepperID: "bench", CreatedBy: "bench", Fields: fields}
+		for i := first; i < min(first+batch, keys); i++ {
+			text := secretOf(i)
+			p.KeyIDs = append(p.KeyIDs, idOf(i))
+			p.Names = append(p.Names, fmt.Sprintf("team-%03d key %07d", i%997, i))
+			p.Hashes = append(p.Hashes, h.Current(text).Hash)
+			p.Hints = append(p.Hints, h.Hint(text))
+		}
+		if err := d.KeyCreate(ctx, p); err != nil {
+			return fmt.Errorf("creating keys: %w", err)
+		}
+	}
+	return nil
+}
+
+// history fills the ledger with one row for each of its days, keys and models in
+// turn, and the rollups from it. The last of the days is yesterday.
+var history = []string{
+	`SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 366, (now() AT TIME ZONE 'UTC')::date)`,
+	`CREATE TEMP TABLE numbered AS SELECT row_number() OVER (ORDER BY id) - 1 AS n, id FROM api_keys ORDER BY id LIMIT KEYS`,
+	`CREATE UNIQUE INDEX ON numbered (n)`,
+	`INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id, occurred_at, day, requests,
+		input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced)
+	 SELECT gen_random_uuid(), x.at, 'usage', k.id, 'account-' || x.g % 20, 'model-' || x.g / KEYS / 365 % 12, 'model-' || x.g / KEYS / 365 % 12, 'h-' || x.g, x.at,
+		x.at::date, 1, 1000 + x.g % 777, 100 + x.g % 99, 0, 0, 0, 0, (1000 + x.g % 777) * 0.000003 + (100 + x.g % 99) * 0.000015, true
+	   FROM (SELECT g, ((now() AT TIME ZONE 'UTC')::date - 1 - (g / KEYS % 365)::int)::timestamp AT TIME ZONE 'UTC' + (g % 86400) * interval '1 second' AS at
+	           FROM generate_series(0::bigint, ROWS - 1) AS g) AS x
+	   JOIN numbered AS k ON k.n = x.g % KEYS`,
+	`INSERT INTO usage_daily (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+	 SELECT key_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost) FROM usage_events GROUP BY key_id, day, model`,
+	`INSERT INTO daily_cost (key_id, day, cost) SELECT key_id, day, sum(cost) FROM usage_daily GROUP BY key_id, day`,
+	`UPDATE key_totals AS t SET requests = s.requests, input_tokens = s.input_tokens, output_tokens = s.output_tokens, cost = s.cost, last_used_at = s.last
+	   FROM (SELECT key_id, sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost) AS cost, max(occurred_at) AS last
+	           FROM usage_events GROUP BY key_id) AS s WHERE t.key_id = s.key_id`,
+	`INSERT INTO account_usage (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+	 SELECT account_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost) FROM usage_events GROUP BY account_id, day, model`,
+	`INSERT INTO account_totals (account_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
+	 SELECT account_id, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost), min(occurred_at), max(occurred_at) FROM usage_events GROUP BY account_id`,
+}
+
+// historyKeys bounds the keys with a history, so that each has days and models.
+const historyKeys = 30_000
+
+func fillLedger(ctx context.Context, d *db.DB, keys, ledger int) error {
+	if ledger > 0 {
+		sql := strings.NewReplacer("KEYS", fmt.Sprint(min(keys, historyKeys, max(1, ledger/20))), "ROWS", fmt.Sprint(ledger))
+		if err := d.Exec(ctx, "SET work_mem = '256MB'; SET TimeZone = 'UTC'; "+sql.Replace(strings.Join(history, "; "))); err != nil {
+			return fmt.Errorf("filling the ledger: %w", err)
+		}
+	}
+	const settle = `ANALYZE; CHECKPOINT`
+	for _, statement := range strings.Split(settle, "; ") {
+		if err := d.Exec(ctx, statement); err != nil {
+			return fmt.Errorf("settling: %w", err)
+		}
+	}
+	return nil
+}
+
+// sums are the rollups, each with what it must be the sum of. A row that differs is
+// returned in words.
+var sums = []string{
+	`SELECT 'usage_daily of key ' || coalesce(l.key_id, t.key_id) || ', ' || coalesce(l.day, t.day) || ', ' || coalesce(l.model, t.model)
+	   FROM (SELECT key_id, day, model, sum(requests) AS r, sum(input_tokens + output_tokens + cache_create_tokens + cache_read_tokens) AS n, sum(cost) AS c FROM usage_events GROUP BY 1, 2, 3) AS l
+	   FULL JOIN usage_daily AS t ON t.key_id = l.key_id AND t.day = l.day AND t.model = l.model
+	  WHERE (l.r, l.n, l.c) IS DISTINCT FROM (t.requests::numeric, (t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens)::numeric, t.cost)`,
+	`SELECT 'daily_cost of key ' || coalesce(l.key_id, t.key_id) || ', ' || coalesce(l.day, t.day)
+	   FROM (SELECT key_id, day, sum(cost) AS c FROM usage_daily GROUP BY 1, 2) AS l FULL JOIN daily_cost AS t ON t.key_id = l.key_id AND t.day = l.day WHERE l.c IS DISTINCT FROM t.cost`,
+	`SELECT 'key_totals of key ' || t.key_id
+	   FROM key_totals AS t LEFT JOIN (SELECT key_id, sum(requests) AS r, sum(input_tokens + output_tokens + cache_create_tokens + cache_read_tokens) AS n, sum(cost) AS c FROM usage_daily GROUP BY 1) AS l ON l.key_id = t.key_id
+	  WHERE (coalesce(l.r, 0), coalesce(l.n, 0), coalesce(l.c, 0)) IS DISTINCT FROM (t.requests::numeric, (t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens)::numeric, t.cost)`,
+	`SELECT 'account_usage of ' || coalesce(l.account_id, t.account_id) || ', ' || coalesce(l.day, t.day) || ', ' || coalesce(l.model, t.model)
+	   FROM (SELECT account_id, day, model, sum(requests) AS r, sum(cost) AS c FROM usage_events WHERE account_id IS NOT NULL GROUP BY 1, 2, 3) AS l
+	   FULL JOIN account_usage AS t ON t.account_id = l.account_id AND t.day = l.day AND t.model = l.model
+	  WHERE (l.r, l.c) IS DISTINCT FROM (t.requests::numeric, t.cost)`,
+}
+
+// proof is what the check at the end found.
+type proof struct {
+	Stand        string   `json:"database"`
+	Acknowledged int64    `json:"acknowledged"` // events that a client was told are recorded
+	InLedger     int64    `json:"inLedger"`     // of those
+	Ledger       int64    `json:"ledger"`       // rows of the bench in the ledger
+	Twice        int64    `json:"twice"`        // request ids that stand there more than once
+	Differences  []string `json:"differences"`  // rollups that are not the sum of the ledger
+}
+
+// prove compares a stand's ledger with what clients were told, and its rollups with
+// its ledger, by SQL.
+func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error) {
+	p := proof{Stand: s.name, Acknowledged: int64(len(acknowledged))}
+	err := s.db.Scan(ctx, `SELECT count(*), coalesce(count(*) - count(DISTINCT request_id), 0) FROM usage_events WHERE request_id LIKE 'b-%'`, nil, &p.Ledger, &p.Twice)
+	if err != nil {
+		return p, err
+	}
+	const chunk = 200_000
+	for len(acknowledged) > 0 {
+		n := min(chunk, len(acknowledged))
+		var found int64
+		if err := s.db.Scan(ctx, `SELECT count(DISTINCT e.request_id) FROM usage_events AS e WHERE e.request_id = ANY($1::text[])`, []any{acknowledged[:n]}, &found); err != nil {
+			return p, err
+		}
+		p.InLedger += found
+		acknowledged = acknowledged[n:]
+	}
+	for _, sql := range sums {
+		var differ []string
+		if err := s.db.Scan(ctx, "SELECT coalesce(array_agg(d.what), '{}') FROM ("+sql+" LIMIT 5) AS d (what)", nil, &differ); err != nil {
+			return p, err
+		}
+		p.Differences = append(p.Differences, differ...)
+	}
+	return p, nil
+}
+
+// wrong says what a proof found against the service; empty: nothing.
+func (p proof) wrong() string {
+	switch {
+	case p.InLedger != p.Acknowledged:
+		return fmt.Sprintf("%d of %d acknowledged events are not in the ledger", p.Acknowledged-p.InLedger, p.Acknowledged)
+	case p.Twice > 0:
+		return fmt.Sprintf("%d events are in the ledger more than once", p.Twice)
+	case len(p.Differences) > 0:
+		return "these are not the sum of the ledger: " + strings.Join(p.Differences, "; ")
+	}
+	return ""
+}
+
+// today is the day that a bench's own usage falls on.
+func today() string { return time.Now().UTC().Format(time.DateOnly) }

@@ -1,0 +1,342 @@
+package bench
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"strconv"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// side is one of two that are compared.
+type side struct {
+	name string
+	// run loads it for a time.
+	run func(ctx context.Context, d time.Duration) (sample, error)
+}
+
+// pair runs two sides in rounds that alternate, the first of them to warm up, and
+// returns the ratio of a's rate to b's in each, and the sample of each side whose rate
+// is its median.
+func (b *bench) pair(ctx context.Context, name string, a, against side) (ratios []float64, samples map[string]sample, err error) {
+	all := map[string][]sample{}
+	for round := range b.o.Rounds + 1 {
+		d := b.o.Round
+		if round == 0 {
+			d = min(d, 2*time.Second)
+		}
+		order := []side{a, against}
+		if round%2 == 1 {
+			order[0], order[1] = order[1], order[0]
+		}
+		got := map[string]sample{}
+		for _, s := range order {
+			if got[s.name], err = s.run(ctx, d); err != nil {
+				return nil, nil, fmt.Errorf("%s: %w", s.name, err)
+			}
+		}
+		x, y := got[a.name], got[against.name]
+		if round == 0 {
+			continue
+		}
+		b.say("%s  round %d: %s %.0f/s, %s %.0f/s: %.2f", name, round, a.name, x.PerSec, against.name, y.PerSec, x.PerSec/y.PerSec)
+		ratios = append(ratios, x.PerSec/y.PerSec)
+		for side, s := range got {
+			all[side] = append(all[side], s)
+		}
+	}
+	samples = map[string]sample{}
+	for side, of := range all {
+		var rates []float64
+		for _, s := range of {
+			rates = append(rates, s.PerSec)
+		}
+		for _, s := range of {
+			if s.PerSec == median(rates) {
+				samples[side] = s
+			}
+		}
+	}
+	return ratios, samples, nil
+}
+
+// ratio is the result of a pair whose rates are compared.
+func ratio(name, what, against string, reach float64, ratios []float64, samples map[string]sample, a, b string) Result {
+	m := median(ratios)
+	return Result{Name: name, What: what, Against: against, Reach: fmt.Sprintf("≥ %.2f×", reach), Value: m, Reached: m >= reach, Rounds: ratios, Samples: samples,
+		Measured: fmt.Sprintf("%.2f× (%.0f/s against %.0f/s; p99 %s against %s)", m, samples[a].PerSec, samples[b].PerSec, short(samples[a].P99), short(samples[b].P99))}
+}
+
+func short(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
+
+// bareSide is the echo server with as many bytes in and out as a kind of traffic has.
+func (b *bench) bareSide(ctx context.Context, what traffic, answer int) (side, error) {
+	s, err := b.bare(ctx)
+	if err != nil {
+		return side{}, err
+	}
+	size := answer
+	same := traffic{path: "/?bytes=" + strconv.Itoa(size), next: what.next, check: func(body []byte) error {
+		if len(body) != size {
+			return fmt.Errorf("the bare server answered %d bytes, not %d", len(body), size)
+		}
+		return nil
+	}}
+	return side{"bare", func(ctx context.Context, d time.Duration) (sample, error) {
+		return drive(ctx, s.target, same, d, loadOptions{})
+	}}, nil
+}
+
+// against compares a service with the bare server on one kind of traffic.
+func (b *bench) against(ctx context.Context, name string, s *server, what traffic) ([]float64, map[string]sample, error) {
+	var size atomic.Int64
+	measured := what
+	measured.check = func(body []byte) error {
+		size.Store(int64(len(body)))
+		return what.check(body)
+	}
+	service := func(ctx context.Context, d time.Duration) (sample, error) {
+		return drive(ctx, s.target, measured, d, loadOptions{})
+	}
+	if _, err := service(ctx, 2*time.Second); err != nil {
+		return nil, nil, err
+	}
+	bare, err := b.bareSide(ctx, what, int(size.Load()))
+	if err != nil {
+		return nil, nil, err
+	}
+	return b.pair(ctx, name, side{"service", service}, bare)
+}
+
+// verifyKeys is how many keys P1 uses: all are in memory after a moment.
+const verifyKeys = 10_000
+
+func verification(keys int) traffic {
+	return traffic{path: "/v1/keys/verify",
+		next: func(uint64) []byte { return fmt.Appendf(nil, `{"apiKey":%q}`, secretOf(rand.IntN(keys))) }, //nolint:gosec // a choice, not a secret
+		check: func(body []byte) error {
+			if !bytes.Contains(body, []byte(`"valid":true`)) {
+				return fmt.Errorf("a valid key was answered with %s", body)
+			}
+			return nil
+		}}
+}
+
+// verify is P1.
+func (b *bench) verify(ctx context.Context) ([]Result, error) {
+	st, err := b.stand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve(ctx, st.url)
+	if err != nil {
+		return nil, err
+	}
+	keys := min(verifyKeys, st.keys)
+	if err := warm(ctx, s, keys); err != nil {
+		return nil, err
+	}
+	ratios, samples, err := b.against(ctx, "P1", s, prepared(verification(keys)))
+	if err != nil {
+		return nil, err
+	}
+	r := ratio("P1", "verify, from memory", "bare echo handler, same bytes in and out", .85, ratios, samples, "service", "bare")
+	r.Reach += ", p99 ≤ 2×"
+	r.Reached = r.Reached && samples["service"].P99 <= 2*samples["bare"].P99
+	return []Result{r}, nil
+}
+
+// prepared makes bodies ahead, so that making them is no part of the load.
+func prepared(what traffic) traffic {
+	const many = 1 << 14
+	bodies := make([][]byte, many)
+	for i := range bodies {
+		bodies[i] = what.next(uint64(i))
+	}
+	what.next = func(n uint64) []byte { return bodies[n%many] }
+	return what
+}
+
+// warm has every one of so many keys verified once.
+func warm(ctx context.Context, s *server, keys int) error {
+	what := verification(keys)
+	what.next = func(n uint64) []byte { return fmt.Appendf(nil, `{"apiKey":%q}`, secretOf(int(n)%keys)) } //nolint:gosec // small
+	for done := int64(0); done < int64(keys); {
+		got, err := drive(ctx, s.target, what, time.Second, loadOptions{})
+		if err != nil {
+			return fmt.Errorf("warming up: %w", err)
+		}
+		done += got.Requests
+		next := done
+		what.next = func(n uint64) []byte { return fmt.Appendf(nil, `{"apiKey":%q}`, secretOf((int(next)+int(n))%keys)) } //nolint:gosec // small
+	}
+	return nil
+}
+
+// admissions is traffic of admissions of keys that pick chooses.
+func admissions(pick func() int) traffic {
+	return traffic{path: "/v1/admissions",
+		next: func(uint64) []byte {
+			return fmt.Appendf(nil, `{"apiKey":%q,"model":"claude-sonnet-4-20250514","service":"claude","leaseSeconds":5}`, secretOf(pick()))
+		},
+		check: func(body []byte) error {
+			if !bytes.Contains(body, []byte(`"allowed":true`)) || !bytes.Contains(body, []byte(`"admissionId":"`)) {
+				return fmt.Errorf("an admission within all limits was answered with %s", body)
+			}
+			return nil
+		}}
+}
+
+func anyOf(keys int) func() int { return func() int { return rand.IntN(keys) } } //nolint:gosec // a choice, not a secret
+
+// admission is P2.
+func (b *bench) admission(ctx context.Context) ([]Result, error) {
+	st, err := b.stand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve(ctx, st.url)
+	if err != nil {
+		return nil, err
+	}
+	if err := warm(ctx, s, st.keys); err != nil { // as keys that are in use are
+		return nil, err
+	}
+	ratios, samples, err := b.against(ctx, "P2", s, admissions(anyOf(st.keys)))
+	if err != nil {
+		return nil, err
+	}
+	return []Result{ratio("P2", fmt.Sprintf("admission, %d keys", st.keys), "bare echo handler", .35, ratios, samples, "service", "bare")}, nil
+}
+
+// oneByOne makes the service commit each request alone, on as many connections as a
+// usual pool has.
+var oneByOne = []string{"KEYLEDGER_MAX_BATCH=1", "KEYLEDGER_WRITERS=10"}
+
+// admissionGroups is P3.
+func (b *bench) admissionGroups(ctx context.Context) ([]Result, error) {
+	st, err := b.stand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 7, st, admissions(anyOf(st.keys)))
+}
+
+// hotKey is P4.
+func (b *bench) hotKey(ctx context.Context) ([]Result, error) {
+	st, err := b.stand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return b.groups(ctx, "P4", "admission, one hot key", 15, st, admissions(func() int { return 7 }))
+}
+
+func (b *bench) groups(ctx context.Context, name, what string, reach float64, st *stand, load traffic) ([]Result, error) {
+	sides := map[string]side{}
+	for label, env := range map[string][]string{"groups": nil, "one by one": oneByOne} {
+		s, err := b.serve(ctx, st.url, env...)
+		if err != nil {
+			return nil, err
+		}
+		if err := warm(ctx, s, st.keys); err != nil {
+			return nil, err
+		}
+		sides[label] = side{label, func(ctx context.Context, d time.Duration) (sample, error) {
+			// What earlier rounds admitted is over: every round finds the same.
+			if err := st.db.Exec(ctx, "TRUNCATE admissions"); err != nil {
+				return sample{}, err
+			}
+			return drive(ctx, s.target, load, d, loadOptions{})
+		}}
+	}
+	ratios, samples, err := b.pair(ctx, name, sides["groups"], sides["one by one"])
+	if err != nil {
+		return nil, err
+	}
+	return []Result{ratio(name, what, "same function, one transaction per request", reach, ratios, samples, "groups", "one by one")}, nil
+}
+
+// acknowledged are the request ids of events that clients were told are recorded.
+type acknowledged struct {
+	mu     sync.Mutex
+	ids    []string
+	serial atomic.Int64
+}
+
+func (b *bench) acked(s *stand) *acknowledged {
+	if b.acks[s] == nil {
+		b.acks[s] = &acknowledged{}
+	}
+	return b.acks[s]
+}
+
+// add takes the ids out of an answer and says what is wrong with it.
+func (a *acknowledged) add(body []byte, events int) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rest := string(body)
+	if n := strings.Count(rest, `"status":"recorded"`); n != events {
+		return fmt.Errorf("%d of %d new events were recorded: %.500s", n, events, body)
+	}
+	for range events {
+		_, after, ok := strings.Cut(rest, `"requestId":"`)
+		id, tail, ended := strings.Cut(after, `"`)
+		if !ok || !ended {
+			return fmt.Errorf("an answer without its request id: %.500s", body)
+		}
+		a.ids, rest = append(a.ids, id), tail
+	}
+	return nil
+}
+
+// eventText is the next usage event as a relay sends it.
+func (a *acknowledged) eventText(into []byte, keys int) []byte {
+	return event(into, a.serial.Add(1), keys)
+}
+
+// event is usage event n: the same n is the same event.
+func event(into []byte, n int64, keys int) []byte {
+	key := int(uint64(n) * 0x9E3779B97F4A7C15 >> 33 % uint64(keys)) //nolint:gosec // spreads them
+	return fmt.Appendf(into, `{"keyId":"%s","accountId":"account-%d","model":"claude-sonnet-4-20250514","requestId":"b-%d","usage":{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}}`,
+		idOf(key), n%20, n, 1000+n%1000, 100+n%100, n%5000)
+}
+
+// events is traffic of usage, so many events a request.
+func (a *acknowledged) events(keys, each int) traffic {
+	return traffic{path: "/v1/usage",
+		next: func(uint64) []byte {
+			if each == 1 {
+				return a.eventText(nil, keys)
+			}
+			body := []byte(`{"events":[`)
+			for i := range each {
+				if i > 0 {
+					body = append(body, ',')
+				}
+				body = a.eventText(body, keys)
+			}
+			return append(body, "]}"...)
+		},
+		check: func(body []byte) error { return a.add(body, each) }}
+}
+
+// usage is P5.
+func (b *bench) usage(ctx context.Context) ([]Result, error) {
+	st, err := b.stand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve(ctx, st.url)
+	if err != nil {
+		return nil, err
+	}
+	ratios, samples, err := b.against(ctx, "P5", s, b.acked(st).events(st.keys, 1))
+	if err != nil {
+		return nil, err
+	}
+	return []Result{ratio("P5", "usage, one event a request, durable", "bare echo handler", .40, ratios, samples, "service", "bare")}, nil
+}

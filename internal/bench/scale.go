@@ -1,0 +1,176 @@
+package bench
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/pgdev"
+)
+
+// restartCluster starts PostgreSQL again after it was killed.
+func (b *bench) restartCluster(ctx context.Context) error {
+	<-b.cluster.Done()
+	_ = b.cluster.Stop() // lets the lock go
+	cluster, err := pgdev.Start(ctx, pgdev.Options{Dir: filepath.Join(b.dir, "pg")})
+	if err != nil {
+		return err
+	}
+	b.cluster = cluster
+	for _, s := range b.stands {
+		s.db.Close()
+		s.url = cluster.URL(s.name)
+		if s.db, err = db.Open(ctx, s.url, 4); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// overload is R4: ten times as many clients as the service lets work at once. What is
+// refused is told so, what is let in keeps its speed, memory stays, and a second later
+// all is as before.
+func (b *bench) overload(ctx context.Context) ([]Result, error) {
+	st, err := b.stand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve(ctx, st.url, "KEYLEDGER_MAX_IN_FLIGHT=256")
+	if err != nil {
+		return nil, err
+	}
+	load := b.acked(st).events(st.keys, 1)
+	samples := map[string]sample{}
+	var most int64
+	for _, step := range []struct {
+		name    string
+		clients int
+	}{{"warm", 256}, {"1×", 256}, {"2×", 512}, {"10×", 2560}} {
+		got, err := drive(ctx, s.target, load, b.o.Round, loadOptions{clients: step.clients, overload: true})
+		if err != nil {
+			return nil, err
+		}
+		size, err := s.memory()
+		if err != nil {
+			return nil, err
+		}
+		most = max(most, size)
+		b.say("R4  %s capacity: %.0f/s accepted, p99 %s, %d refused, %d MB", step.name, got.PerSec, short(got.P99), got.Refused, size>>20)
+		if step.name != "warm" {
+			samples[step.name] = got
+		}
+	}
+	after, err := drive(ctx, s.target, load, time.Second, loadOptions{clients: 256})
+	if err != nil {
+		return nil, err
+	}
+	samples["after"] = after
+	slower := after.PerSec / samples["1×"].PerSec
+	return []Result{{Name: "R4", What: "overload: 10 times the clients that may work at once", Against: "the same service at its capacity", Reach: "p99 of accepted ≤ 5×, memory < 300 MB, speed back in 1 s", Samples: samples,
+		Measured: fmt.Sprintf("p99 %s against %s, %d MB, %.2f× speed in the first second after", short(samples["10×"].P99), short(samples["1×"].P99), most>>20, slower), Value: slower,
+		Reached: samples["10×"].P99 <= 5*samples["1×"].P99 && most < 300<<20 && slower >= .7 && samples["10×"].Refused > 0}}, nil
+}
+
+// reports is P9.
+func (b *bench) reports(ctx context.Context) ([]Result, error) {
+	st, err := b.bigStand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve(ctx, st.url)
+	if err != nil {
+		return nil, err
+	}
+	samples := map[string]sample{}
+	worst, of := time.Duration(0), ""
+	for _, path := range reportPaths(st) {
+		got, err := repeat(ctx, s.target, path, 10*b.o.Rounds)
+		if err != nil {
+			return nil, err
+		}
+		if samples[path] = got; got.P95 > worst {
+			worst, of = got.P95, path
+		}
+	}
+	return []Result{{Name: "P9", What: fmt.Sprintf("any report over %d ledger rows of 12 months", b.o.BigLedger), Against: "–", Reach: "p95 < 200 ms", Samples: samples,
+		Measured: fmt.Sprintf("p95 %s (%s, the slowest of %d)", short(worst), of, len(samples)), Value: worst.Seconds() * 1000, Reached: worst < 200*time.Millisecond}}, nil
+}
+
+// reportPaths are the reports that P9 asks for.
+func reportPaths(st *stand) []string {
+	return []string{
+		"/v1/keys/" + idOf(1).String() + "/usage", "/v1/accounts/usage", "/v1/accounts/account-1/usage",
+		"/v1/events?limit=50&keyId=" + idOf(1).String(), "/v1/events?limit=50", "/v1/prices/unpriced",
+	}
+}
+
+// memory is P10: the size of the service when it has used so many of its keys.
+func (b *bench) memory(ctx context.Context) ([]Result, error) {
+	st, err := b.bigStand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s, err := b.serve(ctx, st.url)
+	if err != nil {
+		return nil, err
+	}
+	hot := min(b.o.HotKeys, st.keys)
+	if err := warm(ctx, s, hot); err != nil {
+		return nil, err
+	}
+	var most int64
+	for _, load := range []traffic{verification(hot), admissions(anyOf(hot)), b.acked(st).events(hot, 1), verification(hot)} {
+		if _, err := drive(ctx, s.target, load, b.o.Round, loadOptions{}); err != nil {
+			return nil, err
+		}
+		size, err := s.memory()
+		if err != nil {
+			return nil, err
+		}
+		most = max(most, size)
+	}
+	return []Result{{Name: "P10", What: fmt.Sprintf("memory with %d keys, %d of them hot", st.keys, hot), Against: "–", Reach: "RSS < 300 MB",
+		Measured: fmt.Sprintf("%d MB", most>>20), Value: float64(most >> 20), Reached: most < 300<<20}}, nil
+}
+
+// growth is P11.
+func (b *bench) growth(ctx context.Context) ([]Result, error) {
+	big, err := b.bigStand(ctx)
+	if err != nil {
+		return nil, err
+	}
+	small, err := b.standCalled(ctx, "bench_small", min(10_000, big.keys), 0)
+	if err != nil {
+		return nil, err
+	}
+	var results []Result
+	for _, what := range []string{"admission", "usage"} {
+		var sides []side
+		for _, st := range []*stand{big, small} {
+			s, err := b.serve(ctx, st.url)
+			if err != nil {
+				return nil, err
+			}
+			load := b.acked(st).events(st.keys, 1)
+			if what == "admission" {
+				load = admissions(anyOf(st.keys))
+			}
+			sides = append(sides, side{st.name, func(ctx context.Context, d time.Duration) (sample, error) {
+				if err := st.db.Exec(ctx, "TRUNCATE admissions"); err != nil {
+					return sample{}, err
+				}
+				return drive(ctx, s.target, load, d, loadOptions{})
+			}})
+		}
+		ratios, samples, err := b.pair(ctx, "P11", sides[0], sides[1])
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, ratio("P11", fmt.Sprintf("%s with %d keys and %d ledger rows", what, big.keys, b.o.BigLedger),
+			fmt.Sprintf("the same with %d keys, empty ledger", small.keys), .8, ratios, samples, big.name, small.name))
+		b.stopServers()
+	}
+	return results, nil
+}
