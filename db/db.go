@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	pgxuuid "github.com/vgarvardt/pgx-google-uuid/v5"
 )
 
 // DB is a pool of connections with all queries on it. It is safe for concurrent
@@ -78,6 +79,11 @@ func poolConfig(url string) (*pgxpool.Config, error) {
 	// to try again, and its connection is free for others.
 	setDefault(cfg.ConnConfig, "lock_timeout", lockTimeout)
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	// Ids travel in binary: without this each would be written as text and read again.
+	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+		pgxuuid.Register(conn.TypeMap())
+		return nil
+	}
 	return cfg, nil
 }
 

@@ -621,7 +621,7 @@ WITH input AS MATERIALIZED (
         unnest($12::bigint[]), unnest($13::bigint[]),
         unnest($14::bigint[]), unnest($15::bigint[]),
         unnest($16::bigint[]), unnest($17::bigint[]),
-        unnest($18::numeric[]), unnest($19::boolean[]), unnest($20::bigint[]),
+        unnest(CAST($18::text[] AS numeric[])), unnest($19::boolean[]), unnest($20::bigint[]),
         unnest($21::uuid[]), unnest($22::text[]), unnest($23::uuid[]), unnest($24::bigint[])
       ) WITH ORDINALITY AS i (
         event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
@@ -632,10 +632,12 @@ WITH input AS MATERIALIZED (
      WHERE t.key_id = ANY($4::uuid[])
      ORDER BY t.key_id
        FOR NO KEY UPDATE
+), known AS MATERIALIZED (
+    SELECT k.id, k.rate_limit_window FROM api_keys AS k WHERE k.id = ANY($4::uuid[])
 ), refused AS MATERIALIZED (
     SELECT i.ord, i.unit FROM input AS i
      WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
-        OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
+        OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM known AS k WHERE k.id = i.key_id))
 ), wanted AS MATERIALIZED (
     SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key FROM input AS i
     UNION
@@ -704,10 +706,10 @@ WITH input AS MATERIALIZED (
         ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
         cost = t.cost + excluded.cost
 ), counters AS MATERIALIZED (
-    SELECT c.key_id FROM key_counters AS c JOIN api_keys AS k ON k.id = c.key_id AND k.rate_limit_window > 0
-     WHERE c.key_id = ANY($4::uuid[])
+    SELECT c.key_id FROM key_counters AS c
+     WHERE c.key_id = ANY(ARRAY(SELECT k.id FROM known AS k WHERE k.rate_limit_window > 0))
      ORDER BY c.key_id
-       FOR NO KEY UPDATE OF c
+       FOR NO KEY UPDATE
 ), windows AS (
     UPDATE key_counters AS c SET tokens = c.tokens + w.tokens
       FROM (SELECT f.key_id, sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint AS tokens
@@ -718,7 +720,7 @@ WITH input AS MATERIALIZED (
 ), settled AS (
     UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
       FROM fresh AS f
-     WHERE a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
+     WHERE f.admission_id <> '00000000-0000-0000-0000-000000000000' AND a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
        AND (SELECT count(*) FROM counters) >= 0 -- counters before admissions, as renew_lease takes them
     RETURNING f.event_id, f.cost > a.reserved_cost AND a.reserved_cost > 0 AS dearer
 ), account_days AS (
@@ -788,7 +790,7 @@ type LedgerAppendParams struct {
 	CacheReadTokens   []int64
 	Ephemeral5mTokens []int64
 	Ephemeral1hTokens []int64
-	Costs             []decimal.Decimal
+	Costs             []string
 	Priced            []bool
 	Fingerprints      []int64
 	Adjusts           []uuid.UUID

@@ -2,24 +2,25 @@
 -- Decides a batch of requests in order and writes the admissions of those let
 -- through, exactly, over all replicas and under any concurrency: see the function
 -- admit_group in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
--- "no lease"; coming out, -1 is "no such limit", the zero id and the year 1 "none".
+-- "no lease"; coming out, -1 and the empty text are "no such limit", the zero id and
+-- the year 1 "none". Amounts go as text: most of them nobody reads.
 SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS let_through,
        coalesce(r.admission_id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id, r.repeated::boolean AS repeated,
        coalesce(r.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at,
        r.decided_at::timestamptz AS decided_at,
-       r.cost_asked::numeric AS cost_asked, coalesce(r.key_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS key_expires_at,
+       r.cost_asked::text AS cost_asked, coalesce(r.key_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS key_expires_at,
        coalesce(r.concurrency_limit, -1)::bigint AS concurrency_limit, coalesce(r.concurrency_used, 0)::bigint AS concurrency_used,
        coalesce(r.requests_limit, -1)::bigint AS requests_limit, coalesce(r.requests_used, 0)::bigint AS requests_used,
        coalesce(r.window_end, '0001-01-01T00:00:00Z')::timestamptz AS window_end,
        coalesce(r.tokens_limit, -1)::bigint AS tokens_limit, coalesce(r.tokens_used, 0)::bigint AS tokens_used, coalesce(r.tokens_reserved, 0)::bigint AS tokens_reserved,
-       coalesce(r.daily_limit, -1)::numeric AS daily_limit, coalesce(r.daily_used, 0)::numeric AS daily_used,
-       coalesce(r.weekly_limit, -1)::numeric AS weekly_limit, coalesce(r.weekly_used, 0)::numeric AS weekly_used,
-       coalesce(r.monthly_limit, -1)::numeric AS monthly_limit, coalesce(r.monthly_used, 0)::numeric AS monthly_used,
-       coalesce(r.total_limit, -1)::numeric AS total_limit, coalesce(r.total_used, 0)::numeric AS total_used,
-       coalesce(r.cost_reserved, 0)::numeric AS cost_reserved,
+       coalesce(r.daily_limit::text, '')::text AS daily_limit, coalesce(r.daily_used::text, '')::text AS daily_used,
+       coalesce(r.weekly_limit::text, '')::text AS weekly_limit, coalesce(r.weekly_used::text, '')::text AS weekly_used,
+       coalesce(r.monthly_limit::text, '')::text AS monthly_limit, coalesce(r.monthly_used::text, '')::text AS monthly_used,
+       coalesce(r.total_limit::text, '')::text AS total_limit, coalesce(r.total_used::text, '')::text AS total_used,
+       coalesce(r.cost_reserved::text, '0')::text AS cost_reserved,
        r.day_end::timestamptz AS day_end, r.week_end::timestamptz AS week_end, r.month_end::timestamptz AS month_end
   FROM admit_group(@ids::uuid[], @key_ids::uuid[], @request_ids::text[], @services::text[], @models::text[], @model_names::text[], @clients::text[],
-       @tokens::bigint[], @costs::numeric[], @lease_seconds::integer[], @unpriced::boolean[], @dry::boolean[],
+       @tokens::bigint[], CAST(@costs::text[] AS numeric[]), @lease_seconds::integer[], @unpriced::boolean[], @dry::boolean[],
        @default_estimate::numeric, @reservation_seconds::integer, @zone::text, sqlc.narg('at')::timestamptz) AS r;
 
 -- name: AdmissionFrees :many

@@ -24,7 +24,7 @@ WITH input AS MATERIALIZED (
         unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
         unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]),
         unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
-        unnest(@costs::numeric[]), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
+        unnest(CAST(@costs::text[] AS numeric[])), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
         unnest(@adjusts::uuid[]), unnest(@reasons::text[]), unnest(@admission_ids::uuid[]), unnest(@units::bigint[])
       ) WITH ORDINALITY AS i (
         event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
@@ -35,10 +35,12 @@ WITH input AS MATERIALIZED (
      WHERE t.key_id = ANY(@key_ids::uuid[])
      ORDER BY t.key_id
        FOR NO KEY UPDATE
+), known AS MATERIALIZED (
+    SELECT k.id, k.rate_limit_window FROM api_keys AS k WHERE k.id = ANY(@key_ids::uuid[])
 ), refused AS MATERIALIZED (
     SELECT i.ord, i.unit FROM input AS i
      WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
-        OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM api_keys AS k WHERE k.id = i.key_id))
+        OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM known AS k WHERE k.id = i.key_id))
 ), wanted AS MATERIALIZED (
     SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key FROM input AS i
     UNION
@@ -107,10 +109,10 @@ WITH input AS MATERIALIZED (
         ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
         cost = t.cost + excluded.cost
 ), counters AS MATERIALIZED (
-    SELECT c.key_id FROM key_counters AS c JOIN api_keys AS k ON k.id = c.key_id AND k.rate_limit_window > 0
-     WHERE c.key_id = ANY(@key_ids::uuid[])
+    SELECT c.key_id FROM key_counters AS c
+     WHERE c.key_id = ANY(ARRAY(SELECT k.id FROM known AS k WHERE k.rate_limit_window > 0))
      ORDER BY c.key_id
-       FOR NO KEY UPDATE OF c
+       FOR NO KEY UPDATE
 ), windows AS (
     UPDATE key_counters AS c SET tokens = c.tokens + w.tokens
       FROM (SELECT f.key_id, sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint AS tokens
@@ -121,7 +123,7 @@ WITH input AS MATERIALIZED (
 ), settled AS (
     UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
       FROM fresh AS f
-     WHERE a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
+     WHERE f.admission_id <> '00000000-0000-0000-0000-000000000000' AND a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
        AND (SELECT count(*) FROM counters) >= 0 -- counters before admissions, as renew_lease takes them
     RETURNING f.event_id, f.cost > a.reserved_cost AND a.reserved_cost > 0 AS dearer
 ), account_days AS (

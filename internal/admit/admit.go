@@ -185,7 +185,7 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 		p.ModelNames = append(p.ModelNames, price.Comparable(r.Model))
 		p.Clients = append(p.Clients, d.clientsOf(r.UserAgent))
 		p.Tokens = append(p.Tokens, r.Tokens)
-		p.Costs = append(p.Costs, cost)
+		p.Costs = append(p.Costs, cost.String())
 		p.LeaseSeconds = append(p.LeaseSeconds, r.LeaseSeconds)
 		p.Unpriced = append(p.Unpriced, d.RefuseUnpriced && !priced)
 		p.Dry = append(p.Dry, r.DryRun)
@@ -193,11 +193,13 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 	return p, nil
 }
 
-func costFrom(r Request, cost decimal.Decimal) string {
+// costFrom says where the cost that was weighed comes from; asked is what the
+// statement was given.
+func costFrom(r Request, asked string) string {
 	switch {
 	case r.CostUSD != nil:
 		return "the request's estimate"
-	case !cost.IsNegative():
+	case asked != none.String():
 		return fmt.Sprintf("%d tokens at the model's dearest rate", r.Tokens)
 	}
 	return "the key's estimatePerRequest, or the service's default"
@@ -216,7 +218,7 @@ func (d *Decider) clientsOf(userAgent string) string {
 
 func decision(row db.AdmitRow) Decision {
 	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: instant(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil,
-		Limits: limits(row), Cost: row.CostAsked, DecidedAt: row.DecidedAt}
+		Limits: limits(row), Cost: amount(row.CostAsked), DecidedAt: row.DecidedAt}
 	if row.LetThrough {
 		d.Observed, d.Code = d.Code, Allowed
 	}
@@ -232,23 +234,37 @@ func instant(t time.Time) *time.Time {
 	return &t
 }
 
+// amount reads what the statement wrote.
+func amount(text string) decimal.Decimal {
+	if text == "0" {
+		return decimal.Zero
+	}
+	return decimal.RequireFromString(text)
+}
+
 // limits are those that are set.
 func limits(row db.AdmitRow) (set []Limit) {
 	add := func(name string, limit, used, reserved decimal.Decimal, resetsAt time.Time) {
-		if limit.IsNegative() {
-			return
-		}
 		remaining := decimal.Max(decimal.Zero, limit.Sub(used).Sub(reserved))
 		set = append(set, Limit{name, limit, used, reserved, remaining, instant(resetsAt)})
 	}
-	n := decimal.NewFromInt
-	add("requests", n(row.RequestsLimit), n(row.RequestsUsed), decimal.Zero, row.WindowEnd)
-	add("tokens", n(row.TokensLimit), n(row.TokensUsed), n(row.TokensReserved), row.WindowEnd)
-	add("concurrency", n(row.ConcurrencyLimit), n(row.ConcurrencyUsed), decimal.Zero, time.Time{})
-	add("dailyCost", row.DailyLimit, row.DailyUsed, row.CostReserved, row.DayEnd)
-	add("weeklyCost", row.WeeklyLimit, row.WeeklyUsed, row.CostReserved, row.WeekEnd)
-	add("monthlyCost", row.MonthlyLimit, row.MonthlyUsed, row.CostReserved, row.MonthEnd)
-	add("totalCost", row.TotalLimit, row.TotalUsed, row.CostReserved, time.Time{})
+	addCount := func(name string, limit, used, reserved int64, resetsAt time.Time) {
+		if limit >= 0 {
+			add(name, decimal.NewFromInt(limit), decimal.NewFromInt(used), decimal.NewFromInt(reserved), resetsAt)
+		}
+	}
+	addCost := func(name, limit, used string, resetsAt time.Time) {
+		if limit != "" {
+			add(name, amount(limit), amount(used), amount(row.CostReserved), resetsAt)
+		}
+	}
+	addCount("requests", row.RequestsLimit, row.RequestsUsed, 0, row.WindowEnd)
+	addCount("tokens", row.TokensLimit, row.TokensUsed, row.TokensReserved, row.WindowEnd)
+	addCount("concurrency", row.ConcurrencyLimit, row.ConcurrencyUsed, 0, time.Time{})
+	addCost("dailyCost", row.DailyLimit, row.DailyUsed, row.DayEnd)
+	addCost("weeklyCost", row.WeeklyLimit, row.WeeklyUsed, row.WeekEnd)
+	addCost("monthlyCost", row.MonthlyLimit, row.MonthlyUsed, row.MonthEnd)
+	addCost("totalCost", row.TotalLimit, row.TotalUsed, time.Time{})
 	return set
 }
 

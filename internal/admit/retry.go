@@ -3,6 +3,7 @@ package admit
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -78,25 +79,33 @@ func obstacles(r Request, row db.AdmitRow) (list []obstacle) {
 	if !refusedByLimit(row) {
 		return nil
 	}
-	add := func(measure string, most, used, ask decimal.Decimal, end time.Time) {
-		if !most.IsNegative() {
-			list = append(list, obstacle{r.KeyID, measure, most.String(), used.String(), ask.String(), end})
+	add := func(measure, most, used, ask string, end time.Time) {
+		if most != "" {
+			list = append(list, obstacle{r.KeyID, measure, most, used, ask, end})
 		}
 	}
-	n := decimal.NewFromInt
 	if r.LeaseSeconds > 0 {
-		add("leases", n(row.ConcurrencyLimit), decimal.Zero, n(1), never)
+		add("leases", count(row.ConcurrencyLimit), "0", "1", never)
 	}
 	windowEnd := never
 	if end := instant(row.WindowEnd); end != nil {
 		windowEnd = *end
 	}
-	add("tokens", n(row.TokensLimit), n(row.TokensUsed), n(r.Tokens), windowEnd)
+	add("tokens", count(row.TokensLimit), count(row.TokensUsed), count(r.Tokens), windowEnd)
 	add("cost", row.DailyLimit, row.DailyUsed, row.CostAsked, row.DayEnd)
 	add("cost", row.WeeklyLimit, row.WeeklyUsed, row.CostAsked, row.WeekEnd)
 	add("cost", row.MonthlyLimit, row.MonthlyUsed, row.CostAsked, row.MonthEnd)
 	add("cost", row.TotalLimit, row.TotalUsed, row.CostAsked, never)
 	return list
+}
+
+// count is a number in the form of an obstacle; empty for the statement's "no such
+// limit".
+func count(n int64) string {
+	if n < 0 {
+		return ""
+	}
+	return strconv.FormatInt(n, 10)
 }
 
 func frees(ctx context.Context, q *db.Queries, asked []obstacle, at time.Time) (map[obstacle]time.Time, error) {

@@ -50,23 +50,24 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 	if err != nil {
 		return nil, err
 	}
-	answer := admissionAnswer(decision)
+	answer := decided{Decision: decision}
 	if decision.Allowed {
-		shown := keyJSON(found.Shown)
-		answer.Key = &shown
+		answer.key = found.Shown
 	}
-	if flag(r.Body.Explain) {
-		row, err := s.Keys.Show(ctx, found.ID)
-		if err != nil {
-			return nil, err
-		}
-		checks := []Check{}
-		for _, c := range admit.Explain(row.APIKey, request, decision) {
-			checks = append(checks, Check{Check: c.Check, Passed: c.Passed, Detail: c.Detail})
-		}
-		answer.Explanation = &checks
+	if !flag(r.Body.Explain) {
+		return answer, nil
 	}
-	return Admit200JSONResponse(answer), nil
+	row, err := s.Keys.Show(ctx, found.ID)
+	if err != nil {
+		return nil, err
+	}
+	explained := admissionAnswer(answer)
+	checks := []Check{}
+	for _, c := range admit.Explain(row.APIKey, request, decision) {
+		checks = append(checks, Check{Check: c.Check, Passed: c.Passed, Detail: c.Detail})
+	}
+	explained.Explanation = &checks
+	return Admit200JSONResponse(explained), nil
 }
 
 func flag(b *bool) bool { return b != nil && *b }
@@ -144,9 +145,12 @@ func (s *Server) findKey(ctx context.Context, text string) (*verify.Key, verify.
 	return result.Key, result.Code, err
 }
 
-func admissionAnswer(d admit.Decision) AdmissionAnswer {
+func admissionAnswer(d decided) AdmissionAnswer {
 	a := AdmissionAnswer{Allowed: d.Allowed, Code: AdmissionAnswerCode(d.Code), Message: d.Message,
 		RetryAfterSeconds: d.RetryAfterSeconds, LeaseExpiresAt: wire.AtOrNil(d.LeaseExpiresAt), Limits: make([]LimitState, len(d.Limits))}
+	if d.key != nil {
+		a.Key = &d.key
+	}
 	if d.AdmissionID != uuid.Nil {
 		a.AdmissionID = &d.AdmissionID
 	}

@@ -28,15 +28,22 @@ func (s *Server) RecordUsage(ctx context.Context, r RecordUsageRequestObject) (R
 	if err != nil {
 		return nil, err
 	}
-	answer := RecordUsage200JSONResponse{Results: make([]UsageResult, len(results))}
-	for i, result := range results {
-		answer.Results[i] = usageResult(result)
-	}
-	return answer, nil
+	return recorded(results), nil
 }
 
 // readEvents checks one event or each of a list, and names all that is wrong.
 func readEvents(body jsontext.Value) ([]usage.Event, error) {
+	// Most bodies are one event in which all is right, and are read once.
+	var alone struct {
+		usage.Report
+
+		Events jsontext.Value `json:"events"`
+	}
+	if jsonv2.Unmarshal(body, &alone, jsonv2.RejectUnknownMembers(true)) == nil && alone.Events == nil {
+		if event, wrong := usage.Check(alone.Report, ""); wrong == nil {
+			return []usage.Event{event}, nil
+		}
+	}
 	var members map[string]jsontext.Value
 	if body.Kind() != jsontext.KindBeginObject || jsonv2.Unmarshal(body, &members) != nil {
 		return nil, fault.Fields(fault.Field{Field: "body", Message: "must be an object"})

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"net/http"
 
 	jsonv2 "github.com/go-json-experiment/json"
 
@@ -51,22 +50,6 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 	answer.Key, answer.Usage, answer.DailyCost = &shown, &full.Body.Usage, &full.Body.DailyCost
 	return answer, nil
 }
-
-// validKey is the answer to a valid key, written from what is remembered of it.
-type validKey keyJSON
-
-// VisitVerifyKeyResponse writes the answer.
-func (k validKey) VisitVerifyKeyResponse(w http.ResponseWriter) error {
-	body := make([]byte, 0, len(k)+100)
-	body = append(body, `{"code":"VALID","key":`...)
-	body = append(body, k...)
-	body = append(body, `,"message":"API key is valid","valid":true}`...)
-	w.Header()["Content-Type"] = jsonType
-	_, err := w.Write(append(body, '\n'))
-	return err
-}
-
-var jsonType = []string{"application/json"}
 
 // GetSelf answers GET /v1/self, for the holder of a key.
 func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfResponseObject, error) {

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
 )
@@ -94,7 +93,6 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 
 func (b *bench) appendParams(st *stand) (p db.LedgerAppendParams, ids []string) {
 	now := time.Now()
-	cost := decimal.RequireFromString("0.0045")
 	p.Timezone = "UTC"
 	for range perBatch {
 		n := b.acked(st).serial.Add(1)
@@ -116,7 +114,7 @@ func (b *bench) appendParams(st *stand) (p db.LedgerAppendParams, ids []string) 
 		p.CacheReadTokens = append(p.CacheReadTokens, n%5000)
 		p.Ephemeral5mTokens = append(p.Ephemeral5mTokens, 0)
 		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, 0)
-		p.Costs = append(p.Costs, cost)
+		p.Costs = append(p.Costs, "0.0045")
 		p.Priced = append(p.Priced, true)
 		p.Fingerprints = append(p.Fingerprints, n)
 		p.Adjusts = append(p.Adjusts, uuid.Nil)

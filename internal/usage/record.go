@@ -367,7 +367,7 @@ func arrays(entries []entry, timezone string) db.LedgerAppendParams {
 		p.CacheReadTokens = append(p.CacheReadTokens, e.Counts.CacheRead)
 		p.Ephemeral5mTokens = append(p.Ephemeral5mTokens, e.Counts.Ephemeral5m)
 		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, e.Counts.Ephemeral1h)
-		p.Costs = append(p.Costs, e.cost)
+		p.Costs = append(p.Costs, e.cost.String())
 		p.Priced = append(p.Priced, e.priced)
 		p.Fingerprints = append(p.Fingerprints, e.fingerprint)
 		p.Adjusts = append(p.Adjusts, e.adjusts)
