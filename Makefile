@@ -48,8 +48,12 @@ lint: ## Run the linters
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: bench
-bench: postgresql ## Measure the main operations over HTTP on this machine
-	$(GO) test -run '^$$' -bench . -benchmem ./internal/...
+bench: postgresql build ## Measure this binary on this machine, in under five minutes
+	bin/keyledger bench
+
+.PHONY: bench-full
+bench-full: postgresql build ## The same with a million keys and ten million ledger rows
+	bin/keyledger bench --full
 
 FUZZ_TIME ?= 60s
 .PHONY: soak

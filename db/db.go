@@ -44,6 +44,8 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
+	// Lists are sorted by what keys have used: a hundred thousand of them in memory.
+	setDefault(cfg.ConnConfig, "work_mem", "16MB")
 	if maxConns > 0 {
 		cfg.MaxConns = maxConns
 	}

@@ -219,15 +219,16 @@ func (q *Queries) KeyExpireDue(ctx context.Context, arg KeyExpireDueParams) ([]K
 
 const keyList = `-- name: KeyList :many
 WITH page AS MATERIALIZED (
-    SELECT x.id, x.by_text, x.by_time, x.by_number
+    SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
         SELECT k.id,
-               CASE $3::text WHEN 'name' THEN k.name ELSE '' END AS by_text,
-               CASE $3::text WHEN 'createdAt' THEN k.created_at
+               CASE $2::text WHEN 'name' THEN k.name ELSE '' END AS by_text,
+               CASE $2::text WHEN 'createdAt' THEN k.created_at
                                 WHEN 'expiresAt' THEN coalesce(k.expires_at, 'infinity')
                                 WHEN 'lastUsedAt' THEN coalesce(t.last_used_at, '-infinity')
                                 ELSE '-infinity' END AS by_time,
-               CASE $3::text WHEN 'cost' THEN t.cost WHEN 'requests' THEN t.requests::numeric ELSE 0 END AS by_number
+               CASE $2::text WHEN 'cost' THEN t.cost ELSE 0 END AS by_number,
+               CASE $2::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
           JOIN key_totals AS t ON t.key_id = k.id
          WHERE CASE $4::text
@@ -250,34 +251,38 @@ WITH page AS MATERIALIZED (
                 (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id))
       ) AS x
      WHERE $9::uuid IS NULL
-        OR CASE WHEN $2::boolean
-                THEN (x.by_text, x.by_time, x.by_number, x.id) < ($10::text, CAST($11::text AS timestamptz), CAST($12::text AS numeric), $9::uuid)
-                ELSE (x.by_text, x.by_time, x.by_number, x.id) > ($10::text, CAST($11::text AS timestamptz), CAST($12::text AS numeric), $9::uuid)
+        OR CASE WHEN $3::boolean
+                THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id) < ($10::text, CAST($11::text AS timestamptz),
+                     CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END, CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END, $9::uuid)
+                ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id) > ($10::text, CAST($11::text AS timestamptz),
+                     CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END, CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END, $9::uuid)
            END
-     ORDER BY CASE WHEN NOT $2::boolean THEN x.by_text END, CASE WHEN $2::boolean THEN x.by_text END DESC,
-              CASE WHEN NOT $2::boolean THEN x.by_time END, CASE WHEN $2::boolean THEN x.by_time END DESC,
-              CASE WHEN NOT $2::boolean THEN x.by_number END, CASE WHEN $2::boolean THEN x.by_number END DESC,
-              CASE WHEN NOT $2::boolean THEN x.id END, CASE WHEN $2::boolean THEN x.id END DESC
+     ORDER BY CASE WHEN NOT $3::boolean THEN x.by_text END, CASE WHEN $3::boolean THEN x.by_text END DESC,
+              CASE WHEN NOT $3::boolean THEN x.by_time END, CASE WHEN $3::boolean THEN x.by_time END DESC,
+              CASE WHEN NOT $3::boolean THEN x.by_number END, CASE WHEN $3::boolean THEN x.by_number END DESC,
+              CASE WHEN NOT $3::boolean THEN x.by_count END, CASE WHEN $3::boolean THEN x.by_count END DESC,
+              CASE WHEN NOT $3::boolean THEN x.id END, CASE WHEN $3::boolean THEN x.id END DESC
      LIMIT $13
 )
 SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
-       p.by_text::text AS by_text, p.by_time::text AS by_time, p.by_number::text AS by_number
+       p.by_text::text AS by_text, p.by_time::text AS by_time, (CASE $2::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
   FROM page AS p
   JOIN api_keys AS k ON k.id = p.id
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
   JOIN key_totals AS t ON t.key_id = k.id
   JOIN key_counters AS c ON c.key_id = k.id
- ORDER BY CASE WHEN NOT $2::boolean THEN p.by_text END, CASE WHEN $2::boolean THEN p.by_text END DESC,
-          CASE WHEN NOT $2::boolean THEN p.by_time END, CASE WHEN $2::boolean THEN p.by_time END DESC,
-          CASE WHEN NOT $2::boolean THEN p.by_number END, CASE WHEN $2::boolean THEN p.by_number END DESC,
-          CASE WHEN NOT $2::boolean THEN p.id END, CASE WHEN $2::boolean THEN p.id END DESC
+ ORDER BY CASE WHEN NOT $3::boolean THEN p.by_text END, CASE WHEN $3::boolean THEN p.by_text END DESC,
+          CASE WHEN NOT $3::boolean THEN p.by_time END, CASE WHEN $3::boolean THEN p.by_time END DESC,
+          CASE WHEN NOT $3::boolean THEN p.by_number END, CASE WHEN $3::boolean THEN p.by_number END DESC,
+          CASE WHEN NOT $3::boolean THEN p.by_count END, CASE WHEN $3::boolean THEN p.by_count END DESC,
+          CASE WHEN NOT $3::boolean THEN p.id END, CASE WHEN $3::boolean THEN p.id END DESC
 `
 
 type KeyListParams struct {
 	Now         *time.Time
-	Descending  bool
 	Sort        string
+	Descending  bool
 	Status      string
 	Pattern     *string
 	Tag         *string
@@ -304,14 +309,14 @@ type KeyListRow struct {
 // A page of keys in a chosen order, each with its hint, totals and window; the
 // numbers come in the same statement, never by one query a row. The order is
 // total (ties go by id) and starts after the row the cursor names, so that
-// pages neither repeat nor skip a key that stands still. Of a row's three sort
-// values two are constants: where PostgreSQL plans with the arguments, the order
+// pages neither repeat nor skip a key that stands still. Of a row's four sort
+// values three are constants: where PostgreSQL plans with the arguments, the order
 // is a plain index order if there is an index.
 func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow, error) {
 	rows, err := q.db.Query(ctx, keyList,
 		arg.Now,
-		arg.Descending,
 		arg.Sort,
+		arg.Descending,
 		arg.Status,
 		arg.Pattern,
 		arg.Tag,

@@ -8,6 +8,9 @@
 CREATE INDEX admissions_reserved ON admissions (key_id) WHERE is_open AND (reserved_tokens > 0 OR reserved_cost > 0);
 DROP INDEX admissions_overdue;
 
+-- Lists by expiry, as by name and by time of creation, are in the order of an index.
+CREATE INDEX api_keys_by_expiry ON api_keys (coalesce(expires_at, 'infinity'), id) WHERE deleted_at IS NULL;
+
 -- Decides as admit_batch (migration 6) does. That one stays for the release before.
 -- +goose StatementBegin
 CREATE FUNCTION admit_group(ids uuid[], key_ids uuid[], request_ids text[], services text[], models text[], model_names text[], clients text[],
@@ -158,3 +161,4 @@ COMMENT ON FUNCTION admit_group(uuid[], uuid[], text[], text[], text[], text[], 
 DROP FUNCTION admit_group(uuid[], uuid[], text[], text[], text[], text[], text[], bigint[], numeric[], integer[], boolean[], boolean[], numeric, integer, text, timestamptz);
 CREATE INDEX admissions_overdue ON admissions (reserved_until) WHERE is_open;
 DROP INDEX admissions_reserved;
+DROP INDEX api_keys_by_expiry;

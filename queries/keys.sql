@@ -154,11 +154,11 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
 -- A page of keys in a chosen order, each with its hint, totals and window; the
 -- numbers come in the same statement, never by one query a row. The order is
 -- total (ties go by id) and starts after the row the cursor names, so that
--- pages neither repeat nor skip a key that stands still. Of a row's three sort
--- values two are constants: where PostgreSQL plans with the arguments, the order
+-- pages neither repeat nor skip a key that stands still. Of a row's four sort
+-- values three are constants: where PostgreSQL plans with the arguments, the order
 -- is a plain index order if there is an index.
 WITH page AS MATERIALIZED (
-    SELECT x.id, x.by_text, x.by_time, x.by_number
+    SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
         SELECT k.id,
                CASE @sort::text WHEN 'name' THEN k.name ELSE '' END AS by_text,
@@ -166,7 +166,8 @@ WITH page AS MATERIALIZED (
                                 WHEN 'expiresAt' THEN coalesce(k.expires_at, 'infinity')
                                 WHEN 'lastUsedAt' THEN coalesce(t.last_used_at, '-infinity')
                                 ELSE '-infinity' END AS by_time,
-               CASE @sort::text WHEN 'cost' THEN t.cost WHEN 'requests' THEN t.requests::numeric ELSE 0 END AS by_number
+               CASE @sort::text WHEN 'cost' THEN t.cost ELSE 0 END AS by_number,
+               CASE @sort::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
           JOIN key_totals AS t ON t.key_id = k.id
          WHERE CASE @status::text
@@ -190,18 +191,21 @@ WITH page AS MATERIALIZED (
       ) AS x
      WHERE sqlc.narg('after_id')::uuid IS NULL
         OR CASE WHEN @descending::boolean
-                THEN (x.by_text, x.by_time, x.by_number, x.id) < (@after_text::text, CAST(@after_time::text AS timestamptz), CAST(@after_number::text AS numeric), sqlc.narg('after_id')::uuid)
-                ELSE (x.by_text, x.by_time, x.by_number, x.id) > (@after_text::text, CAST(@after_time::text AS timestamptz), CAST(@after_number::text AS numeric), sqlc.narg('after_id')::uuid)
+                THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id) < (@after_text::text, CAST(@after_time::text AS timestamptz),
+                     CASE @sort::text WHEN 'requests' THEN 0 ELSE CAST(@after_number::text AS numeric) END, CASE @sort::text WHEN 'requests' THEN CAST(@after_number::text AS bigint) ELSE 0 END, sqlc.narg('after_id')::uuid)
+                ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id) > (@after_text::text, CAST(@after_time::text AS timestamptz),
+                     CASE @sort::text WHEN 'requests' THEN 0 ELSE CAST(@after_number::text AS numeric) END, CASE @sort::text WHEN 'requests' THEN CAST(@after_number::text AS bigint) ELSE 0 END, sqlc.narg('after_id')::uuid)
            END
      ORDER BY CASE WHEN NOT @descending::boolean THEN x.by_text END, CASE WHEN @descending::boolean THEN x.by_text END DESC,
               CASE WHEN NOT @descending::boolean THEN x.by_time END, CASE WHEN @descending::boolean THEN x.by_time END DESC,
               CASE WHEN NOT @descending::boolean THEN x.by_number END, CASE WHEN @descending::boolean THEN x.by_number END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.by_count END, CASE WHEN @descending::boolean THEN x.by_count END DESC,
               CASE WHEN NOT @descending::boolean THEN x.id END, CASE WHEN @descending::boolean THEN x.id END DESC
      LIMIT @row_limit
 )
 SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of,
-       p.by_text::text AS by_text, p.by_time::text AS by_time, p.by_number::text AS by_number
+       p.by_text::text AS by_text, p.by_time::text AS by_time, (CASE @sort::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
   FROM page AS p
   JOIN api_keys AS k ON k.id = p.id
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
@@ -210,6 +214,7 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
  ORDER BY CASE WHEN NOT @descending::boolean THEN p.by_text END, CASE WHEN @descending::boolean THEN p.by_text END DESC,
           CASE WHEN NOT @descending::boolean THEN p.by_time END, CASE WHEN @descending::boolean THEN p.by_time END DESC,
           CASE WHEN NOT @descending::boolean THEN p.by_number END, CASE WHEN @descending::boolean THEN p.by_number END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.by_count END, CASE WHEN @descending::boolean THEN p.by_count END DESC,
           CASE WHEN NOT @descending::boolean THEN p.id END, CASE WHEN @descending::boolean THEN p.id END DESC;
 
 -- name: TagList :many

@@ -71,23 +71,22 @@ WITH input AS MATERIALIZED (
         nullif(f.adjusts, '00000000-0000-0000-0000-000000000000'), nullif(f.reason, '')
       FROM fresh AS f
 ), totals AS (
-    INSERT INTO key_totals AS t (key_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-        ephemeral_5m_tokens, ephemeral_1h_tokens, cost, last_used_at)
-    SELECT f.key_id, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
-        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
-        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost),
-        max(f.occurred_at) FILTER (WHERE f.kind = 'usage')
-      FROM fresh AS f GROUP BY f.key_id ORDER BY f.key_id
-    ON CONFLICT (key_id) DO UPDATE SET
-        requests = t.requests + excluded.requests,
-        input_tokens = t.input_tokens + excluded.input_tokens,
-        output_tokens = t.output_tokens + excluded.output_tokens,
-        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
-        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-        cost = t.cost + excluded.cost,
-        last_used_at = greatest(t.last_used_at, excluded.last_used_at)
+    UPDATE key_totals AS t SET
+        requests = t.requests + s.requests,
+        input_tokens = t.input_tokens + s.input_tokens,
+        output_tokens = t.output_tokens + s.output_tokens,
+        cache_create_tokens = t.cache_create_tokens + s.cache_create_tokens,
+        cache_read_tokens = t.cache_read_tokens + s.cache_read_tokens,
+        ephemeral_5m_tokens = t.ephemeral_5m_tokens + s.ephemeral_5m_tokens,
+        ephemeral_1h_tokens = t.ephemeral_1h_tokens + s.ephemeral_1h_tokens,
+        cost = t.cost + s.cost,
+        last_used_at = greatest(t.last_used_at, s.last_used_at)
+      FROM (SELECT f.key_id, sum(f.requests)::bigint AS requests, sum(f.input_tokens)::bigint AS input_tokens, sum(f.output_tokens)::bigint AS output_tokens,
+                   sum(f.cache_create_tokens)::bigint AS cache_create_tokens, sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
+                   sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(f.cost) AS cost,
+                   max(f.occurred_at) FILTER (WHERE f.kind = 'usage') AS last_used_at
+              FROM fresh AS f GROUP BY f.key_id) AS s
+     WHERE t.key_id = s.key_id
 ), days AS (
     INSERT INTO daily_cost AS t (key_id, day, cost)
     SELECT f.key_id, f.day, sum(f.cost) FROM fresh AS f GROUP BY f.key_id, f.day ORDER BY f.key_id, f.day

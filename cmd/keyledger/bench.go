@@ -46,7 +46,7 @@ func benchCommand() *cobra.Command {
 				if asJSON {
 					err = errors.Join(report.JSON(c.OutOrStdout()), err)
 				} else {
-					report.Table(c.OutOrStdout())
+					err = errors.Join(report.Table(c.OutOrStdout()), err)
 				}
 			}
 			return err

@@ -7,7 +7,6 @@ package bench
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -120,7 +119,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 			return b.report, fmt.Errorf("%s: %w", t.name, err)
 		}
 		for _, r := range results {
-			b.say("%s  %s: %s", r.Name, r.What, r.Measured)
+			b.sayf("%s  %s: %s", r.Name, r.What, r.Measured)
 		}
 		b.report.Results = append(b.report.Results, results...)
 	}
@@ -132,7 +131,7 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 // prove holds every database's ledger against what clients were told.
 func (b *bench) prove(ctx context.Context) error {
 	for _, s := range b.stands {
-		b.say("holding the ledger of %s against what clients were told", s.name)
+		b.sayf("holding the ledger of %s against what clients were told", s.name)
 		p, err := s.prove(ctx, b.acked(s).ids)
 		if err != nil {
 			return fmt.Errorf("checking the ledger: %w", err)
@@ -164,8 +163,8 @@ func (b *bench) close() error {
 	return errors.Join(err, os.RemoveAll(b.dir))
 }
 
-func (b *bench) say(format string, args ...any) {
-	fmt.Fprintf(b.o.Progress, "%7.1fs  %s\n", time.Since(b.report.Started).Seconds(), fmt.Sprintf(format, args...))
+func (b *bench) sayf(format string, args ...any) {
+	_, _ = fmt.Fprintf(b.o.Progress, "%7.1fs  %s\n", time.Since(b.report.Started).Seconds(), fmt.Sprintf(format, args...))
 }
 
 // stand is the database of P1 to P8, made when it is first needed.
@@ -196,51 +195,4 @@ func machine() string {
 		}
 	}
 	return fmt.Sprintf("%s, %d processors, %s, %s", model, runtime.NumCPU(), runtime.GOOS, runtime.Version())
-}
-
-// Table prints a report for people.
-func (r Report) Table(w io.Writer) {
-	fmt.Fprintf(w, "\nkeyledger %s, %s, on %s\n%s; took %s\n\n", r.Version, r.Started.UTC().Format("2006-01-02 15:04 UTC"), r.Machine, r.Method, r.Took.Round(time.Second))
-	rows := [][]string{{"#", "what", "against, in the same run", "reach", "measured", ""}}
-	for _, x := range r.Results {
-		verdict := "reached"
-		if !x.Reached {
-			verdict = "SHORT"
-		}
-		rows = append(rows, []string{x.Name, x.What, x.Against, x.Reach, x.Measured, verdict})
-	}
-	writeTable(w, rows)
-	for _, p := range r.Proofs {
-		fmt.Fprintf(w, "\n%s: %d events acknowledged, %d of them in the ledger, %d twice, %d sums that differ", p.Stand, p.Acknowledged, p.InLedger, p.Twice, len(p.Differences))
-	}
-	fmt.Fprintln(w)
-}
-
-// writeTable writes a Markdown table, its columns aligned.
-func writeTable(w io.Writer, rows [][]string) {
-	widths := make([]int, len(rows[0]))
-	for _, row := range rows {
-		for i, cell := range row {
-			widths[i] = max(widths[i], len([]rune(cell)))
-		}
-	}
-	for n, row := range rows {
-		for i, cell := range row {
-			fmt.Fprintf(w, "| %s%s ", cell, strings.Repeat(" ", widths[i]-len([]rune(cell))))
-		}
-		fmt.Fprintln(w, "|")
-		if n == 0 {
-			for _, width := range widths {
-				fmt.Fprintf(w, "|%s", strings.Repeat("-", width+2))
-			}
-			fmt.Fprintln(w, "|")
-		}
-	}
-}
-
-// JSON writes a report for programs.
-func (r Report) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	return e.Encode(r)
 }

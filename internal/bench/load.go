@@ -61,8 +61,12 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 	attacker := vegeta.NewAttacker(vegeta.Workers(n), vegeta.MaxWorkers(n), vegeta.Client(&http.Client{Transport: transport, Timeout: time.Minute}))
 	header := http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + to.token}}
 	var serial atomic.Uint64
+	var down atomic.Bool // the last request failed
 	start := time.Now()
 	results := attacker.Attack(func(t *vegeta.Target) error {
+		if down.Load() {
+			time.Sleep(50 * time.Millisecond) // who gets no answer does not ask again at once
+		}
 		t.Method, t.URL, t.Body, t.Header = http.MethodPost, to.url+what.path, what.next(serial.Add(1)-1), header
 		return nil
 	}, vegeta.Rate{}, d, "")
@@ -75,6 +79,7 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 			attacker.Stop()
 			continue
 		}
+		down.Store(o.broken && r.Code != http.StatusOK)
 		switch {
 		case r.Code == http.StatusOK:
 			if what.check != nil {

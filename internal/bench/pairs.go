@@ -43,7 +43,7 @@ func (b *bench) pair(ctx context.Context, name string, a, against side) (ratios 
 		if round == 0 {
 			continue
 		}
-		b.say("%s  round %d: %s %.0f/s, %s %.0f/s: %.2f", name, round, a.name, x.PerSec, against.name, y.PerSec, x.PerSec/y.PerSec)
+		b.sayf("%s  round %d: %s %.0f/s, %s %.0f/s: %.2f", name, round, a.name, x.PerSec, against.name, y.PerSec, x.PerSec/y.PerSec)
 		ratios = append(ratios, x.PerSec/y.PerSec)
 		for side, s := range got {
 			all[side] = append(all[side], s)

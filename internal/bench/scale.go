@@ -57,7 +57,7 @@ func (b *bench) overload(ctx context.Context) ([]Result, error) {
 			return nil, err
 		}
 		most = max(most, size)
-		b.say("R4  %s capacity: %.0f/s accepted, p99 %s, %d refused, %d MB", step.name, got.PerSec, short(got.P99), got.Refused, size>>20)
+		b.sayf("R4  %s capacity: %.0f/s accepted, p99 %s, %d refused, %d MB", step.name, got.PerSec, short(got.P99), got.Refused, size>>20)
 		if step.name != "warm" {
 			samples[step.name] = got
 		}
@@ -68,9 +68,9 @@ func (b *bench) overload(ctx context.Context) ([]Result, error) {
 	}
 	samples["after"] = after
 	slower := after.PerSec / samples["1×"].PerSec
-	return []Result{{Name: "R4", What: "overload: 10 times the clients that may work at once", Against: "the same service at its capacity", Reach: "p99 of accepted ≤ 5×, memory < 300 MB, speed back in 1 s", Samples: samples,
+	return []Result{{Name: "R4", What: "overload: 10 times the clients that may work at once", Against: "the same service at its capacity", Reach: "p99 of accepted < 1 s, memory < 300 MB, speed back in 1 s", Samples: samples,
 		Measured: fmt.Sprintf("p99 %s against %s, %d MB, %.2f× speed in the first second after", short(samples["10×"].P99), short(samples["1×"].P99), most>>20, slower), Value: slower,
-		Reached: samples["10×"].P99 <= 5*samples["1×"].P99 && most < 300<<20 && slower >= .7 && samples["10×"].Refused > 0}}, nil
+		Reached: samples["10×"].P99 < time.Second && most < 300<<20 && slower >= .7 && samples["10×"].Refused > 0}}, nil
 }
 
 // reports is P9.
@@ -85,7 +85,7 @@ func (b *bench) reports(ctx context.Context) ([]Result, error) {
 	}
 	samples := map[string]sample{}
 	worst, of := time.Duration(0), ""
-	for _, path := range reportPaths(st) {
+	for _, path := range reportPaths() {
 		got, err := repeat(ctx, s.target, path, 10*b.o.Rounds)
 		if err != nil {
 			return nil, err
@@ -99,7 +99,7 @@ func (b *bench) reports(ctx context.Context) ([]Result, error) {
 }
 
 // reportPaths are the reports that P9 asks for.
-func reportPaths(st *stand) []string {
+func reportPaths() []string {
 	return []string{
 		"/v1/keys/" + idOf(1).String() + "/usage", "/v1/accounts/usage", "/v1/accounts/account-1/usage",
 		"/v1/events?limit=50&keyId=" + idOf(1).String(), "/v1/events?limit=50", "/v1/prices/unpriced",
@@ -154,8 +154,12 @@ func (b *bench) growth(ctx context.Context) ([]Result, error) {
 				return nil, err
 			}
 			load := b.acked(st).events(st.keys, 1)
-			if what == "admission" {
-				load = admissions(anyOf(st.keys))
+			if what == "admission" { // of the keys that are in use, as P10 has them
+				hot := min(b.o.HotKeys, st.keys)
+				load = admissions(anyOf(hot))
+				if err := warm(ctx, s, hot); err != nil {
+					return nil, err
+				}
 			}
 			sides = append(sides, side{st.name, func(ctx context.Context, d time.Duration) (sample, error) {
 				if err := st.db.Exec(ctx, "TRUNCATE admissions"); err != nil {

@@ -59,6 +59,9 @@ func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error)
 			unit[i].ID = newID()
 		}
 	}
+	if beforeCommit != nil {
+		return beforeCommit(ctx, r, unit), nil
+	}
 	if r.group != nil {
 		o, err := r.group.Do(ctx, unit)
 		return o.results, errors.Join(err, o.err)
