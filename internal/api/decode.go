@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"mime"
+	"net/http"
 	"reflect"
 	"sort"
 	"strings"
@@ -35,7 +36,7 @@ func (binder) Bind(v any, c echo.Context) error {
 	if r.ContentLength > limit {
 		return tooLarge(limit)
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, limit+1))
+	body, err := readBody(r, limit)
 	if err != nil {
 		return fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
 	}
@@ -45,7 +46,7 @@ func (binder) Bind(v any, c echo.Context) error {
 	if len(body) == 0 {
 		return fault.Wrap(io.EOF, fault.Malformed, "A JSON body is required.")
 	}
-	if kind, _, err := mime.ParseMediaType(r.Header.Get(echo.HeaderContentType)); err != nil || kind != echo.MIMEApplicationJSON {
+	if !isJSON(r.Header.Get(echo.HeaderContentType)) {
 		return fault.New(fault.Unsupported, "The body must be JSON: Content-Type: application/json.")
 	}
 	wrong, err := decode(body, v)
@@ -56,6 +57,24 @@ func (binder) Bind(v any, c echo.Context) error {
 		return fault.Fields(wrong...)
 	}
 	return nil
+}
+
+// readBody reads a body up to one byte past the limit.
+func readBody(r *http.Request, limit int64) ([]byte, error) {
+	if r.ContentLength < 0 {
+		return io.ReadAll(io.LimitReader(r.Body, limit+1))
+	}
+	body := make([]byte, r.ContentLength)
+	_, err := io.ReadFull(r.Body, body)
+	return body, err
+}
+
+func isJSON(contentType string) bool {
+	if contentType == echo.MIMEApplicationJSON { // as nearly all have it
+		return true
+	}
+	kind, _, err := mime.ParseMediaType(contentType)
+	return err == nil && kind == echo.MIMEApplicationJSON
 }
 
 func tooLarge(limit int64) error {

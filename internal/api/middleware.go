@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -46,23 +47,34 @@ func actor(ctx context.Context) db.Actor {
 
 var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 
-// requestID takes the caller's X-Request-Id if it is a plain one, or makes one.
-func (s *Server) requestID(next echo.HandlerFunc) echo.HandlerFunc {
+// requestTimeout bounds the work on one request, its wait for a connection
+// included: a database that is slow or full is told of with 503, not by silence.
+const requestTimeout = 15 * time.Second
+
+// begin gives a request its id, the caller's X-Request-Id if it is a plain one, and
+// its time.
+func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		id := c.Request().Header.Get(echo.HeaderXRequestID)
-		if !goodRequestID.MatchString(id) {
+		r := c.Request()
+		id := r.Header.Get(echo.HeaderXRequestID)
+		if id == "" || !goodRequestID.MatchString(id) {
 			id = uuid.NewString()
 		}
 		header := c.Response().Header()
-		header.Set(echo.HeaderXRequestID, id)
-		header.Set("X-Content-Type-Options", "nosniff")
-		if strings.HasPrefix(c.Request().URL.Path, "/v1/") {
-			header.Set("Cache-Control", "no-store")
+		header[echo.HeaderXRequestID] = []string{id}
+		header["X-Content-Type-Options"] = nosniff
+		if strings.HasPrefix(r.URL.Path, "/v1/") {
+			header["Cache-Control"] = noStore
 		}
-		c.SetRequest(c.Request().WithContext(context.WithValue(c.Request().Context(), callKey{}, &call{requestID: id})))
+		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		defer cancel()
+		c.SetRequest(r.WithContext(context.WithValue(ctx, callKey{}, &call{requestID: id})))
 		return next(c)
 	}
 }
+
+// Values of headers that every answer has: nobody changes them.
+var nosniff, noStore = []string{"nosniff"}, []string{"no-store"}
 
 // observe logs and measures each request. The query is left out of the log: it
 // may hold what a person searched for.
@@ -78,6 +90,9 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			route = "unmatched"
 		}
 		s.Metrics.Observe(knownMethod(c.Request().Method), route, strconv.Itoa(c.Response().Status), took)
+		if !s.Log.Enabled(c.Request().Context(), slog.LevelDebug) {
+			return nil
+		}
 		who := callOf(c.Request().Context())
 		s.Log.DebugContext(c.Request().Context(), "request", "method", c.Request().Method, "route", route,
 			"status", c.Response().Status, "ms", float64(took.Microseconds())/1000, "requestId", who.requestID, "actor", who.identity.Name, "ip", c.RealIP())
@@ -130,19 +145,6 @@ func (s *Server) capacity() echo.MiddlewareFunc {
 			}
 			return next(c)
 		}
-	}
-}
-
-// requestTimeout bounds the work on one request, its wait for a connection
-// included: a database that is slow or full is told of with 503, not by silence.
-const requestTimeout = 15 * time.Second
-
-func deadline(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		ctx, cancel := context.WithTimeout(c.Request().Context(), requestTimeout)
-		defer cancel()
-		c.SetRequest(c.Request().WithContext(ctx))
-		return next(c)
 	}
 }
 

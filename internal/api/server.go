@@ -68,7 +68,7 @@ func (s *Server) Handler() http.Handler {
 	e.Binder = binder{}
 	e.HTTPErrorHandler = s.writeError
 	e.IPExtractor = clientIP(s.TrustedProxies)
-	e.Use(s.requestID, s.observe, s.recoverPanic, s.capacity(), deadline, s.authenticate)
+	e.Use(s.begin, s.observe, s.recoverPanic, s.capacity(), s.authenticate)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)
 	return e
