@@ -75,6 +75,33 @@ func (e AdmissionAnswerCode) Valid() bool {
 	}
 }
 
+// Defines values for DifferenceRollup.
+const (
+	DifferenceRollupAccountTotals DifferenceRollup = "account_totals"
+	DifferenceRollupAccountUsage  DifferenceRollup = "account_usage"
+	DifferenceRollupDailyCost     DifferenceRollup = "daily_cost"
+	DifferenceRollupKeyTotals     DifferenceRollup = "key_totals"
+	DifferenceRollupUsageDaily    DifferenceRollup = "usage_daily"
+)
+
+// Valid indicates whether the value is a known member of the DifferenceRollup enum.
+func (e DifferenceRollup) Valid() bool {
+	switch e {
+	case DifferenceRollupAccountTotals:
+		return true
+	case DifferenceRollupAccountUsage:
+		return true
+	case DifferenceRollupDailyCost:
+		return true
+	case DifferenceRollupKeyTotals:
+		return true
+	case DifferenceRollupUsageDaily:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventKind.
 const (
 	EventKindAdjustment EventKind = "adjustment"
@@ -653,6 +680,27 @@ type Costs struct {
 	// Weekly US dollars, all digits.
 	Weekly USD `json:"weekly"`
 }
+
+// Difference defines model for Difference.
+type Difference struct {
+	AccountID string `json:"accountId"`
+
+	// Columns What differs.
+	Columns []string `json:"columns"`
+
+	// Day Empty in totals of all time.
+	Day   string              `json:"day"`
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
+
+	// Model Empty where the rollup is not by model.
+	Model  string           `json:"model"`
+	Rollup DifferenceRollup `json:"rollup"`
+	Stored Sum              `json:"stored"`
+	Summed Sum              `json:"summed"`
+}
+
+// DifferenceRollup defines model for Difference.Rollup.
+type DifferenceRollup string
 
 // Event defines model for Event.
 type Event struct {
@@ -1466,6 +1514,21 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// Reconciliation defines model for Reconciliation.
+type Reconciliation struct {
+	Agrees      bool         `json:"agrees"`
+	Differences []Difference `json:"differences"`
+
+	// From First day that was held against the ledger.
+	From openapi_types.Date `json:"from"`
+
+	// LedgerRows Rows of these days.
+	LedgerRows int64 `json:"ledgerRows"`
+
+	// To Last day; before `from`: none of the days is wholly in the ledger any more.
+	To openapi_types.Date `json:"to"`
+}
+
 // RenewAnswer defines model for RenewAnswer.
 type RenewAnswer struct {
 	AdmissionID openapi_types.UUID `json:"admissionId"`
@@ -1510,6 +1573,16 @@ type Stats struct {
 
 	// Total A sum of usage.
 	Total Block `json:"total"`
+}
+
+// Sum defines model for Sum.
+type Sum struct {
+	// CostUsd US dollars, all digits.
+	CostUsd  USD   `json:"costUsd"`
+	Requests int64 `json:"requests"`
+
+	// Tokens All four kinds.
+	Tokens int64 `json:"tokens"`
 }
 
 // Tag defines model for Tag.
@@ -1815,6 +1888,15 @@ type ListPricesParams struct {
 type ImportPricesParams struct {
 	// EffectiveFrom First instant at which the prices hold; default: now.
 	EffectiveFrom *Time `form:"effectiveFrom,omitempty" json:"effectiveFrom,omitempty"`
+}
+
+// ReconcileParams defines parameters for Reconcile.
+type ReconcileParams struct {
+	// From First day, in the service's time zone; default: 7 days before `to`.
+	From *openapi_types.Date `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Last day, included; default: today.
+	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
 }
 
 // AdmitJSONRequestBody defines body for Admit for application/json ContentType.
@@ -2281,6 +2363,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 	ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Reconcile Prove that the sums are those of the ledger
+	//
+	// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+	//
+	// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
+	Reconcile(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetSelf A key's own limits, use and cost
 	//
@@ -3087,6 +3176,23 @@ func (c *Client) ImportPrices(ctx context.Context, params *ImportPricesParams, b
 // Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 func (c *Client) ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListUnpricedRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Reconcile Prove that the sums are those of the ledger
+//
+// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+//
+// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
+func (c *Client) Reconcile(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReconcileRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -4737,6 +4843,72 @@ func NewListUnpricedRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewReconcileRequest constructs an http.Request for the Reconcile method
+func NewReconcileRequest(server string, params *ReconcileParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reports/reconcile")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetSelfRequest constructs an http.Request for the GetSelf method
 func NewGetSelfRequest(server string) (*http.Request, error) {
 	var err error
@@ -5262,6 +5434,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 	ListUnpricedWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListUnpricedResponse, error)
+
+	// ReconcileWithResponse Prove that the sums are those of the ledger
+	//
+	// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
+	ReconcileWithResponse(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*ReconcileResponse, error)
 
 	// GetSelfWithResponse A key's own limits, use and cost
 	//
@@ -6974,6 +7155,61 @@ func (r ListUnpricedResponse) ContentType() string {
 	return ""
 }
 
+// ReconcileResponseDefaultHeaders the declared response headers of an HTTP default response for Reconcile
+type ReconcileResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ReconcileResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Reconciliation
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ReconcileResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReconcileResponse) GetJSON200() *Reconciliation {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReconcileResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReconcileResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReconcileResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReconcileResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReconcileResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetSelfResponseDefaultHeaders the declared response headers of an HTTP default response for GetSelf
 type GetSelfResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -7777,6 +8013,21 @@ func (c *ClientWithResponses) ListUnpricedWithResponse(ctx context.Context, reqE
 		return nil, err
 	}
 	return ParseListUnpricedResponse(rsp)
+}
+
+// ReconcileWithResponse Prove that the sums are those of the ledger
+//
+// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
+func (c *ClientWithResponses) ReconcileWithResponse(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*ReconcileResponse, error) {
+	rsp, err := c.Reconcile(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReconcileResponse(rsp)
 }
 
 // GetSelfWithResponse A key's own limits, use and cost
@@ -9242,6 +9493,52 @@ func ParseListUnpricedResponse(rsp *http.Response) (*ListUnpricedResponse, error
 	switch {
 	case true:
 		var headers ListUnpricedResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReconcileResponse parses an HTTP response from a ReconcileWithResponse call
+func ParseReconcileResponse(rsp *http.Response) (*ReconcileResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReconcileResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Reconciliation
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ReconcileResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -139,9 +139,9 @@ func TestOverload(t *testing.T) {
 			defer func() { _ = resp.Body.Close() }()
 			text, _ := io.ReadAll(resp.Body)
 			switch {
-			case resp.StatusCode == 200:
+			case resp.StatusCode == http.StatusOK:
 				recorded.Add(1)
-			case resp.StatusCode == 503 && resp.Header.Get("Retry-After") != "" && strings.Contains(string(text), `"UNAVAILABLE"`):
+			case resp.StatusCode == http.StatusServiceUnavailable && resp.Header.Get("Retry-After") != "" && strings.Contains(string(text), `"UNAVAILABLE"`):
 				refused.Add(1)
 				slowest.Store(max(slowest.Load(), int64(time.Since(start))))
 			default:

@@ -33,6 +33,7 @@ import (
 	"github.com/keyledger/keyledger/internal/loop"
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 	"github.com/keyledger/keyledger/migrations"
@@ -251,7 +252,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
-		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone},
+		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: &report.Reports{DB: s.db, Timezone: cfg.Timezone},
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
 	s.public.server = api.HTTPServer(server.Handler(), s.log)

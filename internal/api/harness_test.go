@@ -31,6 +31,7 @@ import (
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -104,6 +105,7 @@ func newHarness(t testing.TB, o options) *harness {
 		LeaseTTL: 5 * time.Minute,
 		Usage:    &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
 		Stats:    &usage.Stats{DB: d, Timezone: o.zone},
+		Reports:  &report.Reports{DB: d, Timezone: o.zone},
 		Prices:   prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
 	}

@@ -51,6 +51,9 @@ var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 // included: a database that is slow or full is told of with 503, not by silence.
 const requestTimeout = 15 * time.Second
 
+// reportTimeout is that of reports, which may read all there is.
+const reportTimeout = 10 * time.Minute
+
 // begin gives a request its id, the caller's X-Request-Id if it is a plain one, and
 // its time.
 func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
@@ -66,7 +69,11 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			header["Cache-Control"] = noStore
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+		timeout := requestTimeout
+		if strings.HasPrefix(r.URL.Path, "/v1/reports/") {
+			timeout = reportTimeout
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
 		c.SetRequest(r.WithContext(context.WithValue(ctx, callKey{}, &call{requestID: id})))
 		return next(c)

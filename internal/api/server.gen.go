@@ -77,6 +77,33 @@ func (e AdmissionAnswerCode) Valid() bool {
 	}
 }
 
+// Defines values for DifferenceRollup.
+const (
+	DifferenceRollupAccountTotals DifferenceRollup = "account_totals"
+	DifferenceRollupAccountUsage  DifferenceRollup = "account_usage"
+	DifferenceRollupDailyCost     DifferenceRollup = "daily_cost"
+	DifferenceRollupKeyTotals     DifferenceRollup = "key_totals"
+	DifferenceRollupUsageDaily    DifferenceRollup = "usage_daily"
+)
+
+// Valid indicates whether the value is a known member of the DifferenceRollup enum.
+func (e DifferenceRollup) Valid() bool {
+	switch e {
+	case DifferenceRollupAccountTotals:
+		return true
+	case DifferenceRollupAccountUsage:
+		return true
+	case DifferenceRollupDailyCost:
+		return true
+	case DifferenceRollupKeyTotals:
+		return true
+	case DifferenceRollupUsageDaily:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for EventKind.
 const (
 	EventKindAdjustment EventKind = "adjustment"
@@ -477,6 +504,27 @@ type Costs struct {
 	Weekly USD `json:"weekly"`
 }
 
+// Difference defines model for Difference.
+type Difference struct {
+	AccountID string `json:"accountId"`
+
+	// Columns What differs.
+	Columns []string `json:"columns"`
+
+	// Day Empty in totals of all time.
+	Day   string              `json:"day"`
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
+
+	// Model Empty where the rollup is not by model.
+	Model  string           `json:"model"`
+	Rollup DifferenceRollup `json:"rollup"`
+	Stored Sum              `json:"stored"`
+	Summed Sum              `json:"summed"`
+}
+
+// DifferenceRollup defines model for Difference.Rollup.
+type DifferenceRollup string
+
 // Event defines model for Event.
 type Event struct {
 	AccountID         *string             `json:"accountId"`
@@ -777,6 +825,21 @@ type Readiness struct {
 // ReadinessStatus defines model for Readiness.Status.
 type ReadinessStatus string
 
+// Reconciliation defines model for Reconciliation.
+type Reconciliation struct {
+	Agrees      bool         `json:"agrees"`
+	Differences []Difference `json:"differences"`
+
+	// From First day that was held against the ledger.
+	From openapi_types.Date `json:"from"`
+
+	// LedgerRows Rows of these days.
+	LedgerRows int64 `json:"ledgerRows"`
+
+	// To Last day; before `from`: none of the days is wholly in the ledger any more.
+	To openapi_types.Date `json:"to"`
+}
+
 // RenewAnswer defines model for RenewAnswer.
 type RenewAnswer struct {
 	AdmissionID openapi_types.UUID `json:"admissionId"`
@@ -803,6 +866,16 @@ type Self struct {
 
 // Stats defines model for Stats.
 type Stats = stats
+
+// Sum defines model for Sum.
+type Sum struct {
+	// CostUsd US dollars, all digits.
+	CostUsd  USD   `json:"costUsd"`
+	Requests int64 `json:"requests"`
+
+	// Tokens All four kinds.
+	Tokens int64 `json:"tokens"`
+}
 
 // Tag defines model for Tag.
 type Tag struct {
@@ -1088,6 +1161,15 @@ type ImportPricesParams struct {
 	EffectiveFrom *Time `form:"effectiveFrom,omitempty" json:"effectiveFrom,omitempty"`
 }
 
+// ReconcileParams defines parameters for Reconcile.
+type ReconcileParams struct {
+	// From First day, in the service's time zone; default: 7 days before `to`.
+	From *openapi_types.Date `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Last day, included; default: today.
+	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
+}
+
 // AdmitJSONRequestBody defines body for Admit for application/json ContentType.
 type AdmitJSONRequestBody = AdmissionRequest
 
@@ -1219,6 +1301,9 @@ type ServerInterface interface {
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx echo.Context) error
+	// Reconcile Prove that the sums are those of the ledger
+	// (GET /v1/reports/reconcile)
+	Reconcile(ctx echo.Context, params ReconcileParams) error
 	// GetSelf A key's own limits, use and cost
 	// (GET /v1/self)
 	GetSelf(ctx echo.Context) error
@@ -1868,6 +1953,31 @@ func (w *ServerInterfaceWrapper) ListUnpriced(ctx echo.Context) error {
 	return err
 }
 
+// Reconcile converts echo context to params.
+func (w *ServerInterfaceWrapper) Reconcile(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReconcileParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.Reconcile(ctx, params)
+	return err
+}
+
 // GetSelf converts echo context to params.
 func (w *ServerInterfaceWrapper) GetSelf(ctx echo.Context) error {
 	var err error
@@ -1972,6 +2082,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/prices", wrapper.PutPrice, options.OperationMiddlewares["PutPrice"]...)
 	router.POST(options.BaseURL+"/v1/prices/import", wrapper.ImportPrices, options.OperationMiddlewares["ImportPrices"]...)
 	router.GET(options.BaseURL+"/v1/prices/unpriced", wrapper.ListUnpriced, options.OperationMiddlewares["ListUnpriced"]...)
+	router.GET(options.BaseURL+"/v1/reports/reconcile", wrapper.Reconcile, options.OperationMiddlewares["Reconcile"]...)
 	router.GET(options.BaseURL+"/v1/self", wrapper.GetSelf, options.OperationMiddlewares["GetSelf"]...)
 	router.GET(options.BaseURL+"/v1/tags", wrapper.ListTags, options.OperationMiddlewares["ListTags"]...)
 	router.POST(options.BaseURL+"/v1/usage", wrapper.RecordUsage, options.OperationMiddlewares["RecordUsage"]...)
@@ -3304,6 +3415,49 @@ func (response ListUnpriceddefaultApplicationProblemPlusJSONResponse) VisitListU
 	return err
 }
 
+type ReconcileRequestObject struct {
+	Params ReconcileParams
+}
+
+type ReconcileResponseObject interface {
+	VisitReconcileResponse(w http.ResponseWriter) error
+}
+
+type Reconcile200JSONResponse Reconciliation
+
+func (response Reconcile200JSONResponse) VisitReconcileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReconciledefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ReconciledefaultApplicationProblemPlusJSONResponse) VisitReconcileResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetSelfRequestObject struct {
 }
 
@@ -3523,6 +3677,9 @@ type StrictServerInterface interface {
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx context.Context, request ListUnpricedRequestObject) (ListUnpricedResponseObject, error)
+	// Reconcile Prove that the sums are those of the ledger
+	// (GET /v1/reports/reconcile)
+	Reconcile(ctx context.Context, request ReconcileRequestObject) (ReconcileResponseObject, error)
 	// GetSelf A key's own limits, use and cost
 	// (GET /v1/self)
 	GetSelf(ctx context.Context, request GetSelfRequestObject) (GetSelfResponseObject, error)
@@ -4555,6 +4712,31 @@ func (sh *strictHandler) ListUnpriced(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(ListUnpricedResponseObject); ok {
 		return validResponse.VisitListUnpricedResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// Reconcile operation middleware
+func (sh *strictHandler) Reconcile(ctx echo.Context, params ReconcileParams) error {
+	var request ReconcileRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.Reconcile(ctx.Request().Context(), request.(ReconcileRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Reconcile")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReconcileResponseObject); ok {
+		return validResponse.VisitReconcileResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

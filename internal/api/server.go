@@ -23,6 +23,7 @@ import (
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -39,6 +40,7 @@ type Server struct {
 	Usage    *usage.Recorder
 	Stats    *usage.Stats
 	Prices   *price.Store
+	Reports  *report.Reports
 	Passes   *expire.Passes
 	Clients  []config.Client
 	LeaseTTL time.Duration // length of a lease that asks for none

@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/migrations"
 )
 
@@ -149,24 +151,6 @@ func fillLedger(ctx context.Context, d *db.DB, keys, ledger int) error {
 	return nil
 }
 
-// sums are the rollups, each with what it must be the sum of. A row that differs is
-// returned in words.
-var sums = []string{
-	`SELECT 'usage_daily of key ' || coalesce(l.key_id, t.key_id) || ', ' || coalesce(l.day, t.day) || ', ' || coalesce(l.model, t.model)
-	   FROM (SELECT key_id, day, model, sum(requests) AS r, sum(input_tokens + output_tokens + cache_create_tokens + cache_read_tokens) AS n, sum(cost) AS c FROM usage_events GROUP BY 1, 2, 3) AS l
-	   FULL JOIN usage_daily AS t ON t.key_id = l.key_id AND t.day = l.day AND t.model = l.model
-	  WHERE (l.r, l.n, l.c) IS DISTINCT FROM (t.requests::numeric, (t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens)::numeric, t.cost)`,
-	`SELECT 'daily_cost of key ' || coalesce(l.key_id, t.key_id) || ', ' || coalesce(l.day, t.day)
-	   FROM (SELECT key_id, day, sum(cost) AS c FROM usage_daily GROUP BY 1, 2) AS l FULL JOIN daily_cost AS t ON t.key_id = l.key_id AND t.day = l.day WHERE l.c IS DISTINCT FROM t.cost`,
-	`SELECT 'key_totals of key ' || t.key_id
-	   FROM key_totals AS t LEFT JOIN (SELECT key_id, sum(requests) AS r, sum(input_tokens + output_tokens + cache_create_tokens + cache_read_tokens) AS n, sum(cost) AS c FROM usage_daily GROUP BY 1) AS l ON l.key_id = t.key_id
-	  WHERE (coalesce(l.r, 0), coalesce(l.n, 0), coalesce(l.c, 0)) IS DISTINCT FROM (t.requests::numeric, (t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens)::numeric, t.cost)`,
-	`SELECT 'account_usage of ' || coalesce(l.account_id, t.account_id) || ', ' || coalesce(l.day, t.day) || ', ' || coalesce(l.model, t.model)
-	   FROM (SELECT account_id, day, model, sum(requests) AS r, sum(cost) AS c FROM usage_events WHERE account_id IS NOT NULL GROUP BY 1, 2, 3) AS l
-	   FULL JOIN account_usage AS t ON t.account_id = l.account_id AND t.day = l.day AND t.model = l.model
-	  WHERE (l.r, l.c) IS DISTINCT FROM (t.requests::numeric, t.cost)`,
-}
-
 // proof is what the check at the end found.
 type proof struct {
 	Stand        string   `json:"database"`
@@ -198,12 +182,13 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 	if err != nil {
 		return p, err
 	}
-	for _, sql := range sums {
-		var differ []string
-		if err := s.db.Scan(ctx, "SELECT coalesce(array_agg(d.what), '{}') FROM ("+sql+" LIMIT 5) AS d (what)", nil, &differ); err != nil {
-			return p, err
-		}
-		p.Differences = append(p.Differences, differ...)
+	now := time.Now().UTC()
+	found, err := (&report.Reports{DB: s.db, Timezone: "UTC"}).Reconcile(ctx, now.AddDate(-2, 0, 0), now)
+	for _, d := range found.Differences {
+		p.Differences = append(p.Differences, fmt.Sprintf("%s of %s%s %s %s", d.Rollup, d.KeyID, d.AccountID, d.Day, d.Model))
+	}
+	if err != nil {
+		return p, err
 	}
 	return p, nil
 }

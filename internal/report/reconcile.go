@@ -1,0 +1,42 @@
+// Package report adds up what is stored, for the people who read the bill.
+package report
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/keyledger/keyledger/db"
+)
+
+// Reports reads. It is safe for concurrent use.
+type Reports struct {
+	DB       *db.DB
+	Timezone string // IANA zone whose midnights part days
+}
+
+// MostDifferences is how many differences Reconcile tells of.
+const MostDifferences = 1000
+
+// Reconciliation is what holding rollups against the ledger found.
+type Reconciliation struct {
+	From, To    time.Time         // the days that were held against the ledger, both included; To before From: none
+	LedgerRows  int64             // of these days
+	Differences []db.ReconcileRow // rows of rollups that are not the sum they should be; at most MostDifferences
+}
+
+// Reconcile proves that rollups are the sum of the ledger, for those of the days asked
+// for whose events must all still be there, and that totals of all time are the sum of
+// the days; or it tells what differs. Days are midnights in UTC.
+func (r *Reports) Reconcile(ctx context.Context, from, to time.Time) (Reconciliation, error) {
+	days, err := r.DB.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Zone: r.Timezone})
+	if err != nil {
+		return Reconciliation{}, fmt.Errorf("finding the days to reconcile: %w", err)
+	}
+	found := Reconciliation{From: days.FromDay, To: days.ToDay, LedgerRows: days.LedgerRows}
+	found.Differences, err = r.DB.Reconcile(ctx, db.ReconcileParams{FromDay: days.FromDay, ToDay: days.ToDay, Zone: r.Timezone, RowLimit: MostDifferences})
+	if err != nil {
+		return Reconciliation{}, fmt.Errorf("reconciling: %w", err)
+	}
+	return found, nil
+}
