@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
@@ -26,10 +27,17 @@ const (
 	lockTries        = 3600
 )
 
+// lockTimeout bounds the wait for a table that somebody uses. A migration that waits
+// makes all that come after it wait too, so it gives up before anybody notices.
+const lockTimeout = "3s"
+
 // Migrator applies migrations to one database.
 type Migrator struct {
 	provider *goose.Provider
 	conn     *sql.DB
+
+	// Notice is told what a migration has to say; may be nil.
+	Notice func(text string)
 }
 
 // Step is one migration and its state.
@@ -47,6 +55,15 @@ func Open(url string) (*Migrator, error) {
 		// The parser's error repeats the URL.
 		return nil, errors.New("DATABASE_URL is not a PostgreSQL URL or keyword string")
 	}
+	if cfg.RuntimeParams["lock_timeout"] == "" {
+		cfg.RuntimeParams["lock_timeout"] = lockTimeout
+	}
+	m := &Migrator{}
+	cfg.OnNotice = func(_ *pgconn.PgConn, n *pgconn.Notice) {
+		if m.Notice != nil && n.Severity != "DEBUG" {
+			m.Notice(n.Message)
+		}
+	}
 	conn := stdlib.OpenDB(*cfg)
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(lockEverySeconds, lockTries))
 	if err != nil {
@@ -56,7 +73,8 @@ func Open(url string) (*Migrator, error) {
 	if err != nil {
 		return nil, fmt.Errorf("reading migrations: %w", err)
 	}
-	return &Migrator{provider, conn}, nil
+	m.provider, m.conn = provider, conn
+	return m, nil
 }
 
 // Close closes the connection.
@@ -67,7 +85,7 @@ func (m *Migrator) Close() error { return m.conn.Close() }
 func (m *Migrator) Up(ctx context.Context) ([]Step, error) {
 	results, err := m.provider.Up(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("migrating up: %w", err)
+		return nil, fmt.Errorf("migrating up: %w", inUse(err))
 	}
 	return steps(results), nil
 }
@@ -79,9 +97,18 @@ func (m *Migrator) Down(ctx context.Context) ([]Step, error) {
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("migrating down: %w", err)
+		return nil, fmt.Errorf("migrating down: %w", inUse(err))
 	}
 	return steps([]*goose.MigrationResult{result}), nil
+}
+
+// inUse says what to do about a migration that gave up on a table in use.
+func inUse(err error) error {
+	var pg *pgconn.PgError
+	if errors.As(err, &pg) && pg.Code == "55P03" { // lock_not_available
+		return fmt.Errorf("a table is in use by a long transaction, and waiting for it would hold up everybody else. Nothing of this migration was applied; end that transaction (pg_stat_activity, pg_blocking_pids) or run this again later: %w", err)
+	}
+	return err
 }
 
 // Status lists every migration and when it was applied.

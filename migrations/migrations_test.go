@@ -67,6 +67,37 @@ func TestUpDownUp(t *testing.T) {
 	}
 }
 
+// Guarantee: a migration does not queue behind a long transaction, holding up all that
+// come after it: it gives up, says so, and leaves the schema as it was.
+func TestTableInUse(t *testing.T) {
+	t.Parallel()
+	ctx := context.Background()
+	url := pgtest.URL(t)
+	m, d := open(t, url), pgtest.Open(t, url)
+	release := pgtest.Hold(t, url, "SELECT FROM usage_daily")
+	var before string
+	for { // down to the first migration that needs a table in use
+		before = pgtest.Scan[string](t, d, schema)
+		if _, err := m.Down(ctx); err != nil {
+			if !strings.Contains(err.Error(), "a table is in use by a long transaction") {
+				t.Error(err)
+			}
+			break
+		}
+	}
+	at, _, err := m.Versions(ctx)
+	if err != nil || at == 0 {
+		t.Fatalf("at %d, %v", at, err)
+	}
+	if after := pgtest.Scan[string](t, d, schema); after != before {
+		t.Error("the schema is not as it was")
+	}
+	release()
+	if _, err := m.Up(ctx); err != nil {
+		t.Error(err)
+	}
+}
+
 // Guarantee: of many processes that migrate at once one applies each migration,
 // the others wait, and all succeed.
 func TestConcurrentUp(t *testing.T) {

@@ -25,6 +25,7 @@ func migrateCommand() *cobra.Command {
 				return err
 			}
 			defer func() { _ = m.Close() }()
+			m.Notice = func(text string) { fmt.Fprintln(c.ErrOrStderr(), "note:", text) }
 			return do(c, m)
 		}})
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"encoding/json"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
 )
 
 // Rows become wire types here and nowhere else.
@@ -43,12 +45,13 @@ func settings(k db.APIKey, hint string, now time.Time) keySettings {
 }
 
 // ShowKey writes a key as answers show it, to be remembered beside the key.
-func ShowKey(k db.APIKey, hint string, at time.Time) []byte {
+func ShowKey(k db.APIKey, hint string, at time.Time) verify.Shown {
 	text, err := json.Marshal(settings(k, hint, at))
 	if err != nil {
 		panic(err) // no member can fail
 	}
-	return text
+	// Neither can stand inside a string, where quotes are escaped.
+	return verify.NewShown(text, bytes.Index(text, []byte(`,"tokenLimit":`)), bytes.Index(text, []byte(`,"expiresAt":`)))
 }
 
 // numbers are what a key has used in its periods and holds at this moment.

@@ -52,7 +52,7 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 	}
 	answer := decided{Decision: decision}
 	if decision.Allowed {
-		answer.key = found.Shown
+		answer.key = found
 	}
 	if !flag(r.Body.Explain) {
 		return answer, nil
@@ -149,7 +149,7 @@ func admissionAnswer(d decided) AdmissionAnswer {
 	a := AdmissionAnswer{Allowed: d.Allowed, Code: AdmissionAnswerCode(d.Code), Message: d.Message,
 		RetryAfterSeconds: d.RetryAfterSeconds, LeaseExpiresAt: wire.AtOrNil(d.LeaseExpiresAt), Limits: make([]LimitState, len(d.Limits))}
 	if d.key != nil {
-		a.Key = &d.key
+		a.Key = &keyJSON{d.key.Shown}
 	}
 	if d.AdmissionID != uuid.Nil {
 		a.AdmissionID = &d.AdmissionID

@@ -46,7 +46,7 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 	if err != nil {
 		return nil, err
 	}
-	shown := keyJSON(result.Key.Shown)
+	shown := keyJSON{result.Key.Shown}
 	answer.Key, answer.Usage, answer.DailyCost = &shown, &full.Body.Usage, &full.Body.DailyCost
 	return answer, nil
 }

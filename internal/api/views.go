@@ -4,6 +4,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/verify"
 )
 
 // The wire types that overlay.yaml puts in the place of generated ones: answers
@@ -47,10 +48,10 @@ type keySettings struct {
 }
 
 // keyJSON is keySettings as it is written.
-type keyJSON []byte
+type keyJSON struct{ verify.Shown }
 
 // MarshalJSON writes it as it is.
-func (k keyJSON) MarshalJSON() ([]byte, error) { return k, nil }
+func (k keyJSON) MarshalJSON() ([]byte, error) { return k.Append(nil), nil }
 
 type keyDetails struct {
 	keySettings

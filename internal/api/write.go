@@ -11,6 +11,7 @@ import (
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
 )
 
 // Answers of the hot path are written by hand: reflection over them took as long as
@@ -26,13 +27,14 @@ func writeJSON(w http.ResponseWriter, body []byte) error {
 }
 
 // validKey is the answer to a valid key, from what is remembered of it.
-type validKey keyJSON
+type validKey verify.Shown
 
 // VisitVerifyKeyResponse writes the answer.
 func (k validKey) VisitVerifyKeyResponse(w http.ResponseWriter) error {
-	body := make([]byte, 0, len(k)+100)
+	shown := verify.Shown(k)
+	body := make([]byte, 0, shown.Len()+100)
 	body = append(body, `{"code":"VALID","key":`...)
-	body = append(body, k...)
+	body = shown.Append(body)
 	return writeJSON(w, append(body, `,"message":"API key is valid","valid":true}`...))
 }
 
@@ -40,12 +42,16 @@ func (k validKey) VisitVerifyKeyResponse(w http.ResponseWriter) error {
 type decided struct {
 	admit.Decision
 
-	key keyJSON // nil: not shown
+	key *verify.Key // nil: not shown
 }
 
 // VisitAdmitResponse writes the answer.
 func (d decided) VisitAdmitResponse(w http.ResponseWriter) error {
-	b := make([]byte, 0, len(d.key)+200+200*len(d.Limits))
+	size := 300 + 200*len(d.Limits)
+	if d.key != nil {
+		size += d.key.Shown.Len()
+	}
+	b := make([]byte, 0, size)
 	b = append(b, `{"allowed":`...)
 	b = strconv.AppendBool(b, d.Allowed)
 	b = appendText(b, `,"code":`, string(d.Code))
@@ -66,7 +72,7 @@ func (d decided) VisitAdmitResponse(w http.ResponseWriter) error {
 		b = append(b, `,"repeated":true`...)
 	}
 	if d.key != nil {
-		b = append(append(b, `,"key":`...), d.key...)
+		b = d.key.Shown.Append(append(b, `,"key":`...))
 	}
 	b = append(b, `,"limits":[`...)
 	for i, l := range d.Limits {

@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
+	"hash"
 	"strings"
+	"sync"
 )
 
 // The schemes by which secrets are hashed.
@@ -45,6 +47,10 @@ type Hasher struct {
 	Peppers []Pepper
 	// Legacy is the original service's encryption key; empty: none.
 	Legacy string
+
+	// macs are hashes under the first pepper, made ready: making one takes longer than
+	// hashing a key.
+	macs sync.Pool
 }
 
 // Candidate is one hash that a presented key may be stored under.
@@ -79,7 +85,14 @@ func (h *Hasher) WellFormed(text string) bool {
 
 // Current hashes a key text under the pepper in use now.
 func (h *Hasher) Current(text string) Candidate {
-	return Candidate{Hash: hmacSHA256(h.Peppers[0].Secret, text), Scheme: SchemeHMAC, PepperID: h.Peppers[0].ID}
+	mac, ready := h.macs.Get().(hash.Hash)
+	if !ready {
+		mac = hmac.New(sha256.New, h.Peppers[0].Secret)
+	}
+	defer h.macs.Put(mac)
+	mac.Reset()
+	mac.Write([]byte(text))
+	return Candidate{Hash: mac.Sum(nil), Scheme: SchemeHMAC, PepperID: h.Peppers[0].ID}
 }
 
 // Candidates are all hashes that a key text may be stored under, the current

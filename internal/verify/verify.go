@@ -60,7 +60,7 @@ type Key struct {
 	SecretEnds      *time.Time // end of the secret's grace; nil: it is the current one
 	RateLimitWindow int32      // minutes; 0: none
 	Bindings        []Binding  // nil: none
-	Shown           []byte     // what Verifier.Show made of it
+	Shown           Shown      // what Verifier.Show made of it
 	readAt          time.Time  // by the database's clock
 }
 
@@ -77,7 +77,7 @@ type Verifier struct {
 	Hasher *key.Hasher
 	Log    *slog.Logger
 	// Show makes what callers want to remember of a key beside it; nil: nothing.
-	Show func(k db.APIKey, hint string, at time.Time) []byte
+	Show func(k db.APIKey, hint string, at time.Time) Shown
 	// Memory may be nil: then the database is asked each time. With it, Clock must be
 	// set.
 	Memory *Memory
