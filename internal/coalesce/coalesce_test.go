@@ -215,8 +215,8 @@ func TestSelfClocked(t *testing.T) {
 		}
 		start = time.Now()
 		callers.Wait()
-		if took := time.Since(start); took != 2*s.takes {
-			t.Errorf("100 at once took %s, want two flushes of %s", took, s.takes)
+		if took := time.Since(start); took > 2*s.takes {
+			t.Errorf("100 at once took %s, want at most two flushes of %s", took, s.takes)
 		}
 	})
 }
