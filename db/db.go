@@ -33,6 +33,9 @@ type Actor struct {
 // pingTimeout bounds the first answer of a database.
 const pingTimeout = 10 * time.Second
 
+// planLifetime bounds how long a plan is kept that may not be right any more.
+const planLifetime = 10 * time.Minute
+
 // lockTimeout bounds the wait for a row that another transaction holds.
 const lockTimeout = "5s"
 
@@ -65,6 +68,7 @@ func OpenHot(ctx context.Context, url string, conns int32) (*DB, error) {
 		return nil, err
 	}
 	cfg.MinConns, cfg.MaxConns = conns, conns
+	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = planLifetime, planLifetime/5
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
 	return open(ctx, cfg)

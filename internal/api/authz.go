@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -11,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -48,7 +50,9 @@ var authzStatus = map[admit.Code]int{
 
 // authz answers one question; configured are the parameters of the proxy's own URL.
 func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Values) {
-	decision, found, err := s.decideProxied(r, configured)
+	ctx, cancel := context.WithTimeout(r.Context(), requestTimeout)
+	defer cancel()
+	decision, found, err := s.decideProxied(r.WithContext(ctx), configured)
 	header := w.Header()
 	header.Set("Cache-Control", "no-store")
 	id := uuid.NewString()
@@ -56,8 +60,13 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 		f := asFault(err)
 		status := statuses[f.Code]
 		if status >= http.StatusInternalServerError {
-			s.Log.ErrorContext(r.Context(), "authz failed", "requestId", id, "error", err)
 			header.Set("Retry-After", retryAfter)
+		}
+		switch {
+		case overloaded(err): // one line each would be a load of its own
+			s.Metrics.Overloaded.Inc()
+		case status >= http.StatusInternalServerError:
+			s.Log.ErrorContext(r.Context(), "authz failed", "requestId", id, "error", err)
 		}
 		writeProblem(w, status, Problem{Code: string(f.Code), Detail: f.Message, RequestID: id})
 		return
@@ -96,6 +105,11 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 
 // decideProxied decides for a request that a proxy asks about.
 func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.Decision, *verify.Key, error) {
+	leave, ok := s.enter(0) // no body is read
+	defer leave()
+	if !ok {
+		return admit.Decision{}, nil, coalesce.ErrFull
+	}
 	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
 	if text := configured.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)

@@ -130,28 +130,37 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// capacity refuses requests past what may be under way at once, and bodies past
-// what may lie in memory, before any work is done for them: what was let in keeps
-// its speed.
-func (s *Server) capacity() echo.MiddlewareFunc {
-	var requests, bodies atomic.Int64
-	return func(next echo.HandlerFunc) echo.HandlerFunc {
-		return func(c echo.Context) error {
-			r := c.Request()
-			if !strings.HasPrefix(r.URL.Path, "/v1/") {
-				return next(c) // whoever asks how we are is answered
-			}
-			size := r.ContentLength
-			if size < 0 || size > maxBatchBody {
-				size = maxBatchBody // not told, or refused once it is read so far
-			}
-			defer requests.Add(-1)
-			defer bodies.Add(-size)
-			if n, held := requests.Add(1), bodies.Add(size); held > maxBodies || s.MaxInFlight > 0 && n > s.MaxInFlight {
-				return coalesce.ErrFull
-			}
-			return next(c)
+// capacity is what may be under way at once, over all listeners: requests, and bytes
+// of their bodies.
+type capacity struct{ requests, bodies atomic.Int64 }
+
+// enter takes room for a request and so many bytes before any work is done for it, so
+// that what was let in keeps its speed; false: there is none. leave gives it back in
+// either case.
+func (s *Server) enter(size int64) (leave func(), ok bool) {
+	n, held := s.under.requests.Add(1), s.under.bodies.Add(size)
+	return func() {
+		s.under.requests.Add(-1)
+		s.under.bodies.Add(-size)
+	}, held <= maxBodies && (s.MaxInFlight == 0 || n <= s.MaxInFlight)
+}
+
+// bounded refuses requests that there is no room for.
+func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if !strings.HasPrefix(c.Request().URL.Path, "/v1/") {
+			return next(c) // whoever asks how we are is answered
 		}
+		size := c.Request().ContentLength
+		if size < 0 || size > maxBatchBody {
+			size = maxBatchBody // not told, or refused once it is read so far
+		}
+		leave, ok := s.enter(size)
+		defer leave()
+		if !ok {
+			return coalesce.ErrFull
+		}
+		return next(c)
 	}
 }
 

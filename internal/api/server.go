@@ -54,6 +54,8 @@ type Server struct {
 	SchemaBehind func(context.Context) (bool, error)
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
+
+	under capacity
 }
 
 // Limits of request bodies, in bytes.
@@ -70,7 +72,7 @@ func (s *Server) Handler() http.Handler {
 	e.Binder = binder{}
 	e.HTTPErrorHandler = s.writeError
 	e.IPExtractor = clientIP(s.TrustedProxies)
-	e.Use(s.begin, s.observe, s.recoverPanic, s.capacity(), s.authenticate)
+	e.Use(s.begin, s.observe, s.recoverPanic, s.bounded, s.authenticate)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)
 	return e
