@@ -186,6 +186,16 @@ func (b *bench) standCalled(ctx context.Context, name string, keys, ledger int) 
 	return b.fill(ctx, name, keys, ledger)
 }
 
+// serving is a database with a service on it.
+func (b *bench) serving(ctx context.Context, which func(context.Context) (*stand, error)) (*stand, *server, error) {
+	st, err := which(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := b.serve(ctx, st.url)
+	return st, s, err
+}
+
 // machine tells what this ran on.
 func machine() string {
 	model := runtime.GOARCH

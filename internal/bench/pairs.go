@@ -128,11 +128,7 @@ func verification(keys int) traffic {
 
 // verify is P1.
 func (b *bench) verify(ctx context.Context) ([]Result, error) {
-	st, err := b.stand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	st, s, err := b.serving(ctx, b.stand)
 	if err != nil {
 		return nil, err
 	}
@@ -195,11 +191,7 @@ func anyOf(keys int) func() int { return func() int { return rand.IntN(keys) } }
 
 // admission is P2.
 func (b *bench) admission(ctx context.Context) ([]Result, error) {
-	st, err := b.stand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	st, s, err := b.serving(ctx, b.stand)
 	if err != nil {
 		return nil, err
 	}
@@ -326,11 +318,7 @@ func (a *acknowledged) events(keys, each int) traffic {
 
 // usage is P5.
 func (b *bench) usage(ctx context.Context) ([]Result, error) {
-	st, err := b.stand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	st, s, err := b.serving(ctx, b.stand)
 	if err != nil {
 		return nil, err
 	}

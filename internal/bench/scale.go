@@ -75,11 +75,7 @@ func (b *bench) overload(ctx context.Context) ([]Result, error) {
 
 // reports is P9.
 func (b *bench) reports(ctx context.Context) ([]Result, error) {
-	st, err := b.bigStand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	_, s, err := b.serving(ctx, b.bigStand)
 	if err != nil {
 		return nil, err
 	}
@@ -108,11 +104,7 @@ func reportPaths() []string {
 
 // memory is P10: the size of the service when it has used so many of its keys.
 func (b *bench) memory(ctx context.Context) ([]Result, error) {
-	st, err := b.bigStand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	st, s, err := b.serving(ctx, b.bigStand)
 	if err != nil {
 		return nil, err
 	}

@@ -22,11 +22,7 @@ const perBatch = 500
 
 // usageBatches is P6.
 func (b *bench) usageBatches(ctx context.Context) ([]Result, error) {
-	st, err := b.stand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	st, s, err := b.serving(ctx, b.stand)
 	if err != nil {
 		return nil, err
 	}
@@ -233,11 +229,7 @@ func stillAccepted(ctx context.Context, one, other target, key int) (time.Durati
 
 // lists is P8.
 func (b *bench) lists(ctx context.Context) ([]Result, error) {
-	st, err := b.stand(ctx)
-	if err != nil {
-		return nil, err
-	}
-	s, err := b.serve(ctx, st.url)
+	st, s, err := b.serving(ctx, b.stand)
 	if err != nil {
 		return nil, err
 	}
