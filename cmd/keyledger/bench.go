@@ -56,7 +56,7 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&o.Keys, "keys", 100_000, "keys in the database of P1 to P8")
 	f.IntVar(&o.Ledger, "ledger", 100_000, "rows of its ledger")
 	f.IntVar(&o.BigKeys, "big-keys", 100_000, "keys in the database of P9 to P11")
-	f.IntVar(&o.BigLedger, "big-ledger", 1_000_000, "rows of its ledger")
+	f.IntVar(&o.BigLedger, "big-ledger", 500_000, "rows of its ledger")
 	f.IntVar(&o.HotKeys, "hot-keys", 20_000, "keys of P10 that are used again and again")
 	f.IntVar(&o.Rounds, "rounds", 3, "rounds of each pair, of which the median counts")
 	f.DurationVar(&o.Round, "round", 2*time.Second, "length of each side of a round")

@@ -215,7 +215,7 @@ func (b *bench) admissionGroups(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 7, st, admissions(anyOf(st.keys)))
+	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 7, st, st.keys, admissions(anyOf(st.keys)))
 }
 
 // hotKey is P4.
@@ -224,17 +224,19 @@ func (b *bench) hotKey(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.groups(ctx, "P4", "admission, one hot key", 15, st, admissions(func() int { return 7 }))
+	return b.groups(ctx, "P4", "admission, one hot key", 15, st, 8, admissions(func() int { return 7 }))
 }
 
-func (b *bench) groups(ctx context.Context, name, what string, reach float64, st *stand, load traffic) ([]Result, error) {
+// groups compares group commit with one transaction a request, on traffic of so many
+// keys.
+func (b *bench) groups(ctx context.Context, name, what string, reach float64, st *stand, keys int, load traffic) ([]Result, error) {
 	sides := map[string]side{}
 	for label, env := range map[string][]string{"groups": nil, "one by one": oneByOne} {
 		s, err := b.serve(ctx, st.url, env...)
 		if err != nil {
 			return nil, err
 		}
-		if err := warm(ctx, s, st.keys); err != nil {
+		if err := warm(ctx, s, keys); err != nil {
 			return nil, err
 		}
 		sides[label] = side{label, func(ctx context.Context, d time.Duration) (sample, error) {
