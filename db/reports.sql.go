@@ -127,7 +127,7 @@ func (q *Queries) Reconcile(ctx context.Context, arg ReconcileParams) ([]Reconci
 }
 
 const reconcileRange = `-- name: ReconcileRange :one
-WITH days AS (
+WITH days AS MATERIALIZED ( -- worked out once, not for each row
     SELECT greatest($2::date, ledger_whole_since($1::text)) AS from_day,
            least($3::date, ((now() AT TIME ZONE $1::text) + interval '5 minutes')::date) AS to_day
 )

@@ -1,7 +1,7 @@
 -- name: ReconcileRange :one
 -- The days, of those asked for, whose every event must still be in the ledger, with
 -- the number of its rows. from_day after to_day: there is none.
-WITH days AS (
+WITH days AS MATERIALIZED ( -- worked out once, not for each row
     SELECT greatest(@from_day::date, ledger_whole_since(@zone::text)) AS from_day,
            least(@to_day::date, ((now() AT TIME ZONE @zone::text) + interval '5 minutes')::date) AS to_day
 )
