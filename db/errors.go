@@ -73,8 +73,9 @@ func ofState(err error, pg *pgconn.PgError) *fault.Error {
 		return fault.Wrap(err, fault.Unavailable, "The database's schema does not fit this version. Run: keyledger migrate up")
 	case retryable(err):
 		return fault.Wrap(err, fault.Unavailable, "The database is busy. Try again.")
-	case pg.Code[:2] == "08", pg.Code[:2] == "53", pg.Code[:2] == "57", pg.Code[:2] == "55":
-		// connection lost, out of resources, operator intervention, lock not available
+	case pg.Code[:2] == "08", pg.Code[:2] == "53", pg.Code[:2] == "57", pg.Code[:2] == "55", pg.Code[:2] == "58", pg.Code[:2] == "XX", pg.Code == "25006":
+		// connection lost, out of resources, operator intervention, lock not available,
+		// the system's or PostgreSQL's own failure, read-only after a failover
 		return fault.Wrap(err, fault.Unavailable, "The database is not available. Try again.")
 	}
 	return fault.Wrap(err, fault.Internal, "Something went wrong in the service.")

@@ -159,6 +159,16 @@ func (l *Listener) beat(ctx context.Context, conn *pgx.Conn) error {
 	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&now); err != nil {
 		return fmt.Errorf("no sign of life: %w", err)
 	}
+	// What came before this sign of life is told before it counts.
+	heard, cancel := context.WithCancel(ctx)
+	cancel() // only what is here already
+	for {
+		n, err := conn.WaitForNotification(heard)
+		if err != nil {
+			break
+		}
+		l.tell(n)
+	}
 	l.offset.Store(int64(now.Sub(sent.Add(time.Since(sent) / 2))))
 	l.asked.Store(int64(sent.Sub(began)))
 	return nil

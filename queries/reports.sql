@@ -7,7 +7,7 @@ WITH days AS MATERIALIZED ( -- worked out once, not for each row
 )
 SELECT d.from_day::date AS from_day, d.to_day::date AS to_day,
        (SELECT count(*) FROM usage_events AS e WHERE e.day BETWEEN d.from_day AND d.to_day
-           AND e.received_at >= d.from_day::timestamp AT TIME ZONE (@zone::text) - interval '5 minutes')::bigint AS ledger_rows
+           AND e.received_at >= d.from_day::timestamp AT TIME ZONE (@zone::text) - interval '2 days')::bigint AS ledger_rows
   FROM days AS d;
 
 -- name: Reconcile :many
@@ -19,7 +19,7 @@ SELECT d.from_day::date AS from_day, d.to_day::date AS to_day,
 WITH ledger AS MATERIALIZED (
     SELECT e.key_id, e.account_id, e.day, e.model, sum(e.requests) AS requests, sum(e.input_tokens) AS input_tokens, sum(e.output_tokens) AS output_tokens, sum(e.cache_create_tokens) AS cache_create_tokens, sum(e.cache_read_tokens) AS cache_read_tokens, sum(e.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(e.cost) AS cost
       FROM usage_events AS e
-     WHERE e.day BETWEEN @from_day::date AND @to_day::date AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@zone::text)) - interval '5 minutes'
+     WHERE e.day BETWEEN @from_day::date AND @to_day::date AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@zone::text)) - interval '2 days'
      GROUP BY e.key_id, e.account_id, e.day, e.model
 ), compared AS (
     SELECT 'usage_daily' AS rollup, coalesce(l.key_id, t.key_id) AS key_id, '' AS account_id, coalesce(l.day, t.day) AS day, coalesce(l.model, t.model) AS model,

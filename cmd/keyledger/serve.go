@@ -9,7 +9,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"runtime/debug"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,7 +47,7 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("the configuration is wrong:\n%w", err)
 			}
-			spendMemory()
+			spendMemory(cfg.CacheKeys)
 			log := newLogger(cfg, c.ErrOrStderr())
 			s, err := start(c.Context(), cfg, log)
 			if err != nil {
@@ -56,22 +55,6 @@ func serveCommand() *cobra.Command {
 			}
 			return s.run(c.Context())
 		},
-	}
-}
-
-// Memory is spent to save the processor: garbage is collected when it is four times
-// what is in use, but before all of it passes some 250 MB.
-const (
-	garbage     = 400
-	memoryLimit = 250 << 20
-)
-
-// spendMemory sets up the garbage collector, unless the operator did by Go's own GOGC
-// and GOMEMLIMIT.
-func spendMemory() {
-	if os.Getenv("GOGC") == "" && os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetGCPercent(garbage)
-		debug.SetMemoryLimit(memoryLimit)
 	}
 }
 
@@ -286,6 +269,8 @@ func (s *service) hear(keys *verify.Memory, tokens *access.Memory, prices *price
 			keys.Drop(id)
 		case kind == db.KindToken:
 			tokens.Drop(id)
+		default:
+			s.changes.Reset()
 		}
 	}
 }
@@ -373,15 +358,31 @@ func (s *service) run(ctx context.Context) error {
 	case err = <-failed:
 		err = fmt.Errorf("serving: %w", err)
 	}
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	err = errors.Join(err, s.shutListeners(ctx))
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
-	for _, l := range s.listeners() {
-		err = errors.Join(err, l.server.Shutdown(grace))
-	}
-	err = errors.Join(err, s.decider.Close(grace), s.recorder.Close(grace))
+	err = errors.Join(err, s.decider.Close(closing), s.recorder.Close(closing))
 	stopLoops()
 	background.Wait()
-	return errors.Join(err, s.refusals.Flush(grace))
+	return errors.Join(err, s.refusals.Flush(closing))
+}
+
+// shutListeners lets requests under way finish, on all listeners at once, and ends those
+// that take too long.
+func (s *service) shutListeners(ctx context.Context) error {
+	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer cancel()
+	var all sync.WaitGroup
+	failed := make([]error, len(s.listeners()))
+	for i, l := range s.listeners() {
+		all.Go(func() {
+			if failed[i] = l.server.Shutdown(grace); failed[i] != nil {
+				_ = l.server.Close()
+			}
+		})
+	}
+	all.Wait()
+	return errors.Join(failed...)
 }
 
 // close releases what start opened.

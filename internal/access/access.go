@@ -69,14 +69,16 @@ type Tokens struct {
 // Check finds the live token with this text, by the database's clock. Any other
 // is Unauthenticated, without a word on why.
 func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
+	now, live := time.Time{}, false
+	if t.Memory != nil { // asked for first: what is remembered was so while changes were heard
+		now, live = t.Clock()
+	}
 	found, err := t.find(ctx, sha256.Sum256([]byte(text)))
 	if err != nil {
 		return Identity{}, fmt.Errorf("checking a token: %w", err)
 	}
-	if found != nil && found.expiresAt != nil && t.Memory != nil {
-		if now, live := t.Clock(); live && now.After(*found.expiresAt) {
-			found = nil
-		}
+	if live && found != nil && found.expiresAt != nil && now.After(*found.expiresAt) {
+		found = nil
 	}
 	if found == nil {
 		return Identity{}, fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")

@@ -115,7 +115,8 @@ var none = decimal.NewFromInt(-1)
 // come at the same time. A refusal is an answer, not an error. now nil is the
 // database's clock, read after any wait.
 func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decision, error) {
-	if d.group != nil && now == nil {
+	// A dry run is decided alone: a request of the same id must not get its answer.
+	if d.group != nil && now == nil && !r.DryRun {
 		return d.group.Do(ctx, r)
 	}
 	all, err := d.DecideAll(ctx, []Request{r}, now)

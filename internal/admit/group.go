@@ -25,7 +25,10 @@ func (d *Decider) Gather(ctx context.Context, limits coalesce.Limits, log *slog.
 		Flush: func(ctx context.Context, batch []Request) ([]Decision, error) {
 			return d.DecideAll(ctx, batch, nil)
 		},
-		Single: func(err error) bool { return db.Fault(err).Code != fault.Unavailable },
+		Single: func(err error) bool {
+			code := db.Fault(err).Code
+			return code == fault.Invalid || code == fault.Conflict
+		},
 		Abandoned: func(requests []Request, decisions []Decision) {
 			var ids []uuid.UUID
 			for i, r := range requests {

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -59,8 +60,8 @@ func readEvents(body jsontext.Value) ([]usage.Event, error) {
 	if len(members) > 1 {
 		return nil, fault.Fields(fault.Field{Field: "events", Message: "must stand alone: send one event, or a list of them"})
 	}
-	var items []jsontext.Value
-	if list.Kind() != jsontext.KindBeginArray || jsonv2.Unmarshal(list, &items) != nil || len(items) < 1 || len(items) > usage.MaxBatch {
+	items := readList(list, usage.MaxBatch)
+	if len(items) < 1 || len(items) > usage.MaxBatch {
 		return nil, fault.Fields(fault.Field{Field: "events", Message: fmt.Sprintf("must be a list of 1 to %d events", usage.MaxBatch)})
 	}
 	events := make([]usage.Event, len(items))
@@ -74,6 +75,23 @@ func readEvents(body jsontext.Value) ([]usage.Event, error) {
 		events[i] = event
 	}
 	return events, fault.OrNil(wrong)
+}
+
+// readList reads the items of a list up to one past most; nil: it is none. A list of
+// millions of nothings is not unfolded to be counted.
+func readList(list jsontext.Value, most int) (items []jsontext.Value) {
+	d := jsontext.NewDecoder(bytes.NewReader(list))
+	if t, err := d.ReadToken(); err != nil || t.Kind() != jsontext.KindBeginArray {
+		return nil
+	}
+	for len(items) <= most && d.PeekKind() != jsontext.KindEndArray {
+		item, err := d.ReadValue()
+		if err != nil {
+			return nil
+		}
+		items = append(items, item.Clone())
+	}
+	return items
 }
 
 // readEvent reads one event. What cannot be read of it is named, and the rules are

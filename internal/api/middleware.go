@@ -72,6 +72,10 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		timeout := requestTimeout
 		if strings.HasPrefix(r.URL.Path, "/v1/reports/") {
 			timeout = reportTimeout
+			// The server's read timeout would end the request with it.
+			if err := http.NewResponseController(c.Response()).SetReadDeadline(time.Time{}); err != nil {
+				return err
+			}
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), timeout)
 		defer cancel()
@@ -152,8 +156,11 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c) // whoever asks how we are is answered
 		}
 		size := c.Request().ContentLength
-		if size < 0 || size > maxBatchBody {
-			size = maxBatchBody // not told, or refused once it is read so far
+		switch {
+		case size < 0:
+			size = maxBody // not told; most are far smaller
+		case size > maxBatchBody:
+			size = 0 // refused unread
 		}
 		leave, ok := s.enter(size)
 		defer leave()

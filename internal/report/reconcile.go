@@ -4,15 +4,19 @@ package report
 import (
 	"context"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
 )
 
 // Reports reads. It is safe for concurrent use.
 type Reports struct {
 	DB       *db.DB
 	Timezone string // IANA zone whose midnights part days
+
+	busy sync.Mutex
 }
 
 // MostDifferences is how many differences Reconcile tells of.
@@ -28,7 +32,13 @@ type Reconciliation struct {
 // Reconcile proves that rollups are the sum of the ledger, for those of the days asked
 // for whose events must all still be there, and that totals of all time are the sum of
 // the days; or it tells what differs. Days are midnights in UTC.
+// One at a time: it reads a great deal, and others need connections too; a second one
+// is Unavailable.
 func (r *Reports) Reconcile(ctx context.Context, from, to time.Time) (Reconciliation, error) {
+	if !r.busy.TryLock() {
+		return Reconciliation{}, fault.New(fault.Unavailable, "Another reconciliation is under way here. Try again.")
+	}
+	defer r.busy.Unlock()
 	days, err := r.DB.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Zone: r.Timezone})
 	if err != nil {
 		return Reconciliation{}, fmt.Errorf("finding the days to reconcile: %w", err)

@@ -17,7 +17,10 @@ func (r *Recorder) Gather(limits coalesce.Limits) {
 		Limits: limits,
 		Flush:  r.recordAll,
 		Weight: func(events []Event) int { return len(events) },
-		Single: func(err error) bool { return db.Fault(err).Code != fault.Unavailable },
+		Single: func(err error) bool {
+			code := db.Fault(err).Code
+			return code == fault.Invalid || code == fault.Conflict
+		},
 	})
 }
 

@@ -91,6 +91,11 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 	if !v.Hasher.WellFormed(text) {
 		return Result{Code: Malformed}, nil
 	}
+	// The time is asked for first: what is remembered was so while changes were heard.
+	clock, live := time.Time{}, false
+	if v.Memory != nil && now == nil {
+		clock, live = v.Clock()
+	}
 	k, err := v.find(ctx, text, now)
 	if err != nil {
 		return Result{}, fmt.Errorf("looking a key up: %w", err)
@@ -99,10 +104,8 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 		return Result{Code: NotFound}, nil
 	}
 	at := k.readAt
-	if v.Memory != nil && now == nil {
-		if clock, live := v.Clock(); live {
-			at = clock
-		}
+	if live && clock.After(at) {
+		at = clock
 	}
 	if code := k.judge(at); code != NotFound {
 		return Result{Code: code, Key: k}, nil
