@@ -40,7 +40,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 // Guarantee: a lock that somebody holds in psql, and connections that are all taken,
 // show in /readyz and in the metrics, and neither loses nor doubles usage: what was
 // told is recorded is there once, what was refused is recorded once when it is sent
-// again. What does not need the lock goes on.
+// again. Another key's admissions go on.
 func TestBackPressure(t *testing.T) {
 	t.Parallel()
 	dbURL := pgtest.URL(t)

@@ -124,7 +124,6 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL, cfg.MaxConns); err != nil {
 		return nil, err
 	}
-	// Two writers of admissions, two of usage; two more look keys up.
 	if s.hot, err = db.OpenHot(ctx, cfg.DatabaseURL, int32(2*cfg.Writers+2)); err != nil { //nolint:gosec // at most 100 writers
 		return nil, err
 	}

@@ -36,8 +36,8 @@ func idOf(i int) uuid.UUID {
 	return uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "bench key %d", i))
 }
 
-// limits are those of the keys of a bench: of each kind one that is asked at every
-// request and never reached.
+// limits are those of the keys of a bench: of requests, tokens and a day's cost, asked
+// at every request and never reached.
 var limits = key.Columns{"rate_limit_window": 60, "rate_limit_requests": int64(1) << 50, "token_limit": int64(1) << 50,
 	"daily_cost_limit": "1000000000", "tags": []string{"bench"}}
 
