@@ -79,10 +79,9 @@ func (b *bench) bareSide(ctx context.Context, what traffic, answer int) (side, e
 	if err != nil {
 		return side{}, err
 	}
-	size := answer
-	same := traffic{path: "/?bytes=" + strconv.Itoa(size), next: what.next, check: func(body []byte) error {
-		if len(body) != size {
-			return fmt.Errorf("the bare server answered %d bytes, not %d", len(body), size)
+	same := traffic{path: "/?bytes=" + strconv.Itoa(answer), next: what.next, check: func(body []byte) error {
+		if len(body) != answer {
+			return fmt.Errorf("the bare server answered %d bytes, not %d", len(body), answer)
 		}
 		return nil
 	}}
