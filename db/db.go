@@ -36,8 +36,14 @@ const pingTimeout = 10 * time.Second
 // planLifetime bounds how long a plan is kept that may not be right any more.
 const planLifetime = 10 * time.Minute
 
-// lockTimeout bounds the wait for a row that another transaction holds.
-const lockTimeout = "5s"
+// How long a statement waits for a row that another transaction holds.
+const (
+	// Patience is for what has nothing else to do.
+	Patience = 5 * time.Second
+	// ShortPatience is for what others wait behind: longer than a commit takes, and
+	// short enough to go on without whom it concerns.
+	ShortPatience = 250 * time.Millisecond
+)
 
 // Open makes a pool on a PostgreSQL URL or keyword string and checks that the
 // database answers. Sessions run in UTC whatever the server's default: days are
@@ -61,8 +67,9 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 // few large statements are planned once a connection: planned at each call, as
 // PostgreSQL would, they take twice as long. A plan that is kept must be right for the
 // tables as they will be: made while one is still empty, it would scan it for ever, so
-// indexes are used wherever there is one.
-func OpenHot(ctx context.Context, url string, conns int32) (*DB, error) {
+// indexes are used wherever there is one. A row that somebody holds is waited for until
+// patience ends (Stuck).
+func OpenHot(ctx context.Context, url string, conns int32, patience time.Duration) (*DB, error) {
 	cfg, err := poolConfig(url)
 	if err != nil {
 		return nil, err
@@ -71,6 +78,7 @@ func OpenHot(ctx context.Context, url string, conns int32) (*DB, error) {
 	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = planLifetime, planLifetime/5
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
+	cfg.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprintf("%dms", patience.Milliseconds())
 	return open(ctx, cfg)
 }
 
@@ -83,7 +91,7 @@ func poolConfig(url string) (*pgxpool.Config, error) {
 	setDefault(cfg.ConnConfig, "application_name", "keyledger")
 	// A row that somebody holds is waited for, but not for ever: the caller is told
 	// to try again, and its connection is free for others.
-	setDefault(cfg.ConnConfig, "lock_timeout", lockTimeout)
+	setDefault(cfg.ConnConfig, "lock_timeout", fmt.Sprintf("%dms", Patience.Milliseconds()))
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
 	// Ids travel in binary: without this each would be written as text and read again.
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {

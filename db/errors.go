@@ -28,6 +28,7 @@ const (
 	stateBadValue        = "22P02"
 	stateSerialization   = "40001"
 	stateDeadlock        = "40P01"
+	stateLocked          = "55P03"
 	stateUndefinedTable  = "42P01"
 	stateUndefinedColumn = "42703"
 )
@@ -73,12 +74,21 @@ func ofState(err error, pg *pgconn.PgError) *fault.Error {
 		return fault.Wrap(err, fault.Unavailable, "The database's schema does not fit this version. Run: keyledger migrate up")
 	case retryable(err):
 		return fault.Wrap(err, fault.Unavailable, "The database is busy. Try again.")
+	case pg.Code == stateLocked:
+		return fault.Wrap(err, fault.Unavailable, "Another transaction has held a row of this key or account for too long. Try again.")
 	case pg.Code[:2] == "08", pg.Code[:2] == "53", pg.Code[:2] == "57", pg.Code[:2] == "55", pg.Code[:2] == "58", pg.Code[:2] == "XX", pg.Code == "25006":
 		// connection lost, out of resources, operator intervention, lock not available,
 		// the system's or PostgreSQL's own failure, read-only after a failover
 		return fault.Wrap(err, fault.Unavailable, "The database is not available. Try again.")
 	}
 	return fault.Wrap(err, fault.Internal, "Something went wrong in the service.")
+}
+
+// Stuck tells whether a statement gave up because another transaction held a row that
+// it needs for longer than the pool lets it wait.
+func Stuck(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == stateLocked
 }
 
 func retryable(err error) bool {

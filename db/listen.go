@@ -26,21 +26,22 @@ const (
 	channel   = "keyledger"
 	kindNonce = "nonce"
 
-	// heartbeat is how often a listener asks its connection for a sign of life.
+	// heartbeat is how often a listener sends a nonce.
 	heartbeat = 250 * time.Millisecond
-	// trust is how long after it asked for the last sign of life that came a listener
-	// still counts as live: what it has not heard by then, it may never hear.
+	// trust is how long after it sent the last nonce that it heard a listener still
+	// counts as live: what it has not heard by then, it may never hear.
 	trust = 900 * time.Millisecond
-	// answerTimeout bounds the wait for a sign of life or the nonce.
+	// answerTimeout bounds the wait for a nonce.
 	answerTimeout = 2 * time.Second
 	// longestPause bounds the pause before the next try to connect.
 	longestPause = 5 * time.Second
 )
 
 // Listener hears which rows have changed, on a connection of its own. It knows
-// whether it can hear: it is live only once it has heard a nonce sent through the
-// pool (behind PgBouncer in transaction mode LISTEN succeeds and hears nothing), and
-// as long as its own connection answers (a half-open one is silent, not broken).
+// whether it can hear: it is live only as long as it hears the nonces that it sends
+// through the pool. Behind PgBouncer in transaction mode LISTEN succeeds and hears
+// nothing; a half-open connection is silent, not broken; and after a failover the two
+// may have different servers.
 type Listener struct {
 	// URL is a direct connection to the database.
 	URL string
@@ -53,7 +54,7 @@ type Listener struct {
 	// as live again.
 	Reset func()
 
-	asked  atomic.Int64 // when the last sign of life that came was asked for, in ns since began
+	asked  atomic.Int64 // when the last nonce that was heard was sent, in ns since began
 	offset atomic.Int64 // the database's clock minus ours, in ns
 }
 
@@ -66,7 +67,7 @@ func (l *Listener) Live() bool {
 	return asked != 0 && time.Since(began)-time.Duration(asked) < trust
 }
 
-// Clock is the database's clock as the last sign of life told it, right to within
+// Clock is the database's clock as the last nonce told it, right to within
 // half the time that one took, and whether the listener is live.
 func (l *Listener) Clock() (now time.Time, live bool) {
 	return time.Now().Add(time.Duration(l.offset.Load())), l.Live()
@@ -120,9 +121,6 @@ func (l *Listener) listen(ctx context.Context, ready func()) error {
 	if _, err := conn.Exec(starting, "LISTEN "+channel); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	if err := l.hearNonce(ctx, conn); err != nil {
-		return err
-	}
 	l.Reset()
 	if err := l.beat(ctx, conn); err != nil {
 		return err
@@ -131,50 +129,35 @@ func (l *Listener) listen(ctx context.Context, ready func()) error {
 	return l.hear(ctx, conn)
 }
 
-// hearNonce proves that what is sent through the pool is heard here.
-func (l *Listener) hearNonce(ctx context.Context, conn *pgx.Conn) error {
+// beat sends a nonce through the pool and waits until it is heard here: proof that
+// what is committed there is told here, and that all that was told before has been
+// passed on. With it comes the database's clock.
+func (l *Listener) beat(ctx context.Context, conn *pgx.Conn) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
-	nonce := uuid.NewString()
-	if err := l.DB.Exec(ctx, "SELECT pg_notify($1, $2)", channel, kindNonce+" "+nonce); err != nil {
+	nonce := kindNonce + " " + uuid.NewString()
+	sent := time.Now()
+	var now time.Time
+	if err := l.DB.Scan(ctx, "SELECT clock_timestamp() FROM pg_notify($1, $2)", []any{channel, nonce}, &now); err != nil {
 		return fmt.Errorf("sending the nonce: %w", err)
 	}
+	answered := time.Since(sent)
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
 			return fmt.Errorf("the nonce was not heard (behind PgBouncer, set KEYLEDGER_LISTEN_URL to a direct connection): %w", err)
 		}
-		if n.Payload == kindNonce+" "+nonce {
-			return nil
-		}
-	}
-}
-
-// beat asks for a sign of life and, with it, the time.
-func (l *Listener) beat(ctx context.Context, conn *pgx.Conn) error {
-	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
-	defer cancel()
-	sent := time.Now()
-	var now time.Time
-	if err := conn.QueryRow(ctx, "SELECT clock_timestamp()").Scan(&now); err != nil {
-		return fmt.Errorf("no sign of life: %w", err)
-	}
-	// What came before this sign of life is told before it counts.
-	heard, cancel := context.WithCancel(ctx)
-	cancel() // only what is here already
-	for {
-		n, err := conn.WaitForNotification(heard)
-		if err != nil {
+		if n.Payload == nonce {
 			break
 		}
 		l.tell(n)
 	}
-	l.offset.Store(int64(now.Sub(sent.Add(time.Since(sent) / 2))))
+	l.offset.Store(int64(now.Sub(sent.Add(answered / 2))))
 	l.asked.Store(int64(sent.Sub(began)))
 	return nil
 }
 
-// hear tells of changes as they come, and asks for a sign of life in between.
+// hear tells of changes as they come, and sends a nonce in between.
 func (l *Listener) hear(ctx context.Context, conn *pgx.Conn) error {
 	next := time.Now().Add(heartbeat)
 	for {

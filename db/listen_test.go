@@ -1,11 +1,15 @@
 package db_test
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"log/slog"
 	"net"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -146,10 +150,64 @@ func TestHalfOpen(t *testing.T) {
 	}
 }
 
-// proxy passes a PostgreSQL socket on, or swallows what comes.
+// Guarantee: when the pool comes to reach another server than the one that is
+// listened to, as after a failover that left the old primary up, the listener is
+// trusted for less than a second and a half, and not again.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	old, fresh := pgtest.URL(t), pgtest.URL(t)
+	through := newProxy(t, old)
+	e := listen(t, pgtest.Open(t, through.url), old)
+	within(t, 5*time.Second, "live", e.Live)
+	through.database.Store(new(databaseOf(t, fresh)))
+	pgtest.Exec(t, pgtest.Open(t, fresh), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyledger' AND datname = $1", databaseOf(t, old))
+	within(t, 1500*time.Millisecond, "deaf", func() bool { return !e.Live() })
+	for range 30 {
+		time.Sleep(100 * time.Millisecond)
+		if e.Live() {
+			t.Fatal("live, though what is committed through the pool is told elsewhere")
+		}
+	}
+}
+
+func databaseOf(t *testing.T, dbURL string) string {
+	t.Helper()
+	u, err := url.Parse(dbURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.TrimPrefix(u.Path, "/")
+}
+
+// proxy passes a PostgreSQL socket on, or swallows what comes. New connections go to
+// another database once one is named.
 type proxy struct {
-	url    string
-	silent atomic.Bool
+	url      string
+	silent   atomic.Bool
+	database atomic.Pointer[string]
+}
+
+// redirect puts another database's name into a start-up message.
+// Source: https://www.postgresql.org/docs/current/protocol-message-formats.html
+func (p *proxy) redirect(near, far net.Conn) error {
+	name := p.database.Load()
+	if name == nil {
+		return nil
+	}
+	message := make([]byte, 10<<10)
+	n, err := near.Read(message)
+	if err != nil {
+		return err
+	}
+	before, after, found := bytes.Cut(message[4:n], []byte("database\x00"))
+	_, after, _ = bytes.Cut(after, []byte{0})
+	if !found {
+		return errors.New("no start-up message")
+	}
+	out := slices.Concat(make([]byte, 4), before, []byte("database\x00"+*name+"\x00"), after)
+	binary.BigEndian.PutUint32(out, uint32(len(out)))
+	_, err = far.Write(out)
+	return err
 }
 
 func newProxy(t *testing.T, dbURL string) *proxy {
@@ -182,6 +240,10 @@ func newProxy(t *testing.T, dbURL string) *proxy {
 			far, err := net.Dial("unix", to)
 			if err != nil {
 				_ = near.Close()
+				continue
+			}
+			if err := p.redirect(near, far); err != nil {
+				_, _ = near.Close(), far.Close()
 				continue
 			}
 			go p.pass(near, far)

@@ -895,3 +895,54 @@ func (q *Queries) LedgerPartitionsMake(ctx context.Context) (int32, error) {
 	err := row.Scan(&made)
 	return made, err
 }
+
+const sumsHeld = `-- name: SumsHeld :many
+WITH keys AS MATERIALIZED (
+    SELECT t.key_id FROM key_totals AS t WHERE t.key_id = ANY($1::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+), counters AS MATERIALIZED (
+    SELECT c.key_id FROM key_counters AS c WHERE c.key_id = ANY($1::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+), accounts AS MATERIALIZED (
+    SELECT a.account_id FROM account_totals AS a WHERE a.account_id = ANY($2::text[]) FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT t.key_id::uuid AS key_id, ''::text AS account_id FROM key_totals AS t
+ WHERE t.key_id = ANY($1::uuid[])
+   AND (NOT EXISTS (SELECT FROM keys AS k WHERE k.key_id = t.key_id) OR NOT EXISTS (SELECT FROM counters AS c WHERE c.key_id = t.key_id))
+UNION ALL
+SELECT '00000000-0000-0000-0000-000000000000'::uuid, a.account_id FROM account_totals AS a
+ WHERE a.account_id = ANY($2::text[])
+   AND NOT EXISTS (SELECT FROM accounts AS f WHERE f.account_id = a.account_id)
+`
+
+type SumsHeldParams struct {
+	KeyIDs     []uuid.UUID
+	AccountIDs []string
+}
+
+type SumsHeldRow struct {
+	KeyID     uuid.UUID
+	AccountID string
+}
+
+// Which keys' and accounts' rows of sums another transaction has locked at this
+// moment; those of a key are its totals and its counters. It waits for nobody, and
+// lets go of what it could lock at once. A key comes without an account (the empty
+// text), an account without a key (the zero id).
+func (q *Queries) SumsHeld(ctx context.Context, arg SumsHeldParams) ([]SumsHeldRow, error) {
+	rows, err := q.db.Query(ctx, sumsHeld, arg.KeyIDs, arg.AccountIDs)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []SumsHeldRow{}
+	for rows.Next() {
+		var i SumsHeldRow
+		if err := rows.Scan(&i.KeyID, &i.AccountID); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

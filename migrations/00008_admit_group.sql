@@ -1,15 +1,8 @@
 -- +goose Up
 
 -- What a key holds is looked up for each key by itself: a plan that was made while
--- the table was empty, and is kept, would otherwise read all of it. Open admissions
--- that reserve nothing, most of them, are not even in the index that reservations are
--- added up by, so a key that is in use a thousand times at once is as fast as any.
--- Those past their end are found among the open admissions, which are few.
-CREATE INDEX admissions_reserved ON admissions (key_id) WHERE is_open AND (reserved_tokens > 0 OR reserved_cost > 0);
-DROP INDEX admissions_overdue;
-
--- Lists by expiry, as by name and by time of creation, are in the order of an index.
-CREATE INDEX api_keys_by_expiry ON api_keys (coalesce(expires_at, 'infinity'), id) WHERE deleted_at IS NULL;
+-- the table was empty, and is kept, would otherwise read all of it. The indexes for
+-- that are in migration 10.
 
 -- Decides as admit_batch (migration 6) does. That one stays for the release before.
 -- +goose StatementBegin
@@ -159,6 +152,3 @@ COMMENT ON FUNCTION admit_group(uuid[], uuid[], text[], text[], text[], text[], 
 
 -- +goose Down
 DROP FUNCTION admit_group(uuid[], uuid[], text[], text[], text[], text[], text[], bigint[], numeric[], integer[], boolean[], boolean[], numeric, integer, text, timestamptz);
-CREATE INDEX admissions_overdue ON admissions (reserved_until) WHERE is_open;
-DROP INDEX admissions_reserved;
-DROP INDEX api_keys_by_expiry;

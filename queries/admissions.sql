@@ -23,6 +23,15 @@ SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS
        @tokens::bigint[], CAST(@costs::text[] AS numeric[]), @lease_seconds::integer[], @unpriced::boolean[], @dry::boolean[],
        @default_estimate::numeric, @reservation_seconds::integer, @zone::text, sqlc.narg('at')::timestamptz) AS r;
 
+-- name: CountersHeld :many
+-- Which keys' counters another transaction has locked at this moment. It waits for
+-- nobody, and lets go of what it could lock at once.
+WITH free AS MATERIALIZED (
+    SELECT c.key_id FROM key_counters AS c WHERE c.key_id = ANY(@key_ids::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT c.key_id FROM key_counters AS c
+ WHERE c.key_id = ANY(@key_ids::uuid[]) AND NOT EXISTS (SELECT FROM free AS f WHERE f.key_id = c.key_id);
+
 -- name: AdmissionFrees :many
 -- For refused requests, when each limit that stands in their way frees enough at
 -- the earliest, if nothing happens but the passing of time: leases and
@@ -95,14 +104,16 @@ SELECT a.key_id,
  GROUP BY a.key_id;
 
 -- name: AdmissionSweep :execrows
--- Closes up to a thousand admissions whose lease and reservation are both over,
--- so that the open ones stay few. They can still be settled.
+-- Closes up to ten thousand admissions whose lease and reservation are both over, so
+-- that the open ones stay few. They can still be settled. The order is that of the
+-- index of open admissions: closed ones, most of the table, are not read.
 UPDATE admissions AS a SET is_open = false, ended_by = 'expired', ended_at = now()
  WHERE a.id IN (
     SELECT o.id FROM admissions AS o
      WHERE o.is_open AND o.reserved_until < coalesce(sqlc.narg('at')::timestamptz, now())
        AND coalesce(o.lease_expires_at, '-infinity') < coalesce(sqlc.narg('at')::timestamptz, now())
-     LIMIT 1000 FOR UPDATE SKIP LOCKED);
+     ORDER BY o.key_id
+     LIMIT 10000 FOR UPDATE SKIP LOCKED);
 
 -- name: AdmissionPrune :execrows
 -- Forgets up to a thousand ended admissions from before the deduplication horizon.

@@ -313,3 +313,23 @@ SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TI
 -- name: LedgerPartitionsDrop :one
 -- Drops ledger partitions older than the retention, and returns how many.
 SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - @days::integer)::integer AS dropped;
+
+-- name: SumsHeld :many
+-- Which keys' and accounts' rows of sums another transaction has locked at this
+-- moment; those of a key are its totals and its counters. It waits for nobody, and
+-- lets go of what it could lock at once. A key comes without an account (the empty
+-- text), an account without a key (the zero id).
+WITH keys AS MATERIALIZED (
+    SELECT t.key_id FROM key_totals AS t WHERE t.key_id = ANY(@key_ids::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+), counters AS MATERIALIZED (
+    SELECT c.key_id FROM key_counters AS c WHERE c.key_id = ANY(@key_ids::uuid[]) FOR NO KEY UPDATE SKIP LOCKED
+), accounts AS MATERIALIZED (
+    SELECT a.account_id FROM account_totals AS a WHERE a.account_id = ANY(@account_ids::text[]) FOR NO KEY UPDATE SKIP LOCKED
+)
+SELECT t.key_id::uuid AS key_id, ''::text AS account_id FROM key_totals AS t
+ WHERE t.key_id = ANY(@key_ids::uuid[])
+   AND (NOT EXISTS (SELECT FROM keys AS k WHERE k.key_id = t.key_id) OR NOT EXISTS (SELECT FROM counters AS c WHERE c.key_id = t.key_id))
+UNION ALL
+SELECT '00000000-0000-0000-0000-000000000000'::uuid, a.account_id FROM account_totals AS a
+ WHERE a.account_id = ANY(@account_ids::text[])
+   AND NOT EXISTS (SELECT FROM accounts AS f WHERE f.account_id = a.account_id);

@@ -40,7 +40,8 @@ func eventually(t *testing.T, what string, holds func() bool) {
 // Guarantee: a lock that somebody holds in psql, and connections that are all taken,
 // show in /readyz and in the metrics, and neither loses nor doubles usage: what was
 // told is recorded is there once, what was refused is recorded once when it is sent
-// again. Another key's admissions go on.
+// again. Other keys' admissions, usage, checks and renewals go on, also with the held
+// key's in the same batches.
 func TestBackPressure(t *testing.T) {
 	t.Parallel()
 	dbURL := pgtest.URL(t)
@@ -75,8 +76,18 @@ func TestBackPressure(t *testing.T) {
 	if _, text := get(t, "http://"+metrics+"/metrics"); !strings.Contains(text, `keyledger_queue_oldest_seconds{queue="usage"} `) || strings.Contains(text, `keyledger_queue_oldest_seconds{queue="usage"} 0`+"\n") {
 		t.Error("the metrics do not tell of the lock")
 	}
-	if _, answer := post(t, base, "/v1/admissions", map[string]any{"apiKey": free["apiKey"]}); answer["allowed"] != true {
-		t.Errorf("another key's admission: %v", answer)
+	_, lease := post(t, base, "/v1/admissions", map[string]any{"apiKey": free["apiKey"], "leaseSeconds": 60})
+	if lease["allowed"] != true {
+		t.Errorf("another key's admission: %v", lease)
+	}
+	start := time.Now()
+	for i := range 20 {
+		if status, answer := post(t, base, "/v1/usage", event(free["id"], fmt.Sprintf("f%d", i))); status != 200 {
+			t.Errorf("another key's usage: %d %v", status, answer)
+		}
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("20 events of another key took %s", took)
 	}
 	release()
 	all.Wait()
@@ -86,9 +97,35 @@ func TestBackPressure(t *testing.T) {
 		}
 		return true
 	})
-	if got := pgtest.Scan[string](t, d, "SELECT count(*) || ' ' || count(DISTINCT e.request_id) || ' ' || min(t.requests) FROM usage_events AS e JOIN key_totals AS t ON t.key_id = e.key_id"); got != "40 40 40" {
+	if got := pgtest.Scan[string](t, d, "SELECT count(*) || ' ' || count(DISTINCT e.request_id) || ' ' || min(t.requests) FROM usage_events AS e JOIN key_totals AS t ON t.key_id = e.key_id WHERE t.key_id = $1", held["id"]); got != "40 40 40" {
 		t.Errorf("the ledger and its sum: %s", got)
 	}
+
+	// Renewals that wait for one key, more than there are connections, and admissions.
+	_, other := post(t, base, "/v1/admissions", map[string]any{"apiKey": held["apiKey"], "leaseSeconds": 60})
+	release = pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", held["id"])
+	for range 20 {
+		all.Go(func() { post(t, base, "/v1/admissions/"+other["admissionId"].(string)+"/renew", map[string]any{}) })
+		all.Go(func() { post(t, base, "/v1/admissions", map[string]any{"apiKey": held["apiKey"]}) })
+	}
+	start = time.Now()
+	for range 10 {
+		if _, answer := post(t, base, "/v1/admissions", map[string]any{"apiKey": free["apiKey"]}); answer["allowed"] != true {
+			t.Errorf("another key's admission beside those that wait: %v", answer)
+		}
+		if status, body := get(t, base+"/readyz"); status != 200 {
+			t.Errorf("/readyz: %d %s", status, body)
+		}
+	}
+	_, fresh := post(t, base, "/v1/keys", map[string]any{"name": "fresh"})
+	if _, answer := post(t, base, "/v1/keys/verify", map[string]any{"apiKey": fresh["apiKey"]}); answer["valid"] != true {
+		t.Errorf("a key that is not remembered: %v", answer)
+	}
+	if took := time.Since(start); took > 3*time.Second {
+		t.Errorf("all that took %s", took)
+	}
+	release()
+	all.Wait()
 
 	// Two changes that wait take both connections of the pool for all but the hot path.
 	release = pgtest.Hold(t, dbURL, "SELECT FROM api_keys WHERE id = $1 FOR UPDATE", held["id"])

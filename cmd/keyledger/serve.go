@@ -10,31 +10,21 @@ import (
 	"net/http"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/spf13/cobra"
 
 	"github.com/keyledger/keyledger/db"
-	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/api"
-	"github.com/keyledger/keyledger/internal/cache"
-	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/loop"
-	"github.com/keyledger/keyledger/internal/metrics"
-	"github.com/keyledger/keyledger/internal/price"
-	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/usage"
-	"github.com/keyledger/keyledger/internal/verify"
 	"github.com/keyledger/keyledger/migrations"
 )
 
@@ -92,7 +82,8 @@ type service struct {
 	metrics  *listener // nil: none wanted
 	authz    *listener // nil: none wanted
 	refusals *admit.Refusals
-	hot      *db.DB
+	hot      *db.DB // for what others wait behind
+	patient  *db.DB // for what may wait for a row
 	changes  *db.Listener
 	decider  *admit.Decider
 	recorder *usage.Recorder
@@ -124,7 +115,11 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 	if s.db, err = db.Open(ctx, cfg.DatabaseURL, cfg.MaxConns); err != nil {
 		return nil, err
 	}
-	if s.hot, err = db.OpenHot(ctx, cfg.DatabaseURL, int32(2*cfg.Writers+2)); err != nil { //nolint:gosec // at most 100 writers
+	writers := int32(cfg.Writers) //nolint:gosec // at most 100
+	if s.hot, err = db.OpenHot(ctx, cfg.DatabaseURL, 2*writers+2, db.ShortPatience); err != nil {
+		return nil, err
+	}
+	if s.patient, err = db.OpenHot(ctx, cfg.DatabaseURL, writers+2, db.Patience); err != nil {
 		return nil, err
 	}
 	if s.migrator, err = migrations.Open(cfg.MigrationURL()); err != nil {
@@ -194,117 +189,6 @@ func (s *service) warnOfLostPeppers(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// wire puts the concepts together: the only place that does.
-func (s *service) wire(ctx context.Context) (err error) {
-	cfg := s.cfg
-	m := metrics.New()
-	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper}
-	for _, p := range cfg.PepperList {
-		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
-	}
-	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable}
-	for _, c := range cfg.Clients {
-		rules.Clients = append(rules.Clients, c.ID)
-	}
-	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log}
-	tokens := &access.Tokens{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[[32]byte, *access.Live](maxTokens, s.changes.Live)}
-	prices := &price.Store{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[struct{}, *price.Catalogue](1, s.changes.Live)}
-	verifier := &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
-		Memory: cache.New[[32]byte, *verify.Key](cfg.CacheKeys, s.changes.Live)}
-	s.hear(verifier.Memory, tokens.Memory, prices.Memory)
-	s.passes = &expire.Passes{DB: s.db, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
-	if err := s.prepare(ctx, prices, tokens); err != nil {
-		return err
-	}
-	s.refusals = &admit.Refusals{DB: s.db, Timezone: cfg.Timezone, Observe: func(code string, letThrough bool) {
-		m.Decided.WithLabelValues(code, strconv.FormatBool(letThrough)).Inc()
-	}}
-	s.decider = &admit.Decider{DB: s.hot, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
-		ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals}
-	s.recorder = &usage.Recorder{DB: s.hot, Prices: prices, Timezone: cfg.Timezone, Observe: usage.Observer{
-		Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
-		Dearer:   m.Dearer.Inc,
-		Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
-	}}
-	s.gather(ctx, m)
-	m.Cache("keys", verifier.Memory.Stat)
-	m.Cache("tokens", tokens.Memory.Stat)
-	server := &api.Server{
-		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
-		Keys: &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
-		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: &report.Reports{DB: s.db, Timezone: cfg.Timezone},
-		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
-	}
-	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", m.Handler())
-	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, mux); err != nil {
-		return err
-	}
-	s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler())
-	return err
-}
-
-// maxTokens is how many access tokens are remembered, wrong ones included.
-const maxTokens = 10_000
-
-// hear makes what is remembered follow what is heard.
-func (s *service) hear(keys *verify.Memory, tokens *access.Memory, prices *price.Memory) {
-	s.changes.Reset = func() {
-		keys.DropAll()
-		tokens.DropAll()
-		prices.DropAll()
-	}
-	s.changes.Changed = func(kind, text string) {
-		id, err := uuid.Parse(text)
-		switch {
-		case kind == db.KindPrices:
-			prices.DropAll()
-		case err != nil:
-			s.changes.Reset() // of a newer version: whatever it means, nothing is trusted
-		case kind == db.KindKey:
-			keys.Drop(id)
-		case kind == db.KindToken:
-			tokens.Drop(id)
-		default:
-			s.changes.Reset()
-		}
-	}
-}
-
-// prepare makes the database fit for work.
-func (s *service) prepare(ctx context.Context, prices *price.Store, tokens *access.Tokens) error {
-	if _, err := prices.PutBuiltin(ctx); err != nil {
-		return err
-	}
-	if err := s.passes.Tidy(ctx); err != nil {
-		return err
-	}
-	if s.cfg.Bootstrap == "" {
-		return nil
-	}
-	made, err := tokens.Bootstrap(ctx, s.cfg.Bootstrap)
-	if err != nil {
-		return err
-	}
-	s.log.Info("bootstrap token", "stored", made)
-	return nil
-}
-
-// gather makes admissions and usage take what comes at the same time in groups.
-func (s *service) gather(ctx context.Context, m *metrics.Metrics) {
-	limits := coalesce.Limits{Writers: s.cfg.Writers, MaxBatch: s.cfg.MaxBatch, MaxQueue: s.cfg.MaxQueue}
-	limits.Flushed = m.Flushed("admissions")
-	s.decider.Gather(ctx, limits, s.log)
-	limits.Flushed = m.Flushed("usage")
-	s.recorder.Gather(limits)
-	m.Queue("admissions", s.decider.State)
-	m.Queue("usage", s.recorder.State)
-	m.Pool("hot", s.hot.PoolStat)
-	m.Pool("rest", s.db.PoolStat)
-	m.Listening(s.changes.Live)
 }
 
 // beside opens one of the listeners beside the public one; nil when it is off.
@@ -392,7 +276,7 @@ func (s *service) close() {
 	if s.migrator != nil {
 		_ = s.migrator.Close()
 	}
-	for _, pool := range []*db.DB{s.hot, s.db} {
+	for _, pool := range []*db.DB{s.hot, s.patient, s.db} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -96,7 +96,7 @@ type Decision struct {
 
 // Decider decides. It is safe for concurrent use.
 type Decider struct {
-	DB              *db.DB
+	DB              *db.DB // a pool whose statements may wait for a row
 	Prices          *price.Store
 	Clients         []config.Client
 	Timezone        string          // IANA zone whose midnights part days
@@ -105,7 +105,7 @@ type Decider struct {
 	RefuseUnpriced  bool // refuse models without a price on keys with a cost limit
 	Refusals        *Refusals
 
-	group *coalesce.Group[Request, Decision] // nil: each request alone
+	group *coalesce.Lanes[Request, Decision, uuid.UUID] // nil: each request alone
 }
 
 // none is what the statement takes as "no estimate".

@@ -2,6 +2,7 @@ package admit
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -16,36 +17,57 @@ import (
 const releaseTimeout = 5 * time.Second
 
 // Gather makes Decide take requests that come at the same time in groups, one
-// transaction each: call it once, before the first Decide. An admission whose
-// caller has gone before it was decided is released at once, unless it has a
-// request id: then the caller comes back for it.
-func (d *Decider) Gather(ctx context.Context, limits coalesce.Limits, log *slog.Logger) {
-	d.group = coalesce.New(coalesce.Options[Request, Decision]{
-		Limits: limits,
-		Flush: func(ctx context.Context, batch []Request) ([]Decision, error) {
-			return d.DecideAll(ctx, batch, nil)
+// transaction each, on fast, a pool whose statements do not wait long for a row: call
+// it once, before the first Decide. Requests of a key that somebody else holds wait on
+// the decider's own pool, and none with them. An admission whose caller has gone before
+// it was decided is released at once, unless it has a request id: then the caller comes
+// back for it.
+func (d *Decider) Gather(ctx context.Context, fast *db.DB, limits coalesce.Limits, log *slog.Logger) {
+	quick := *d
+	quick.DB = fast
+	d.group = coalesce.NewLanes(coalesce.LanesOptions[Request, Decision, uuid.UUID]{
+		Options: coalesce.Options[Request, Decision]{
+			Limits: limits,
+			Flush:  quick.decideNow,
+			Single: func(err error) bool {
+				code := db.Fault(err).Code
+				return code == fault.Invalid || code == fault.Conflict
+			},
+			Abandoned: func(requests []Request, decisions []Decision) { d.abandon(ctx, log, requests, decisions) },
 		},
-		Single: func(err error) bool {
-			code := db.Fault(err).Code
-			return code == fault.Invalid || code == fault.Conflict
-		},
-		Abandoned: func(requests []Request, decisions []Decision) {
-			var ids []uuid.UUID
-			for i, r := range requests {
-				if r.RequestID == "" && decisions[i].AdmissionID != uuid.Nil {
-					ids = append(ids, decisions[i].AdmissionID)
-				}
+		Patient: d.decideNow,
+		Needs:   func(r Request) []uuid.UUID { return []uuid.UUID{r.KeyID} },
+		Stuck:   db.Stuck,
+		Held: func(ctx context.Context, keys []uuid.UUID) ([]uuid.UUID, error) {
+			held, err := fast.CountersHeld(ctx, keys)
+			if err != nil {
+				return nil, fmt.Errorf("asking which counters are held: %w", err)
 			}
-			if ids == nil {
-				return
-			}
-			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
-			defer cancel()
-			if _, err := d.release(ctx, ids); err != nil {
-				log.WarnContext(ctx, "admissions whose callers had gone were not released: their leases run out by themselves", "admissions", len(ids), "error", err)
-			}
+			return held, nil
 		},
 	})
+}
+
+func (d *Decider) decideNow(ctx context.Context, batch []Request) ([]Decision, error) {
+	return d.DecideAll(ctx, batch, nil)
+}
+
+// abandon releases admissions that nobody waits for.
+func (d *Decider) abandon(ctx context.Context, log *slog.Logger, requests []Request, decisions []Decision) {
+	var ids []uuid.UUID
+	for i, r := range requests {
+		if r.RequestID == "" && decisions[i].AdmissionID != uuid.Nil {
+			ids = append(ids, decisions[i].AdmissionID)
+		}
+	}
+	if ids == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), releaseTimeout)
+	defer cancel()
+	if _, err := d.release(ctx, ids); err != nil {
+		log.WarnContext(ctx, "admissions whose callers had gone were not released: their leases run out by themselves", "admissions", len(ids), "error", err)
+	}
 }
 
 // State tells how many requests wait for their turn, and how long the oldest that is

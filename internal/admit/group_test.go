@@ -24,7 +24,7 @@ func TestAbandoned(t *testing.T) {
 	dbURL := pgtest.URL(t)
 	s := newStand(t, pgtest.Open(t, dbURL), "UTC")
 	first, id := s.key(nil), s.key(key.Columns{"concurrency_limit": 100})
-	s.admit.Gather(ctx, coalesce.Limits{Writers: 1}, slog.New(slog.DiscardHandler))
+	s.admit.Gather(ctx, s.db, coalesce.Limits{Writers: 1}, slog.New(slog.DiscardHandler))
 	hold := func(id uuid.UUID) func() {
 		return pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", id)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -49,6 +50,9 @@ func (binder) Bind(v any, c echo.Context) error {
 	if !isJSON(r.Header.Get(echo.HeaderContentType)) {
 		return fault.New(fault.Unsupported, "The body must be JSON: Content-Type: application/json.")
 	}
+	if len(body) > smallBody && crowded(body) {
+		return fault.New(fault.Malformed, fmt.Sprintf("An object of the body has more than %d members.", maxMembers))
+	}
 	wrong, err := decode(body, v)
 	if err != nil {
 		return err
@@ -57,6 +61,27 @@ func (binder) Bind(v any, c echo.Context) error {
 		return fault.Fields(wrong...)
 	}
 	return nil
+}
+
+const (
+	// maxMembers bounds the members of one object: more are nobody's usage or prices, and
+	// unfolded they take many times the body's room.
+	maxMembers = 10_000
+	// smallBody is a size up to which members need no counting.
+	smallBody = 32 << 10
+)
+
+// crowded tells whether an object anywhere in a body has too many members.
+func crowded(body []byte) bool {
+	d := jsontext.NewDecoder(bytes.NewBuffer(body), jsontext.AllowDuplicateNames(true))
+	for {
+		if _, err := d.ReadToken(); err != nil { // the end, or no JSON, which decode tells
+			return false
+		}
+		if kind, n := d.StackIndex(d.StackDepth()); kind == jsontext.KindBeginObject && n > 2*maxMembers {
+			return true
+		}
+	}
 }
 
 // readBody reads a body up to one byte past the limit.

@@ -109,8 +109,8 @@ func newHarness(t testing.TB, o options) *harness {
 		Prices:   prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
 	}
-	s.Decider.Gather(ctx, coalesce.Limits{}, log)
-	s.Usage.Gather(coalesce.Limits{})
+	s.Decider.Gather(ctx, d, coalesce.Limits{}, log)
+	s.Usage.Gather(d, coalesce.Limits{})
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)
 	h.authz = authz.URL

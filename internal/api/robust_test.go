@@ -54,6 +54,30 @@ func TestQueries(t *testing.T) {
 	}
 }
 
+// Guarantee: an object with a million members is refused before it is unfolded, at
+// whatever depth it stands; a list of prices as long as those that are published is not.
+func TestCrowded(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	object := func(n int, member string) string {
+		var b strings.Builder
+		for i := range n {
+			fmt.Fprintf(&b, `%s"m%d":%s`, map[bool]string{true: ","}[i > 0], i, member)
+		}
+		return "{" + b.String() + "}"
+	}
+	many := object(600_000, "0")
+	for _, body := range []string{many, `{"events":[{"usage":` + many + `}]}`, `{"usage":{"x":[[` + many + `]]}}`} {
+		a := h.do("POST", "/v1/usage", body)
+		if a.status != 400 || !strings.Contains(a.raw, "more than 10000 members") {
+			t.Errorf("%.40q: %d %s", body, a.status, a.raw)
+		}
+	}
+	if a := h.do("POST", "/v1/prices/import", object(5000, `{"input_cost_per_token":1e-6,"output_cost_per_token":1e-6,"litellm_provider":"openai","mode":"chat"}`)); a.status != 200 {
+		t.Errorf("5000 prices: %d %.300s", a.status, a.raw)
+	}
+}
+
 // Guarantee: a body beyond its limit is refused whether its length is announced
 // or not, and a client that sends nothing does not hold a connection for ever.
 func TestLargeAndSlow(t *testing.T) {

@@ -26,7 +26,7 @@ func (b *bench) usageBatches(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	hot, err := db.OpenHot(ctx, st.url, 4)
+	hot, err := db.OpenHot(ctx, st.url, 4, db.Patience)
 	if err != nil {
 		return nil, err
 	}

@@ -38,6 +38,9 @@ type Limits struct {
 	Flushed func(weight int, took time.Duration, err error)
 }
 
+// defaultBatch is the default of MaxBatch.
+const defaultBatch = 500
+
 // Options make a Group. Flush must be set.
 type Options[T, R any] struct {
 	Limits
@@ -93,7 +96,7 @@ func New[T, R any](o Options[T, R]) *Group[T, R] {
 		o.Weight = func(T) int { return 1 }
 	}
 	if o.MaxBatch <= 0 {
-		o.MaxBatch = 500
+		o.MaxBatch = defaultBatch
 	}
 	if o.MaxQueue <= 0 {
 		o.MaxQueue = 10 * o.MaxBatch

@@ -34,7 +34,7 @@ func TestUnitsStandAlone(t *testing.T) {
 	var batches []int
 	var mu sync.Mutex
 	r := &usage.Recorder{DB: d, Prices: &price.Store{DB: d}, Timezone: "UTC"}
-	r.Gather(coalesce.Limits{Writers: 1, Flushed: func(weight int, _ time.Duration, _ error) {
+	r.Gather(d, coalesce.Limits{Writers: 1, Flushed: func(weight int, _ time.Duration, _ error) {
 		mu.Lock()
 		defer mu.Unlock()
 		batches = append(batches, weight)

@@ -18,12 +18,12 @@ import (
 
 // Recorder writes events to the ledger. It is safe for concurrent use.
 type Recorder struct {
-	DB       *db.DB
+	DB       *db.DB // a pool whose statements may wait for a row
 	Prices   *price.Store
 	Timezone string // IANA zone whose midnights part days
 	Observe  Observer
 
-	group *coalesce.Group[[]Event, outcome] // nil: each unit alone
+	group *coalesce.Lanes[[]Event, outcome, need] // nil: each unit alone
 }
 
 // Observer is told what became of events, after their commit. Any member may

@@ -1,0 +1,31 @@
+-- +goose NO TRANSACTION
+-- Indexes on tables that are in use are made CONCURRENTLY, which nobody waits for. An
+-- attempt that is broken off leaves an index that is not used: so each is dropped first,
+-- and the migration can be run again.
+
+-- +goose Up
+-- Only the end of transactions that run now is waited for, and it holds nobody up.
+SET lock_timeout = '10min';
+
+-- Open admissions that reserve nothing, most of them, are not even in the index that
+-- reservations are added up by, so a key that is in use a thousand times at once is as
+-- fast as any.
+DROP INDEX CONCURRENTLY IF EXISTS admissions_reserved;
+CREATE INDEX CONCURRENTLY admissions_reserved ON admissions (key_id) WHERE is_open AND (reserved_tokens > 0 OR reserved_cost > 0);
+
+-- Those past their end are found among the open admissions, which are few.
+DROP INDEX CONCURRENTLY IF EXISTS admissions_overdue;
+
+-- Lists by expiry, as by name and by time of creation, are in the order of an index.
+DROP INDEX CONCURRENTLY IF EXISTS api_keys_by_expiry;
+CREATE INDEX CONCURRENTLY api_keys_by_expiry ON api_keys (coalesce(expires_at, 'infinity'), id) WHERE deleted_at IS NULL;
+
+RESET lock_timeout;
+
+-- +goose Down
+SET lock_timeout = '10min';
+DROP INDEX CONCURRENTLY IF EXISTS api_keys_by_expiry;
+DROP INDEX CONCURRENTLY IF EXISTS admissions_overdue;
+CREATE INDEX CONCURRENTLY admissions_overdue ON admissions (reserved_until) WHERE is_open;
+DROP INDEX CONCURRENTLY IF EXISTS admissions_reserved;
+RESET lock_timeout;
