@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -68,6 +69,10 @@ func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand
 		return nil, err
 	}
 	if err := fillLedger(ctx, loader, keys, ledger); err != nil {
+		return nil, err
+	}
+	const every = `UPDATE api_keys SET concurrency_limit = 1000000000, weekly_cost_limit = 1000000000, monthly_cost_limit = 1000000000, total_cost_limit = 1000000000 WHERE id = $1`
+	if err := loader.Exec(ctx, every, idOf(hotKey)); err != nil {
 		return nil, err
 	}
 	if s.db, err = db.Open(ctx, s.url, 4); err != nil {
@@ -156,6 +161,7 @@ type proof struct {
 	Stand        string   `json:"database"`
 	Acknowledged int64    `json:"acknowledged"` // events that a client was told are recorded
 	InLedger     int64    `json:"inLedger"`     // of those
+	Altered      int64    `json:"altered"`      // of those, with another key, account, model, count or cost than was sent
 	Ledger       int64    `json:"ledger"`       // rows of the bench in the ledger
 	Twice        int64    `json:"twice"`        // request ids that stand there more than once
 	Differences  []string `json:"differences"`  // rollups that are not the sum of the ledger
@@ -169,16 +175,19 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 	if err != nil {
 		return p, err
 	}
-	const told = `DROP TABLE IF EXISTS bench_told; CREATE UNLOGGED TABLE bench_told (request_id text)`
+	const told = `DROP TABLE IF EXISTS bench_told; CREATE UNLOGGED TABLE bench_told (request_id text, key_id uuid, account_id text, input bigint, output bigint, cached bigint, cost numeric)`
 	if err := s.db.Exec(ctx, told); err != nil {
 		return p, err
 	}
 	for chunk := range slices.Chunk(acknowledged, 50_000) {
-		if err := s.db.Exec(ctx, `INSERT INTO bench_told SELECT unnest($1::text[])`, chunk); err != nil {
+		if err := s.tell(ctx, chunk); err != nil {
 			return p, err
 		}
 	}
-	err = s.db.Scan(ctx, `SELECT count(*) FROM bench_told AS t WHERE t.request_id IN (SELECT e.request_id FROM usage_events AS e WHERE e.request_id LIKE 'b-%')`, nil, &p.InLedger)
+	err = s.db.Scan(ctx, `SELECT count(*), count(*) FILTER (WHERE (e.key_id, e.account_id, e.model, e.kind, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_create_tokens, e.cost, e.priced)
+			IS DISTINCT FROM (t.key_id, t.account_id, $1, 'usage', t.input, t.output, t.cached, 0::bigint, t.cost, true))
+		FROM bench_told AS t JOIN (SELECT DISTINCT ON (u.request_id) u.* FROM usage_events AS u WHERE u.request_id LIKE 'b-%') AS e ON e.request_id = t.request_id`,
+		[]any{model}, &p.InLedger, &p.Altered)
 	if err != nil {
 		return p, err
 	}
@@ -193,11 +202,31 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 	return p, nil
 }
 
+// tell puts what clients were told is recorded into a table.
+func (s *stand) tell(ctx context.Context, ids []string) error {
+	var keys []uuid.UUID
+	var accounts, costs []string
+	var input, output, cached []int64
+	for _, id := range ids {
+		n, err := strconv.ParseInt(strings.TrimPrefix(id, "b-"), 10, 64)
+		if err != nil {
+			return fmt.Errorf("an answer with the request id %q, which was not sent", id)
+		}
+		f := factOf(n, s.keys)
+		keys, accounts, costs = append(keys, idOf(f.key)), append(accounts, f.account), append(costs, f.cost().String())
+		input, output, cached = append(input, f.input), append(output, f.output), append(cached, f.cached)
+	}
+	return s.db.Exec(ctx, `INSERT INTO bench_told SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], CAST($7::text[] AS numeric[]))`,
+		ids, keys, accounts, input, output, cached, costs)
+}
+
 // wrong says what a proof found against the service; empty: nothing.
 func (p proof) wrong() string {
 	switch {
 	case p.InLedger != p.Acknowledged:
 		return fmt.Sprintf("%d of %d acknowledged events are not in the ledger", p.Acknowledged-p.InLedger, p.Acknowledged)
+	case p.Altered > 0:
+		return fmt.Sprintf("%d events are not in the ledger as they were sent", p.Altered)
 	case p.Twice > 0:
 		return fmt.Sprintf("%d events are in the ledger more than once", p.Twice)
 	case len(p.Differences) > 0:

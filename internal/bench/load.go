@@ -24,6 +24,10 @@ type traffic struct {
 	// check looks at an answer and says what is wrong with it; nil: only the status
 	// counts. Called by one goroutine.
 	check func(body []byte) error
+	// before and after, if not nil, are done around a load; after is told how many
+	// answers were right, and looks for them in the database.
+	before func(ctx context.Context) error
+	after  func(ctx context.Context, right int64) error
 }
 
 // sample is what a load measured.
@@ -46,7 +50,7 @@ type target struct {
 type loadOptions struct {
 	clients  int  // 0: clients
 	overload bool // 503 with Retry-After is an answer too
-	broken   bool // errors are expected: the test ends processes
+	broken   bool // no answer and 503 are expected: the test ends processes
 }
 
 // drive sends traffic to a server for a time, as fast as it answers. The first wrong
@@ -54,6 +58,11 @@ type loadOptions struct {
 func drive(ctx context.Context, to target, what traffic, d time.Duration, o loadOptions) (sample, error) {
 	if o.clients == 0 {
 		o.clients = clients
+	}
+	if what.before != nil {
+		if err := what.before(ctx); err != nil {
+			return sample{}, err
+		}
 	}
 	n := uint64(o.clients) //nolint:gosec // small
 	transport := &http.Transport{MaxIdleConnsPerHost: o.clients, MaxConnsPerHost: o.clients, DisableCompression: true}
@@ -88,7 +97,7 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 			s.Requests++
 			latencies = append(latencies, r.Latency)
 			last = r.End()
-		case o.broken:
+		case o.broken && (r.Code == 0 || r.Code == http.StatusServiceUnavailable):
 		case o.overload && r.Code == http.StatusServiceUnavailable && r.Headers.Get("Retry-After") != "":
 			s.Refused++
 		default:
@@ -97,6 +106,11 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 	}
 	if wrong != nil || ctx.Err() != nil {
 		return s, fmt.Errorf("after %d right answers: %w", s.Requests, firstOf(wrong, ctx.Err()))
+	}
+	if what.after != nil {
+		if err := what.after(ctx, s.Requests); err != nil {
+			return s, err
+		}
 	}
 	s.Took = last.Sub(start)
 	if s.Requests > 0 {

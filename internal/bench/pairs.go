@@ -10,6 +10,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/shopspring/decimal"
 )
 
 // side is one of two that are compared.
@@ -172,8 +174,9 @@ func warm(ctx context.Context, s *server, keys int) error {
 	return nil
 }
 
-// admissions is traffic of admissions of keys that pick chooses.
-func admissions(pick func() int) traffic {
+// admissions is traffic of admissions of keys that pick chooses. What earlier loads
+// admitted is gone, so that every load finds the same; and every answer has its row.
+func (st *stand) admissions(pick func() int) traffic {
 	return traffic{path: "/v1/admissions",
 		next: func(uint64) []byte {
 			return fmt.Appendf(nil, `{"apiKey":%q,"model":"claude-sonnet-4-20250514","service":"claude","leaseSeconds":5}`, secretOf(pick()))
@@ -181,6 +184,17 @@ func admissions(pick func() int) traffic {
 		check: func(body []byte) error {
 			if !bytes.Contains(body, []byte(`"allowed":true`)) || !bytes.Contains(body, []byte(`"admissionId":"`)) {
 				return fmt.Errorf("an admission within all limits was answered with %s", body)
+			}
+			return nil
+		},
+		before: func(ctx context.Context) error { return st.db.Exec(ctx, "TRUNCATE admissions") },
+		after: func(ctx context.Context, right int64) error {
+			var rows int64
+			if err := st.db.Scan(ctx, "SELECT count(*) FROM admissions", nil, &rows); err != nil {
+				return err
+			}
+			if rows != right {
+				return fmt.Errorf("%d admissions were answered, and %d are in the database", right, rows)
 			}
 			return nil
 		}}
@@ -197,7 +211,7 @@ func (b *bench) admission(ctx context.Context) ([]Result, error) {
 	if err := warm(ctx, s, st.keys); err != nil { // as keys that are in use are
 		return nil, err
 	}
-	ratios, samples, err := b.against(ctx, "P2", s, admissions(anyOf(st.keys)))
+	ratios, samples, err := b.against(ctx, "P2", s, st.admissions(anyOf(st.keys)))
 	if err != nil {
 		return nil, err
 	}
@@ -214,16 +228,19 @@ func (b *bench) admissionGroups(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 7, st, st.keys, admissions(anyOf(st.keys)))
+	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 7, st, st.keys, st.admissions(anyOf(st.keys)))
 }
 
-// hotKey is P4.
-func (b *bench) hotKey(ctx context.Context) ([]Result, error) {
+// hotKey is the key of P4: one that has every limit there is.
+const hotKey = 7
+
+// oneHotKey is P4.
+func (b *bench) oneHotKey(ctx context.Context) ([]Result, error) {
 	st, err := b.stand(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return b.groups(ctx, "P4", "admission, one hot key", 15, st, 8, admissions(func() int { return 7 }))
+	return b.groups(ctx, "P4", "admission, one hot key", 15, st, 8, st.admissions(func() int { return hotKey }))
 }
 
 // groups compares group commit with one transaction a request, on traffic of so many
@@ -239,10 +256,6 @@ func (b *bench) groups(ctx context.Context, name, what string, reach float64, st
 			return nil, err
 		}
 		sides[label] = side{label, func(ctx context.Context, d time.Duration) (sample, error) {
-			// What earlier rounds admitted is over: every round finds the same.
-			if err := st.db.Exec(ctx, "TRUNCATE admissions"); err != nil {
-				return sample{}, err
-			}
 			return drive(ctx, s.target, load, d, loadOptions{})
 		}}
 	}
@@ -291,11 +304,33 @@ func (a *acknowledged) eventText(into []byte, keys int) []byte {
 	return event(into, a.serial.Add(1), keys)
 }
 
-// event is usage event n: the same n is the same event.
-func event(into []byte, n int64, keys int) []byte {
+// fact is what a usage event says.
+type fact struct {
+	key                   int
+	account               string
+	input, output, cached int64 // tokens
+}
+
+// model is that of every event. Its prices: $3, $15 and $0.30 a million tokens in, out
+// and read from the cache. Source: https://www.anthropic.com/pricing, 2025-05.
+const model = "claude-sonnet-4-20250514"
+
+// factOf is usage event n of a stand with so many keys: the same n is the same event.
+func factOf(n int64, keys int) fact {
 	key := int(uint64(n) * 0x9E3779B97F4A7C15 >> 33 % uint64(keys)) //nolint:gosec // spreads them
-	return fmt.Appendf(into, `{"keyId":"%s","accountId":"account-%d","model":"claude-sonnet-4-20250514","requestId":"b-%d","usage":{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}}`,
-		idOf(key), n%20, n, 1000+n%1000, 100+n%100, n%5000)
+	return fact{key, fmt.Sprintf("account-%d", n%20), 1000 + n%1000, 100 + n%100, n % 5000}
+}
+
+// cost is what it costs, in USD.
+func (f fact) cost() decimal.Decimal {
+	return decimal.New(3_000_000*f.input+15_000_000*f.output+300_000*f.cached, -12)
+}
+
+// event is usage event n as a relay sends it.
+func event(into []byte, n int64, keys int) []byte {
+	f := factOf(n, keys)
+	return fmt.Appendf(into, `{"keyId":"%s","accountId":%q,"model":%q,"requestId":"b-%d","usage":{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}}`,
+		idOf(f.key), f.account, model, n, f.input, f.output, f.cached)
 }
 
 // events is traffic of usage, so many events a request.

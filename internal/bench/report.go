@@ -22,7 +22,7 @@ func (r Report) Table(to io.Writer) error {
 	}
 	writeTable(w, rows)
 	for _, p := range r.Proofs {
-		fmt.Fprintf(w, "\n%s: %d events acknowledged, %d of them in the ledger, %d twice, %d sums that differ", p.Stand, p.Acknowledged, p.InLedger, p.Twice, len(p.Differences))
+		fmt.Fprintf(w, "\n%s: %d events acknowledged, %d of them in the ledger, %d altered, %d twice, %d sums that differ", p.Stand, p.Acknowledged, p.InLedger, p.Altered, p.Twice, len(p.Differences))
 	}
 	fmt.Fprintln(w)
 	_, err := io.WriteString(to, w.String())

@@ -113,7 +113,7 @@ func (b *bench) memory(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	var most int64
-	for _, load := range []traffic{verification(hot), admissions(anyOf(hot)), b.acked(st).events(hot, 1), verification(hot)} {
+	for _, load := range []traffic{verification(hot), st.admissions(anyOf(hot)), b.acked(st).events(st.keys, 1), verification(hot)} {
 		if _, err := drive(ctx, s.target, load, b.o.Round, loadOptions{}); err != nil {
 			return nil, err
 		}
@@ -148,15 +148,12 @@ func (b *bench) growth(ctx context.Context) ([]Result, error) {
 			load := b.acked(st).events(st.keys, 1)
 			if what == "admission" { // of the keys that are in use, as P10 has them
 				hot := min(b.o.HotKeys, st.keys)
-				load = admissions(anyOf(hot))
+				load = st.admissions(anyOf(hot))
 				if err := warm(ctx, s, hot); err != nil {
 					return nil, err
 				}
 			}
 			sides = append(sides, side{st.name, func(ctx context.Context, d time.Duration) (sample, error) {
-				if err := st.db.Exec(ctx, "TRUNCATE admissions"); err != nil {
-					return sample{}, err
-				}
 				return drive(ctx, s.target, load, d, loadOptions{})
 			}})
 		}

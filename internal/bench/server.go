@@ -114,13 +114,14 @@ func (s *server) kill() {
 	<-s.process.Done()
 }
 
-// memory is the resident size of a server, in bytes. Source: proc(5).
+// memory is the most memory that a server has had resident so far, in bytes. Source:
+// proc(5).
 func (s *server) memory() (int64, error) {
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process.PID()))
 	if err != nil {
 		return 0, fmt.Errorf("reading the size of the service: %w", err)
 	}
-	m := regexp.MustCompile(`VmRSS:\s+(\d+) kB`).FindSubmatch(text)
+	m := regexp.MustCompile(`VmHWM:\s+(\d+) kB`).FindSubmatch(text)
 	if m == nil {
 		return 0, errors.New("the system does not tell the size of a process")
 	}

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net/http"
 	"sync"
 	"syscall"
@@ -45,8 +44,14 @@ func (b *bench) usageBatches(ctx context.Context) ([]Result, error) {
 }
 
 // feed runs the statement that records usage from two connections, as the service
-// does, with nothing around it.
+// does, with nothing around it: what goes into it is made ahead.
 func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration) (sample, error) {
+	a := b.acked(st)
+	ready := make(chan db.LedgerAppendParams, 16)
+	fill := func() { ready <- a.appendParams(st.keys) }
+	for range cap(ready) {
+		fill()
+	}
 	end := time.Now().Add(d)
 	start := time.Now()
 	var mu sync.Mutex
@@ -56,7 +61,8 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 	for range 2 {
 		writers.Go(func() {
 			for time.Now().Before(end) && ctx.Err() == nil {
-				p, ids := b.appendParams(st)
+				p := <-ready
+				writers.Go(fill)
 				err := hot.InTx(ctx, func(q *db.Queries) error {
 					rows, err := q.LedgerAppend(ctx, p)
 					for _, row := range rows {
@@ -71,8 +77,7 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 					failed = err
 				} else {
 					s.Requests++
-					a := b.acked(st)
-					a.ids = append(a.ids, ids...)
+					a.ids = append(a.ids, p.RequestIDs...)
 				}
 				mu.Unlock()
 				if err != nil {
@@ -87,30 +92,30 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 	return s, failed
 }
 
-func (b *bench) appendParams(st *stand) (p db.LedgerAppendParams, ids []string) {
+// appendParams are the next events, as the statement takes them.
+func (a *acknowledged) appendParams(keys int) (p db.LedgerAppendParams) {
 	now := time.Now()
 	p.Timezone = "UTC"
 	for range perBatch {
-		n := b.acked(st).serial.Add(1)
-		id := fmt.Sprintf("b-%d", n)
-		ids = append(ids, id)
+		n := a.serial.Add(1)
+		f, id := factOf(n, keys), fmt.Sprintf("b-%d", n)
 		p.EventIDs = append(p.EventIDs, uuid.Must(uuid.NewV7()))
 		p.Kinds = append(p.Kinds, "usage")
-		p.KeyIDs = append(p.KeyIDs, idOf(rand.IntN(st.keys))) //nolint:gosec // a choice, not a secret
+		p.KeyIDs = append(p.KeyIDs, idOf(f.key))
 		p.DedupKeys = append(p.DedupKeys, "r:"+id)
-		p.AccountIDs = append(p.AccountIDs, fmt.Sprintf("account-%d", n%20))
-		p.Models = append(p.Models, "claude-sonnet-4-20250514")
-		p.ModelsReceived = append(p.ModelsReceived, "claude-sonnet-4-20250514")
+		p.AccountIDs = append(p.AccountIDs, f.account)
+		p.Models = append(p.Models, model)
+		p.ModelsReceived = append(p.ModelsReceived, model)
 		p.RequestIDs = append(p.RequestIDs, id)
 		p.OccurredAts = append(p.OccurredAts, now)
 		p.Requests = append(p.Requests, 1)
-		p.InputTokens = append(p.InputTokens, 1000+n%1000)
-		p.OutputTokens = append(p.OutputTokens, 100+n%100)
+		p.InputTokens = append(p.InputTokens, f.input)
+		p.OutputTokens = append(p.OutputTokens, f.output)
 		p.CacheCreateTokens = append(p.CacheCreateTokens, 0)
-		p.CacheReadTokens = append(p.CacheReadTokens, n%5000)
+		p.CacheReadTokens = append(p.CacheReadTokens, f.cached)
 		p.Ephemeral5mTokens = append(p.Ephemeral5mTokens, 0)
 		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, 0)
-		p.Costs = append(p.Costs, "0.0045")
+		p.Costs = append(p.Costs, f.cost().String())
 		p.Priced = append(p.Priced, true)
 		p.Fingerprints = append(p.Fingerprints, n)
 		p.Adjusts = append(p.Adjusts, uuid.Nil)
@@ -118,7 +123,7 @@ func (b *bench) appendParams(st *stand) (p db.LedgerAppendParams, ids []string) 
 		p.AdmissionIDs = append(p.AdmissionIDs, uuid.Nil)
 		p.Units = append(p.Units, 0)
 	}
-	return p, ids
+	return p
 }
 
 // call is one request outside of a load; its answer must have a status of 2xx.
@@ -190,6 +195,9 @@ func (b *bench) revocation(ctx context.Context) ([]Result, error) {
 		Measured: fmt.Sprintf("p99 %s, max %s, of %d", short(p99), short(most), len(lags)), Value: p99.Seconds() * 1000, Reached: p99 < 50*time.Millisecond && most < time.Second}}, nil
 }
 
+// notHeard is when a change that does not hold is a failure and no number.
+const notHeard = 5 * time.Second
+
 // stillAccepted disables a key on one replica and asks another until it refuses; it
 // returns the time from the answer to the change to the last question that was
 // answered with valid, 0 when there was none.
@@ -202,12 +210,16 @@ func stillAccepted(ctx context.Context, one, other target, key int) (time.Durati
 	if _, err := call(ctx, one, http.MethodPatch, "/v1/keys/"+id.String(), `{"isActive":true}`); err != nil {
 		return 0, err
 	}
-	for {
-		if valid, err := ask(); err != nil || valid {
-			if err != nil {
-				return 0, err
-			}
-			break
+	for sure, waited := 0, time.Now(); sure < 3; {
+		valid, err := ask()
+		if err != nil {
+			return 0, err
+		}
+		if sure++; !valid {
+			sure = 0
+		}
+		if time.Since(waited) > notHeard {
+			return 0, fmt.Errorf("a key that was enabled was still refused after %s", notHeard)
 		}
 	}
 	if _, err := call(ctx, one, http.MethodPatch, "/v1/keys/"+id.String(), `{"isActive":false}`); err != nil {
@@ -221,8 +233,8 @@ func stillAccepted(ctx context.Context, one, other target, key int) (time.Durati
 		if err != nil || !valid {
 			return lag, err
 		}
-		if lag = max(time.Since(changed), asked.Sub(changed)); lag > 5*time.Second {
-			return lag, nil
+		if lag = max(time.Since(changed), asked.Sub(changed)); lag > notHeard {
+			return 0, fmt.Errorf("a key that was disabled was still let through after %s", notHeard)
 		}
 	}
 }
@@ -287,11 +299,16 @@ func (b *bench) durability(ctx context.Context) ([]Result, error) {
 			_ = syscall.Kill(b.cluster.Pid(), syscall.SIGKILL)
 		})
 		load := a.events(st.keys, 1)
-		_, err = drive(ctx, s.target, load, b.o.Round/2+time.Second, loadOptions{broken: true})
+		before := len(a.ids)
+		got, err := drive(ctx, s.target, load, b.o.Round/2+time.Second, loadOptions{broken: true})
 		kill.Stop()
 		if err != nil {
 			return nil, err
 		}
+		if len(a.ids) == before {
+			return nil, fmt.Errorf("nothing was acknowledged before the %s was killed, so nothing could be lost", victim)
+		}
+		b.sayf("R2  %s killed after %d acknowledgements", victim, got.Requests)
 		s.kill()
 		if victim == "postgresql" {
 			st.db.Close()
