@@ -81,6 +81,7 @@ const (
 	DifferenceRollupAccountUsage  DifferenceRollup = "account_usage"
 	DifferenceRollupDailyCost     DifferenceRollup = "daily_cost"
 	DifferenceRollupKeyTotals     DifferenceRollup = "key_totals"
+	DifferenceRollupUsageClosed   DifferenceRollup = "usage_closed"
 	DifferenceRollupUsageDaily    DifferenceRollup = "usage_daily"
 )
 
@@ -94,6 +95,8 @@ func (e DifferenceRollup) Valid() bool {
 	case DifferenceRollupDailyCost:
 		return true
 	case DifferenceRollupKeyTotals:
+		return true
+	case DifferenceRollupUsageClosed:
 		return true
 	case DifferenceRollupUsageDaily:
 		return true
@@ -504,6 +507,72 @@ func (e ListKeysParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ReportUsageParamsGranularity.
+const (
+	Day   ReportUsageParamsGranularity = "day"
+	Hour  ReportUsageParamsGranularity = "hour"
+	Month ReportUsageParamsGranularity = "month"
+	Total ReportUsageParamsGranularity = "total"
+)
+
+// Valid indicates whether the value is a known member of the ReportUsageParamsGranularity enum.
+func (e ReportUsageParamsGranularity) Valid() bool {
+	switch e {
+	case Day:
+		return true
+	case Hour:
+		return true
+	case Month:
+		return true
+	case Total:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReportUsageParamsGroupBy.
+const (
+	ReportUsageParamsGroupByAccount ReportUsageParamsGroupBy = "account"
+	ReportUsageParamsGroupByKey     ReportUsageParamsGroupBy = "key"
+	ReportUsageParamsGroupByModel   ReportUsageParamsGroupBy = "model"
+	ReportUsageParamsGroupByTag     ReportUsageParamsGroupBy = "tag"
+)
+
+// Valid indicates whether the value is a known member of the ReportUsageParamsGroupBy enum.
+func (e ReportUsageParamsGroupBy) Valid() bool {
+	switch e {
+	case ReportUsageParamsGroupByAccount:
+		return true
+	case ReportUsageParamsGroupByKey:
+		return true
+	case ReportUsageParamsGroupByModel:
+		return true
+	case ReportUsageParamsGroupByTag:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReportUsageParamsFormat.
+const (
+	Csv  ReportUsageParamsFormat = "csv"
+	JSON ReportUsageParamsFormat = "json"
+)
+
+// Valid indicates whether the value is a known member of the ReportUsageParamsFormat enum.
+func (e ReportUsageParamsFormat) Valid() bool {
+	switch e {
+	case Csv:
+		return true
+	case JSON:
+		return true
+	default:
+		return false
+	}
+}
+
 // AccountUsage defines model for AccountUsage.
 type AccountUsage struct {
 	AccountID string `json:"accountId"`
@@ -697,6 +766,9 @@ type Difference struct {
 	Rollup DifferenceRollup `json:"rollup"`
 	Stored Sum              `json:"stored"`
 	Summed Sum              `json:"summed"`
+
+	// Tag Of usage_closed; empty: all keys, or those without a tag.
+	Tag *string `json:"tag,omitempty"`
 }
 
 // DifferenceRollup defines model for Difference.Rollup.
@@ -1542,6 +1614,71 @@ type RenewRequest struct {
 	LeaseSeconds *int32 `json:"leaseSeconds,omitempty"`
 }
 
+// ReportRow One period, and what of those the report is grouped by.
+type ReportRow struct {
+	// AccountID Empty: usage that names no account.
+	AccountID         *string `json:"accountId,omitempty"`
+	AllTokens         int64   `json:"allTokens"`
+	CacheCreateTokens int64   `json:"cacheCreateTokens"`
+	CacheReadTokens   int64   `json:"cacheReadTokens"`
+
+	// CostUsd US dollars, all digits.
+	CostUsd           USD   `json:"costUsd"`
+	Ephemeral1HTokens int64 `json:"ephemeral1hTokens"`
+	Ephemeral5MTokens int64 `json:"ephemeral5mTokens"`
+	InputTokens       int64 `json:"inputTokens"`
+
+	// KeyID An anonymous id once the key is purged.
+	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
+
+	// KeyName Its present name; (purged) once it is gone.
+	KeyName *string `json:"keyName,omitempty"`
+
+	// Model Normalised name.
+	Model        *string `json:"model,omitempty"`
+	OutputTokens int64   `json:"outputTokens"`
+
+	// Period An instant, a day, a month, or total.
+	Period   string `json:"period"`
+	Requests int64  `json:"requests"`
+
+	// Tag A tag that the key has now. Empty: keys without any.
+	Tag *string `json:"tag,omitempty"`
+}
+
+// ReportSums Sums of usage.
+type ReportSums struct {
+	AllTokens         int64 `json:"allTokens"`
+	CacheCreateTokens int64 `json:"cacheCreateTokens"`
+	CacheReadTokens   int64 `json:"cacheReadTokens"`
+
+	// CostUsd US dollars, all digits.
+	CostUsd           USD   `json:"costUsd"`
+	Ephemeral1HTokens int64 `json:"ephemeral1hTokens"`
+	Ephemeral5MTokens int64 `json:"ephemeral5mTokens"`
+	InputTokens       int64 `json:"inputTokens"`
+	OutputTokens      int64 `json:"outputTokens"`
+	Requests          int64 `json:"requests"`
+}
+
+// ReportTotals defines model for ReportTotals.
+type ReportTotals struct {
+	AllTokens         int64 `json:"allTokens"`
+	CacheCreateTokens int64 `json:"cacheCreateTokens"`
+	CacheReadTokens   int64 `json:"cacheReadTokens"`
+
+	// CostUsd US dollars, all digits.
+	CostUsd           USD   `json:"costUsd"`
+	Ephemeral1HTokens int64 `json:"ephemeral1hTokens"`
+	Ephemeral5MTokens int64 `json:"ephemeral5mTokens"`
+	InputTokens       int64 `json:"inputTokens"`
+	OutputTokens      int64 `json:"outputTokens"`
+	Requests          int64 `json:"requests"`
+
+	// RowsOverlap Rows may add up to more than this: keys with several tags are in several of them.
+	RowsOverlap bool `json:"rowsOverlap"`
+}
+
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
@@ -1661,6 +1798,15 @@ type UsageEvent struct {
 
 	// Usage The provider's own usage object.
 	Usage *map[string]interface{} `json:"usage,omitempty"`
+}
+
+// UsageReport defines model for UsageReport.
+type UsageReport struct {
+	Data []ReportRow `json:"data"`
+
+	// NextCursor Empty on the last page.
+	NextCursor string       `json:"nextCursor"`
+	Totals     ReportTotals `json:"totals"`
 }
 
 // UsageRequest defines model for UsageRequest.
@@ -1898,6 +2044,49 @@ type ReconcileParams struct {
 	// To Last day, included; default: today.
 	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
 }
+
+// ReportUsageParams defines parameters for ReportUsage.
+type ReportUsageParams struct {
+	// From First day, in the service's time zone; default: 29 days before `to`.
+	From *openapi_types.Date `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Last day, included; default: today.
+	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
+
+	// Granularity What a row is for: hour (named by the instant it begins at), day (2026-11-23), month (2026-11) or total.
+	Granularity *ReportUsageParamsGranularity `form:"granularity,omitempty" json:"granularity,omitempty"`
+
+	// GroupBy Any of key, model, account and tag, by comma. A key with two tags counts under both.
+	GroupBy *[]ReportUsageParamsGroupBy `form:"groupBy,omitempty" json:"groupBy,omitempty"`
+
+	// KeyID Only this key.
+	KeyID *openapi_types.UUID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model Only this model, by its normalised name.
+	Model *string `form:"model,omitempty" json:"model,omitempty"`
+
+	// AccountID Only this upstream account.
+	AccountID *string `form:"accountId,omitempty" json:"accountId,omitempty"`
+
+	// Tag Only keys that have this tag now.
+	Tag    *string                  `form:"tag,omitempty" json:"tag,omitempty"`
+	Format *ReportUsageParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+
+	// Limit Rows a page of JSON.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ReportUsageParamsGranularity defines parameters for ReportUsage.
+type ReportUsageParamsGranularity string
+
+// ReportUsageParamsGroupBy defines parameters for ReportUsage.
+type ReportUsageParamsGroupBy string
+
+// ReportUsageParamsFormat defines parameters for ReportUsage.
+type ReportUsageParamsFormat string
 
 // AdmitJSONRequestBody defines body for Admit for application/json ContentType.
 type AdmitJSONRequestBody = AdmissionRequest
@@ -2370,6 +2559,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
 	Reconcile(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportUsage What was used, by period and by key, model, account or tag
+	//
+	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+	//
+	// Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
+	ReportUsage(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// GetSelf A key's own limits, use and cost
 	//
@@ -3193,6 +3389,23 @@ func (c *Client) ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn
 // Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
 func (c *Client) Reconcile(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewReconcileRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportUsage What was used, by period and by key, model, account or tag
+//
+// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+//
+// Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
+func (c *Client) ReportUsage(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportUsageRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -4909,6 +5122,180 @@ func NewReconcileRequest(server string, params *ReconcileParams) (*http.Request,
 	return req, nil
 }
 
+// NewReportUsageRequest constructs an http.Request for the ReportUsage method
+func NewReportUsageRequest(server string, params *ReportUsageParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reports/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Granularity != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "granularity", *params.Granularity, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.GroupBy != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", false, "groupBy", *params.GroupBy, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "array", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Model != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "model", *params.Model, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.AccountID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "accountId", *params.AccountID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Tag != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "tag", *params.Tag, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Format != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "format", *params.Format, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetSelfRequest constructs an http.Request for the GetSelf method
 func NewGetSelfRequest(server string) (*http.Request, error) {
 	var err error
@@ -5443,6 +5830,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
 	ReconcileWithResponse(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*ReconcileResponse, error)
+
+	// ReportUsageWithResponse What was used, by period and by key, model, account or tag
+	//
+	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
+	ReportUsageWithResponse(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*ReportUsageResponse, error)
 
 	// GetSelfWithResponse A key's own limits, use and cost
 	//
@@ -7210,6 +7606,61 @@ func (r ReconcileResponse) ContentType() string {
 	return ""
 }
 
+// ReportUsageResponseDefaultHeaders the declared response headers of an HTTP default response for ReportUsage
+type ReportUsageResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ReportUsageResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *UsageReport
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ReportUsageResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ReportUsageResponse) GetJSON200() *UsageReport {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReportUsageResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportUsageResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportUsageResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportUsageResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportUsageResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetSelfResponseDefaultHeaders the declared response headers of an HTTP default response for GetSelf
 type GetSelfResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -8028,6 +8479,21 @@ func (c *ClientWithResponses) ReconcileWithResponse(ctx context.Context, params 
 		return nil, err
 	}
 	return ParseReconcileResponse(rsp)
+}
+
+// ReportUsageWithResponse What was used, by period and by key, model, account or tag
+//
+// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
+func (c *ClientWithResponses) ReportUsageWithResponse(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*ReportUsageResponse, error) {
+	rsp, err := c.ReportUsage(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportUsageResponse(rsp)
 }
 
 // GetSelfWithResponse A key's own limits, use and cost
@@ -9539,6 +10005,55 @@ func ParseReconcileResponse(rsp *http.Response) (*ReconcileResponse, error) {
 	switch {
 	case true:
 		var headers ReconcileResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReportUsageResponse parses an HTTP response from a ReportUsageWithResponse call
+func ParseReportUsageResponse(rsp *http.Response) (*ReportUsageResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportUsageResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest UsageReport
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	case rsp.StatusCode == 200:
+		// Content-type (text/csv) unsupported
+
+	}
+
+	switch {
+	case true:
+		var headers ReportUsageResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

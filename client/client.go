@@ -103,7 +103,7 @@ func (d doer) Do(req *http.Request) (*http.Response, error) {
 	switch {
 	case strings.HasPrefix(kind, "application/problem+json"):
 		return nil, problem(resp)
-	case resp.StatusCode == http.StatusNoContent, resp.StatusCode < http.StatusBadRequest && strings.HasPrefix(kind, "application/json"):
+	case resp.StatusCode == http.StatusNoContent, resp.StatusCode < http.StatusBadRequest && (strings.HasPrefix(kind, "application/json") || strings.HasPrefix(kind, "text/csv")):
 		return resp, nil
 	}
 	// Something else stands at this address, or before the service.

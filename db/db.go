@@ -78,6 +78,7 @@ func OpenHot(ctx context.Context, url string, conns int32, patience time.Duratio
 	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = planLifetime, planLifetime/5
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
+	cfg.ConnConfig.RuntimeParams["jit"] = "off" // what takes a millisecond is not worth compiling
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprintf("%dms", patience.Milliseconds())
 	return open(ctx, cfg)
 }

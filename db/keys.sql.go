@@ -408,6 +408,7 @@ WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = $2::uuid),
      dedup AS (UPDATE usage_dedup AS d SET key_id = $1::uuid,
          dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = $2::uuid),
      daily AS (UPDATE usage_daily AS u SET key_id = $1::uuid WHERE u.key_id = $2::uuid),
+     late AS (UPDATE usage_late AS l SET key_id = $1::uuid WHERE l.key_id = $2::uuid),
      admitted AS (UPDATE admissions AS a SET key_id = $1::uuid, request_id = NULL WHERE a.key_id = $2::uuid),
      refused AS (UPDATE admission_refusals AS r SET key_id = $1::uuid WHERE r.key_id = $2::uuid),
      cost AS (UPDATE daily_cost AS y SET key_id = $1::uuid WHERE y.key_id = $2::uuid)
@@ -421,7 +422,7 @@ type KeyPurgeParams struct {
 
 // Erases a key and its secrets; its ledger rows and rollups move to an
 // anonymous id, so that every sum stays; request ids and reasons, which are
-// free text, go. KeyPurgeLock comes before it.
+// free text, go. KeyPurgeLock and KeyUntag come before it.
 func (q *Queries) KeyPurge(ctx context.Context, arg KeyPurgeParams) error {
 	_, err := q.db.Exec(ctx, keyPurge, arg.AnonymousID, arg.KeyID)
 	return err
@@ -567,6 +568,18 @@ func (q *Queries) KeyTouch(ctx context.Context, keyID uuid.UUID) (int64, error) 
 		return 0, err
 	}
 	return result.RowsAffected(), nil
+}
+
+const keyUntag = `-- name: KeyUntag :exec
+SELECT retag_closed(jsonb_build_array(jsonb_build_object('id', k.id, 'before', k.tags, 'after', ARRAY['']::text[])))
+  FROM api_keys AS k WHERE k.id = $1::uuid AND k.tags <> '{}'
+`
+
+// Moves what a key used on closed days from its tags to no tag, as long as it can
+// still be told whose it was.
+func (q *Queries) KeyUntag(ctx context.Context, keyID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, keyUntag, keyID)
+	return err
 }
 
 const keyUpdate = `-- name: KeyUpdate :many

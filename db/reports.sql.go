@@ -13,6 +13,44 @@ import (
 	"github.com/shopspring/decimal"
 )
 
+const closingAdvance = `-- name: ClosingAdvance :one
+SELECT advance_closing(((now() AT TIME ZONE $1::text)::date - 2))::boolean AS advanced
+`
+
+// Has what is recorded for days up to two before today noted as late, once a day;
+// whether it changed anything. Gives up after 50 ms.
+func (q *Queries) ClosingAdvance(ctx context.Context, zone string) (bool, error) {
+	row := q.db.QueryRow(ctx, closingAdvance, zone)
+	var advanced bool
+	err := row.Scan(&advanced)
+	return advanced, err
+}
+
+const daysClose = `-- name: DaysClose :one
+SELECT close_days()::integer AS closed
+`
+
+// Adds up the days that ClosingAdvance has set apart, and what came late for earlier
+// ones, and returns how many days it closed. Exact however much is recorded meanwhile.
+func (q *Queries) DaysClose(ctx context.Context) (int32, error) {
+	row := q.db.QueryRow(ctx, daysClose)
+	var closed int32
+	err := row.Scan(&closed)
+	return closed, err
+}
+
+const ledgerWhole = `-- name: LedgerWhole :one
+SELECT ledger_whole_since($1::text)::date AS since
+`
+
+// The first day whose every event must still be in the ledger.
+func (q *Queries) LedgerWhole(ctx context.Context, zone string) (time.Time, error) {
+	row := q.db.QueryRow(ctx, ledgerWhole, zone)
+	var since time.Time
+	err := row.Scan(&since)
+	return since, err
+}
+
 const reconcile = `-- name: Reconcile :many
 WITH ledger AS MATERIALIZED (
     SELECT e.key_id, e.account_id, e.day, e.model, sum(e.requests) AS requests, sum(e.input_tokens) AS input_tokens, sum(e.output_tokens) AS output_tokens, sum(e.cache_create_tokens) AS cache_create_tokens, sum(e.cache_read_tokens) AS cache_read_tokens, sum(e.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(e.cost) AS cost
@@ -52,12 +90,32 @@ WITH ledger AS MATERIALIZED (
            concat_ws(', ', CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END), 0, 0, coalesce(l.cost, 0), 0, 0, coalesce(t.cost, 0)
       FROM (SELECT u.key_id, u.day, sum(u.cost) AS cost FROM usage_daily AS u WHERE u.day BETWEEN $2::date AND $3::date GROUP BY u.key_id, u.day) AS l
       FULL JOIN (SELECT key_id, day, cost FROM daily_cost AS u WHERE u.day BETWEEN $2::date AND $3::date) AS t ON t.key_id = l.key_id AND t.day = l.day
+), closed AS (
+    SELECT 'usage_closed' AS rollup, coalesce(l.scope, t.scope) || ':' || coalesce(l.tag, t.tag) AS tag, coalesce(l.day, t.day) AS day, coalesce(l.model, t.model) AS model,
+           concat_ws(', ', CASE WHEN coalesce(l.requests, 0) <> coalesce(t.requests, 0) THEN 'requests' END, CASE WHEN coalesce(l.input_tokens, 0) <> coalesce(t.input_tokens, 0) THEN 'input_tokens' END, CASE WHEN coalesce(l.output_tokens, 0) <> coalesce(t.output_tokens, 0) THEN 'output_tokens' END, CASE WHEN coalesce(l.cache_create_tokens, 0) <> coalesce(t.cache_create_tokens, 0) THEN 'cache_create_tokens' END, CASE WHEN coalesce(l.cache_read_tokens, 0) <> coalesce(t.cache_read_tokens, 0) THEN 'cache_read_tokens' END, CASE WHEN coalesce(l.ephemeral_5m_tokens, 0) <> coalesce(t.ephemeral_5m_tokens, 0) THEN 'ephemeral_5m_tokens' END, CASE WHEN coalesce(l.ephemeral_1h_tokens, 0) <> coalesce(t.ephemeral_1h_tokens, 0) THEN 'ephemeral_1h_tokens' END, CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END) AS columns,
+           coalesce(l.requests, 0) AS summed_requests, coalesce(l.input_tokens + l.output_tokens + l.cache_create_tokens + l.cache_read_tokens, 0) AS summed_tokens, coalesce(l.cost, 0) AS summed_cost,
+           coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
+      FROM (SELECT s.scope, s.tag, u.day, u.model, sum(u.requests) AS requests, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens, sum(u.cache_create_tokens) AS cache_create_tokens, sum(u.cache_read_tokens) AS cache_read_tokens, sum(u.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(u.cost) AS cost
+              FROM usage_daily AS u LEFT JOIN api_keys AS k ON k.id = u.key_id
+             CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS g (tag)) AS s
+             WHERE u.day <= (SELECT d.closed_until FROM closed_days AS d) GROUP BY s.scope, s.tag, u.day, u.model) AS l
+      FULL JOIN (SELECT x.scope, x.tag, x.day, x.model, sum(x.requests) AS requests, sum(x.input_tokens) AS input_tokens, sum(x.output_tokens) AS output_tokens, sum(x.cache_create_tokens) AS cache_create_tokens, sum(x.cache_read_tokens) AS cache_read_tokens, sum(x.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(x.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(x.cost) AS cost
+              FROM (SELECT c.scope, c.tag, c.day, c.model, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_5m_tokens, c.ephemeral_1h_tokens, c.cost FROM usage_closed AS c
+                    UNION ALL
+                    SELECT s.scope, s.tag, e.day, e.model, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_5m_tokens, e.ephemeral_1h_tokens, e.cost FROM usage_late AS e LEFT JOIN api_keys AS k ON k.id = e.key_id
+                     CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS g (tag)) AS s
+                     WHERE e.day <= (SELECT d.closed_until FROM closed_days AS d)) AS x
+             GROUP BY x.scope, x.tag, x.day, x.model) AS t ON t.scope = l.scope AND t.tag = l.tag AND t.day = l.day AND t.model = l.model
+), found AS (
+    SELECT c.rollup, c.key_id, c.account_id, '' AS tag, c.day, c.model, c.columns, c.summed_requests, c.summed_tokens, c.summed_cost, c.stored_requests, c.stored_tokens, c.stored_cost FROM compared AS c
+    UNION ALL
+    SELECT c.rollup, '00000000-0000-0000-0000-000000000000'::uuid, '', CASE WHEN c.tag LIKE 'tag:%' THEN substr(c.tag, 5) ELSE '' END, c.day, c.model, c.columns, c.summed_requests, c.summed_tokens, c.summed_cost, c.stored_requests, c.stored_tokens, c.stored_cost FROM closed AS c
 )
-SELECT c.rollup::text AS rollup, c.key_id::uuid AS key_id, c.account_id::text AS account_id, coalesce(c.day::text, '')::text AS day, c.model::text AS model, c.columns::text AS columns,
+SELECT c.rollup::text AS rollup, c.tag::text AS tag, c.key_id::uuid AS key_id, c.account_id::text AS account_id, coalesce(c.day::text, '')::text AS day, c.model::text AS model, c.columns::text AS columns,
        c.summed_requests::bigint AS summed_requests, c.summed_tokens::bigint AS summed_tokens, c.summed_cost::numeric AS summed_cost,
        c.stored_requests::bigint AS stored_requests, c.stored_tokens::bigint AS stored_tokens, c.stored_cost::numeric AS stored_cost
-  FROM compared AS c WHERE c.columns <> ''
- ORDER BY c.rollup, c.key_id, c.account_id, c.day, c.model
+  FROM found AS c WHERE c.columns <> ''
+ ORDER BY c.rollup, c.key_id, c.account_id, c.tag, c.day, c.model
  LIMIT $1
 `
 
@@ -70,6 +128,7 @@ type ReconcileParams struct {
 
 type ReconcileRow struct {
 	Rollup         string
+	Tag            string
 	KeyID          uuid.UUID
 	AccountID      string
 	Day            string
@@ -85,7 +144,7 @@ type ReconcileRow struct {
 
 // Rollups that are not the sum they should be, in one snapshot: those of days against
 // the ledger of these days (which must be whole: see ReconcileRange), totals of all
-// time against the rollups of days. Usage is written with all its rollups in one
+// time and closed days against the rollups of days. Usage is written with all its rollups in one
 // transaction, so that under any load only a row that was falsified differs. columns
 // names what differs in it.
 func (q *Queries) Reconcile(ctx context.Context, arg ReconcileParams) ([]ReconcileRow, error) {
@@ -104,6 +163,7 @@ func (q *Queries) Reconcile(ctx context.Context, arg ReconcileParams) ([]Reconci
 		var i ReconcileRow
 		if err := rows.Scan(
 			&i.Rollup,
+			&i.Tag,
 			&i.KeyID,
 			&i.AccountID,
 			&i.Day,
@@ -156,4 +216,362 @@ func (q *Queries) ReconcileRange(ctx context.Context, arg ReconcileRangeParams) 
 	var i ReconcileRangeRow
 	err := row.Scan(&i.FromDay, &i.ToDay, &i.LedgerRows)
 	return i, err
+}
+
+const reportKeys = `-- name: ReportKeys :many
+SELECT t.key_id::uuid AS key_id, coalesce(k.name, '(purged)')::text AS key_name, x.period::text AS period,
+       x.model::text AS model, ''::text AS account_id, g.tag::text AS tag,
+       x.requests::bigint AS requests, x.input_tokens::bigint AS input_tokens, x.output_tokens::bigint AS output_tokens, x.cache_create_tokens::bigint AS cache_create_tokens, x.cache_read_tokens::bigint AS cache_read_tokens, x.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, x.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, x.cost::numeric AS cost
+  FROM key_totals AS t
+  LEFT JOIN api_keys AS k ON k.id = t.key_id
+  CROSS JOIN LATERAL unnest(CASE WHEN $1::boolean AND k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS g (tag)
+  CROSS JOIN LATERAL (
+    SELECT CASE $2::text WHEN 'day' THEN d.day::text WHEN 'month' THEN to_char(d.day, 'YYYY-MM') ELSE '' END AS period, CASE WHEN $3::boolean THEN d.model ELSE '' END AS model, sum(d.requests)::bigint AS requests, sum(d.input_tokens)::bigint AS input_tokens, sum(d.output_tokens)::bigint AS output_tokens, sum(d.cache_create_tokens)::bigint AS cache_create_tokens, sum(d.cache_read_tokens)::bigint AS cache_read_tokens, sum(d.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(d.cost)::numeric AS cost
+      FROM usage_daily AS d
+     WHERE d.key_id = t.key_id AND d.day BETWEEN $4::date AND $5::date AND ($6::text = '' OR d.model = $6)
+     GROUP BY 1, 2
+  ) AS x
+ WHERE ($7::uuid = '00000000-0000-0000-0000-000000000000' OR t.key_id = $7)
+   AND ($8::text = '' OR $8 = ANY (k.tags) AND g.tag IN ('', $8))
+   AND t.key_id >= $9::uuid
+   AND ($10::boolean OR (t.key_id, x.period, x.model, g.tag) > ($9, $11::text, $12::text, $13::text))
+   AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost) <> (0, 0, 0, 0, 0, 0)
+ ORDER BY t.key_id, x.period, x.model, g.tag
+ LIMIT $14::bigint
+`
+
+type ReportKeysParams struct {
+	ByTag       bool
+	Granularity string
+	ByModel     bool
+	FromDay     time.Time
+	ToDay       time.Time
+	Model       string
+	KeyID       uuid.UUID
+	Tag         string
+	AfterKeyID  uuid.UUID
+	First       bool
+	AfterPeriod string
+	AfterModel  string
+	AfterTag    string
+	RowLimit    *int64
+}
+
+type ReportKeysRow struct {
+	KeyID             uuid.UUID
+	KeyName           string
+	Period            string
+	Model             string
+	AccountID         string
+	Tag               string
+	Requests          int64
+	InputTokens       int64
+	OutputTokens      int64
+	CacheCreateTokens int64
+	CacheReadTokens   int64
+	Ephemeral5mTokens int64
+	Ephemeral1hTokens int64
+	Cost              decimal.Decimal
+}
+
+// What each key used in each period, by model and by tag where that is asked for, in
+// order of the keys' ids, after the row that a cursor names: it reads the rows of as
+// many keys as the page has, and no more. Otherwise as ReportSums. The zero id asks for
+// any key.
+func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]ReportKeysRow, error) {
+	rows, err := q.db.Query(ctx, reportKeys,
+		arg.ByTag,
+		arg.Granularity,
+		arg.ByModel,
+		arg.FromDay,
+		arg.ToDay,
+		arg.Model,
+		arg.KeyID,
+		arg.Tag,
+		arg.AfterKeyID,
+		arg.First,
+		arg.AfterPeriod,
+		arg.AfterModel,
+		arg.AfterTag,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ReportKeysRow{}
+	for rows.Next() {
+		var i ReportKeysRow
+		if err := rows.Scan(
+			&i.KeyID,
+			&i.KeyName,
+			&i.Period,
+			&i.Model,
+			&i.AccountID,
+			&i.Tag,
+			&i.Requests,
+			&i.InputTokens,
+			&i.OutputTokens,
+			&i.CacheCreateTokens,
+			&i.CacheReadTokens,
+			&i.Ephemeral5mTokens,
+			&i.Ephemeral1hTokens,
+			&i.Cost,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const reportLedger = `-- name: ReportLedger :many
+WITH grouped AS (
+    SELECT CASE WHEN $1::boolean THEN e.key_id ELSE '00000000-0000-0000-0000-000000000000' END AS key_id,
+           CASE $9::text WHEN 'hour' THEN to_char(date_trunc('hour', e.occurred_at, $10::text) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                WHEN 'day' THEN e.day::text WHEN 'month' THEN to_char(e.day, 'YYYY-MM') ELSE '' END AS period,
+           CASE WHEN $11::boolean THEN e.model ELSE '' END AS model, CASE WHEN $12::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
+           t.tag, sum(e.requests)::bigint AS requests, sum(e.input_tokens)::bigint AS input_tokens, sum(e.output_tokens)::bigint AS output_tokens, sum(e.cache_create_tokens)::bigint AS cache_create_tokens, sum(e.cache_read_tokens)::bigint AS cache_read_tokens, sum(e.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(e.cost)::numeric AS cost
+      FROM usage_events AS e
+      LEFT JOIN api_keys AS k ON k.id = e.key_id
+      CROSS JOIN LATERAL unnest(CASE WHEN $13::boolean AND k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS t (tag)
+     WHERE e.day BETWEEN $14::date AND $15::date
+       AND e.received_at >= (CAST($14::date AS timestamp) AT TIME ZONE ($10::text)) - interval '2 days'
+       AND ($16::uuid = '00000000-0000-0000-0000-000000000000' OR e.key_id = $16)
+       AND ($17::text = '' OR e.model = $17) AND ($18::text = '' OR e.account_id = $18)
+       AND ($19::text = '' OR $19 = ANY (k.tags) AND t.tag IN ('', $19))
+     GROUP BY 1, 2, 3, 4, 5
+)
+SELECT g.key_id::uuid AS key_id, (CASE WHEN $1::boolean THEN coalesce(k.name, '(purged)') ELSE '' END)::text AS key_name, g.period::text AS period,
+       g.model::text AS model, g.account_id::text AS account_id, g.tag::text AS tag,
+       g.requests::bigint AS requests, g.input_tokens::bigint AS input_tokens, g.output_tokens::bigint AS output_tokens, g.cache_create_tokens::bigint AS cache_create_tokens, g.cache_read_tokens::bigint AS cache_read_tokens, g.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, g.cost::numeric AS cost
+  FROM grouped AS g LEFT JOIN api_keys AS k ON k.id = g.key_id
+ WHERE ($2::boolean OR (g.key_id, g.period, g.model, g.account_id, g.tag) > ($3::uuid, $4::text, $5::text, $6::text, $7::text))
+   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost) <> (0, 0, 0, 0, 0, 0)
+ ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
+ LIMIT $8::bigint
+`
+
+type ReportLedgerParams struct {
+	ByKey          bool
+	First          bool
+	AfterKeyID     uuid.UUID
+	AfterPeriod    string
+	AfterModel     string
+	AfterAccountID string
+	AfterTag       string
+	RowLimit       *int64
+	Granularity    string
+	Zone           string
+	ByModel        bool
+	ByAccount      bool
+	ByTag          bool
+	FromDay        time.Time
+	ToDay          time.Time
+	KeyID          uuid.UUID
+	Model          string
+	AccountID      string
+	Tag            string
+}
+
+type ReportLedgerRow struct {
+	KeyID             uuid.UUID
+	KeyName           string
+	Period            string
+	Model             string
+	AccountID         string
+	Tag               string
+	Requests          int64
+	InputTokens       int64
+	OutputTokens      int64
+	CacheCreateTokens int64
+	CacheReadTokens   int64
+	Ephemeral5mTokens int64
+	Ephemeral1hTokens int64
+	Cost              decimal.Decimal
+}
+
+// As ReportSums and ReportKeys together, from the ledger itself: for hours, and for
+// accounts of keys, which no sum has. An hour is named by the instant it begins at.
+func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]ReportLedgerRow, error) {
+	rows, err := q.db.Query(ctx, reportLedger,
+		arg.ByKey,
+		arg.First,
+		arg.AfterKeyID,
+		arg.AfterPeriod,
+		arg.AfterModel,
+		arg.AfterAccountID,
+		arg.AfterTag,
+		arg.RowLimit,
+		arg.Granularity,
+		arg.Zone,
+		arg.ByModel,
+		arg.ByAccount,
+		arg.ByTag,
+		arg.FromDay,
+		arg.ToDay,
+		arg.KeyID,
+		arg.Model,
+		arg.AccountID,
+		arg.Tag,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ReportLedgerRow{}
+	for rows.Next() {
+		var i ReportLedgerRow
+		if err := rows.Scan(
+			&i.KeyID,
+			&i.KeyName,
+			&i.Period,
+			&i.Model,
+			&i.AccountID,
+			&i.Tag,
+			&i.Requests,
+			&i.InputTokens,
+			&i.OutputTokens,
+			&i.CacheCreateTokens,
+			&i.CacheReadTokens,
+			&i.Ephemeral5mTokens,
+			&i.Ephemeral1hTokens,
+			&i.Cost,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const reportSums = `-- name: ReportSums :many
+WITH source AS (
+    SELECT m.day, m.model, '' AS account_id, '' AS tag, m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens, m.cache_read_tokens, m.ephemeral_5m_tokens, m.ephemeral_1h_tokens, m.cost FROM model_days AS m
+     WHERE $7::text = 'models' AND m.day BETWEEN $8::date AND $9::date AND ($10::text = '' OR m.model = $10)
+    UNION ALL
+    SELECT a.day, a.model, a.account_id, '', a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens, a.cache_read_tokens, a.ephemeral_5m_tokens, a.ephemeral_1h_tokens, a.cost FROM account_usage AS a
+     WHERE $7 = 'accounts' AND a.day BETWEEN $8 AND $9 AND ($10 = '' OR a.model = $10) AND ($11::text = '' OR a.account_id = $11)
+    UNION ALL -- without an account: all there is, less what has one
+    SELECT m.day, m.model, '', '', m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens, m.cache_read_tokens, m.ephemeral_5m_tokens, m.ephemeral_1h_tokens, m.cost FROM model_days AS m
+     WHERE $7 = 'accounts' AND $11 = '' AND m.day BETWEEN $8 AND $9 AND ($10 = '' OR m.model = $10)
+    UNION ALL
+    SELECT a.day, a.model, '', '', -a.requests, -a.input_tokens, -a.output_tokens, -a.cache_create_tokens, -a.cache_read_tokens, -a.ephemeral_5m_tokens, -a.ephemeral_1h_tokens, -a.cost FROM account_usage AS a
+     WHERE $7 = 'accounts' AND $11 = '' AND a.day BETWEEN $8 AND $9 AND ($10 = '' OR a.model = $10)
+    UNION ALL
+    SELECT t.day, t.model, '', t.tag, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost FROM tag_days AS t
+     WHERE $7 = 'tags' AND t.day BETWEEN $8 AND $9 AND ($10 = '' OR t.model = $10) AND ($12::text = '' OR t.tag = $12)
+), grouped AS (
+    SELECT CASE $13::text WHEN 'day' THEN d.day::text WHEN 'month' THEN to_char(d.day, 'YYYY-MM') ELSE '' END AS period,
+           CASE WHEN $14::boolean THEN d.model ELSE '' END AS model, CASE WHEN $15::boolean THEN d.account_id ELSE '' END AS account_id,
+           CASE WHEN $16::boolean THEN d.tag ELSE '' END AS tag, sum(d.requests)::bigint AS requests, sum(d.input_tokens)::bigint AS input_tokens, sum(d.output_tokens)::bigint AS output_tokens, sum(d.cache_create_tokens)::bigint AS cache_create_tokens, sum(d.cache_read_tokens)::bigint AS cache_read_tokens, sum(d.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(d.cost)::numeric AS cost
+      FROM source AS d GROUP BY 1, 2, 3, 4
+)
+SELECT '00000000-0000-0000-0000-000000000000'::uuid AS key_id, ''::text AS key_name, g.period::text AS period,
+       g.model::text AS model, g.account_id::text AS account_id, g.tag::text AS tag,
+       g.requests::bigint AS requests, g.input_tokens::bigint AS input_tokens, g.output_tokens::bigint AS output_tokens, g.cache_create_tokens::bigint AS cache_create_tokens, g.cache_read_tokens::bigint AS cache_read_tokens, g.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, g.cost::numeric AS cost
+  FROM grouped AS g
+ WHERE ($1::boolean OR (g.period, g.model, g.account_id, g.tag) > ($2::text, $3::text, $4::text, $5::text))
+   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost) <> (0, 0, 0, 0, 0, 0)
+ ORDER BY g.period, g.model, g.account_id, g.tag
+ LIMIT $6::bigint
+`
+
+type ReportSumsParams struct {
+	First          bool
+	AfterPeriod    string
+	AfterModel     string
+	AfterAccountID string
+	AfterTag       string
+	RowLimit       *int64
+	Source         string
+	FromDay        time.Time
+	ToDay          time.Time
+	Model          string
+	AccountID      string
+	Tag            string
+	Granularity    string
+	ByModel        bool
+	ByAccount      bool
+	ByTag          bool
+}
+
+type ReportSumsRow struct {
+	KeyID             uuid.UUID
+	KeyName           string
+	Period            string
+	Model             string
+	AccountID         string
+	Tag               string
+	Requests          int64
+	InputTokens       int64
+	OutputTokens      int64
+	CacheCreateTokens int64
+	CacheReadTokens   int64
+	Ephemeral5mTokens int64
+	Ephemeral1hTokens int64
+	Cost              decimal.Decimal
+}
+
+// What was used in each period, by model, by account or by tag, in order, after the
+// row that a cursor names; from sums of days, so the number of keys does not matter.
+// source says which: models, accounts or tags. Periods are days, months (2026-11) or
+// all there is (the empty text). A part that is not grouped by is the empty text; so are
+// usage that names no account, and keys without tags. Rows that are all zero are left out.
+func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]ReportSumsRow, error) {
+	rows, err := q.db.Query(ctx, reportSums,
+		arg.First,
+		arg.AfterPeriod,
+		arg.AfterModel,
+		arg.AfterAccountID,
+		arg.AfterTag,
+		arg.RowLimit,
+		arg.Source,
+		arg.FromDay,
+		arg.ToDay,
+		arg.Model,
+		arg.AccountID,
+		arg.Tag,
+		arg.Granularity,
+		arg.ByModel,
+		arg.ByAccount,
+		arg.ByTag,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ReportSumsRow{}
+	for rows.Next() {
+		var i ReportSumsRow
+		if err := rows.Scan(
+			&i.KeyID,
+			&i.KeyName,
+			&i.Period,
+			&i.Model,
+			&i.AccountID,
+			&i.Tag,
+			&i.Requests,
+			&i.InputTokens,
+			&i.OutputTokens,
+			&i.CacheCreateTokens,
+			&i.CacheReadTokens,
+			&i.Ephemeral5mTokens,
+			&i.Ephemeral1hTokens,
+			&i.Cost,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -704,6 +704,11 @@ WITH input AS MATERIALIZED (
         ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
         ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
         cost = t.cost + excluded.cost
+), late AS (
+    INSERT INTO usage_late (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    SELECT f.key_id, f.day, f.model, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint, sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint, sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost)
+      FROM fresh AS f WHERE f.day <= (SELECT c.closing_until FROM closing_days AS c WHERE c.only_row)
+     GROUP BY f.key_id, f.day, f.model
 ), counters AS MATERIALIZED (
     SELECT c.key_id FROM key_counters AS c
      WHERE c.key_id = ANY(ARRAY(SELECT k.id FROM known AS k WHERE k.rate_limit_window > 0))
@@ -820,7 +825,8 @@ type LedgerAppendRow struct {
 // The gate (usage_dedup) admits each (key, dedup key) once, also within one
 // batch: an event passes if it got all of its own, by request id (or event id)
 // and by admission. An event with an admission settles it: the lease ends and the
-// reservation is freed in the same instant in which its cost counts.
+// reservation is freed in the same instant in which its cost counts. What is recorded
+// for a closed day is noted in usage_late, for close_days.
 func (q *Queries) LedgerAppend(ctx context.Context, arg LedgerAppendParams) ([]LedgerAppendRow, error) {
 	rows, err := q.db.Query(ctx, ledgerAppend,
 		arg.Timezone,

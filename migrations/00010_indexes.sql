@@ -4,8 +4,6 @@
 -- and the migration can be run again.
 
 -- +goose Up
--- Only the end of transactions that run now is waited for, and it holds nobody up.
-SET lock_timeout = '10min';
 
 -- Open admissions that reserve nothing, most of them, are not even in the index that
 -- reservations are added up by, so a key that is in use a thousand times at once is as
@@ -20,12 +18,8 @@ DROP INDEX CONCURRENTLY IF EXISTS admissions_overdue;
 DROP INDEX CONCURRENTLY IF EXISTS api_keys_by_expiry;
 CREATE INDEX CONCURRENTLY api_keys_by_expiry ON api_keys (coalesce(expires_at, 'infinity'), id) WHERE deleted_at IS NULL;
 
-RESET lock_timeout;
-
 -- +goose Down
-SET lock_timeout = '10min';
 DROP INDEX CONCURRENTLY IF EXISTS api_keys_by_expiry;
 DROP INDEX CONCURRENTLY IF EXISTS admissions_overdue;
 CREATE INDEX CONCURRENTLY admissions_overdue ON admissions (reserved_until) WHERE is_open;
 DROP INDEX CONCURRENTLY IF EXISTS admissions_reserved;
-RESET lock_timeout;

@@ -106,7 +106,7 @@ func (m *Migrator) Down(ctx context.Context) ([]Step, error) {
 func inUse(err error) error {
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && pg.Code == "55P03" { // lock_not_available
-		return fmt.Errorf("a table is in use by a long transaction, and waiting for it would hold up everybody else. Nothing of this migration was applied; end that transaction (pg_stat_activity, pg_blocking_pids) or run this again later: %w", err)
+		return fmt.Errorf("a table is in use by a long transaction, and waiting for it would hold up everybody else. This migration is not applied; end that transaction (pg_stat_activity, pg_blocking_pids) or run this again later: %w", err)
 	}
 	return err
 }

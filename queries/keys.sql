@@ -248,10 +248,16 @@ SELECT t.key_id FROM key_totals AS t
   JOIN key_counters AS c ON c.key_id = t.key_id
  WHERE t.key_id = @key_id::uuid FOR UPDATE OF t, c;
 
+-- name: KeyUntag :exec
+-- Moves what a key used on closed days from its tags to no tag, as long as it can
+-- still be told whose it was.
+SELECT retag_closed(jsonb_build_array(jsonb_build_object('id', k.id, 'before', k.tags, 'after', ARRAY['']::text[])))
+  FROM api_keys AS k WHERE k.id = @key_id::uuid AND k.tags <> '{}';
+
 -- name: KeyPurge :exec
 -- Erases a key and its secrets; its ledger rows and rollups move to an
 -- anonymous id, so that every sum stays; request ids and reasons, which are
--- free text, go. KeyPurgeLock comes before it.
+-- free text, go. KeyPurgeLock and KeyUntag come before it.
 WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
      counters AS (DELETE FROM key_counters AS c WHERE c.key_id = @key_id::uuid),
      idempotency AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid),
@@ -259,6 +265,7 @@ WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
      dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid,
          dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = @key_id::uuid),
      daily AS (UPDATE usage_daily AS u SET key_id = @anonymous_id::uuid WHERE u.key_id = @key_id::uuid),
+     late AS (UPDATE usage_late AS l SET key_id = @anonymous_id::uuid WHERE l.key_id = @key_id::uuid),
      admitted AS (UPDATE admissions AS a SET key_id = @anonymous_id::uuid, request_id = NULL WHERE a.key_id = @key_id::uuid),
      refused AS (UPDATE admission_refusals AS r SET key_id = @anonymous_id::uuid WHERE r.key_id = @key_id::uuid),
      cost AS (UPDATE daily_cost AS y SET key_id = @anonymous_id::uuid WHERE y.key_id = @key_id::uuid)

@@ -24,6 +24,7 @@ import (
 	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/loop"
+	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/migrations"
 )
@@ -87,6 +88,7 @@ type service struct {
 	changes  *db.Listener
 	decider  *admit.Decider
 	recorder *usage.Recorder
+	reports  *report.Reports
 }
 
 type listener struct {
@@ -228,6 +230,7 @@ func (s *service) run(ctx context.Context) error {
 	background.Go(func() { s.changes.Run(loops) })
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
+	background.Go(func() { loop.Every(loops, s.log, "close days", time.Minute, time.Hour, s.closeDays) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
 	failed := make(chan error, len(s.listeners()))
 	for _, l := range s.listeners() {
@@ -248,6 +251,15 @@ func (s *service) run(ctx context.Context) error {
 	stopLoops()
 	background.Wait()
 	return errors.Join(err, s.refusals.Flush(closing))
+}
+
+// closeDays adds up days that are over, for reports.
+func (s *service) closeDays(ctx context.Context) error {
+	days, err := s.reports.Close(ctx)
+	if days > 0 {
+		s.log.InfoContext(ctx, "days were closed", "days", days)
+	}
+	return err
 }
 
 // shutListeners lets requests under way finish, on all listeners at once, and ends those

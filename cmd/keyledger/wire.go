@@ -56,12 +56,13 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
 	}}
 	s.gather(ctx, m)
+	s.reports = &report.Reports{DB: s.db, Timezone: cfg.Timezone}
 	m.Cache("keys", verifier.Memory.Stat)
 	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
-		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: &report.Reports{DB: s.db, Timezone: cfg.Timezone},
+		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
 	s.public.server = api.HTTPServer(server.Handler(), s.log)

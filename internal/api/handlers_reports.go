@@ -17,21 +17,9 @@ const reconcileDays = 7
 
 // Reconcile answers GET /v1/reports/reconcile.
 func (s *Server) Reconcile(ctx context.Context, r ReconcileRequestObject) (ReconcileResponseObject, error) {
-	now, err := s.DB.Now(ctx)
+	from, to, err := s.days(ctx, r.Params.From, r.Params.To, reconcileDays)
 	if err != nil {
 		return nil, err
-	}
-	zone, err := time.LoadLocation(s.Reports.Timezone)
-	if err != nil {
-		return nil, err
-	}
-	to := dayOf(now.In(zone))
-	if r.Params.To != nil {
-		to = r.Params.To.Time
-	}
-	from := to.AddDate(0, 0, -reconcileDays)
-	if r.Params.From != nil {
-		from = r.Params.From.Time
 	}
 	if from.After(to) {
 		return nil, fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
@@ -48,6 +36,27 @@ func (s *Server) Reconcile(ctx context.Context, r ReconcileRequestObject) (Recon
 	return answer, nil
 }
 
+// days are the days asked for: up to today, and from so many days before the last.
+func (s *Server) days(ctx context.Context, askedFrom, askedTo *openapi_types.Date, before int) (from, to time.Time, err error) {
+	if askedTo != nil {
+		to = askedTo.Time
+	} else {
+		now, err := s.DB.Now(ctx)
+		if err != nil {
+			return from, to, err
+		}
+		zone, err := time.LoadLocation(s.Reports.Timezone)
+		if err != nil {
+			return from, to, err
+		}
+		to = dayOf(now.In(zone))
+	}
+	if askedFrom != nil {
+		return askedFrom.Time, to, nil
+	}
+	return to.AddDate(0, 0, -before), to, nil
+}
+
 // dayOf is an instant's day in its zone, as a midnight in UTC.
 func dayOf(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, time.UTC)
@@ -57,6 +66,9 @@ func difference(row db.ReconcileRow) Difference {
 	d := Difference{Rollup: DifferenceRollup(row.Rollup), AccountID: row.AccountID, Day: row.Day, Model: row.Model, Columns: strings.Split(row.Columns, ", "),
 		Summed: Sum{Requests: row.SummedRequests, Tokens: row.SummedTokens, CostUsd: usd(row.SummedCost)},
 		Stored: Sum{Requests: row.StoredRequests, Tokens: row.StoredTokens, CostUsd: usd(row.StoredCost)}}
+	if row.Tag != "" {
+		d.Tag = &row.Tag
+	}
 	if row.KeyID != uuid.Nil {
 		d.KeyID = &row.KeyID
 	}

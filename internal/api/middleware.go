@@ -51,8 +51,8 @@ var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 // included: a database that is slow or full is told of with 503, not by silence.
 const requestTimeout = 15 * time.Second
 
-// reportTimeout is that of reports, which may read all there is.
-const reportTimeout = 10 * time.Minute
+// reportTimeout is that of reports, which may read all there is, and send it.
+const reportTimeout = time.Hour
 
 // begin gives a request its id, the caller's X-Request-Id if it is a plain one, and
 // its time.

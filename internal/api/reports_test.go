@@ -1,13 +1,18 @@
 package api_test
 
 import (
+	"encoding/csv"
+	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/report"
 )
 
 // Guarantee: reconcile finds nothing in what the service wrote, also while it writes
@@ -23,6 +28,10 @@ func TestReconcile(t *testing.T) {
 	}
 	record("now", time.Now())
 	record("late", time.Now().AddDate(0, 0, -3))
+	if _, err := (&report.Reports{DB: h.db, Timezone: "Asia/Kathmandu"}).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	record("later", time.Now().AddDate(0, 0, -3))
 	h.want(h.do("POST", "/v1/events/"+record("void", time.Now())+"/void", map[string]any{"reason": "test"}), 200)
 	reconcile := func() answer { return h.want(h.as(h.reader, "GET", "/v1/reports/reconcile", nil), 200) }
 	if a := reconcile(); a.text("agrees") != "true" || a.text("ledgerRows") == "0" {
@@ -48,6 +57,8 @@ func TestReconcile(t *testing.T) {
 		{"UPDATE account_usage SET requests = requests + 1 WHERE day = (SELECT max(day) FROM account_usage)", "UPDATE account_usage SET requests = requests - 1 WHERE day = (SELECT max(day) FROM account_usage)", "account_usage", "requests", "gpt-4o"},
 		{"UPDATE daily_cost SET cost = cost - 0.000000000001 WHERE day = (SELECT max(day) FROM daily_cost)", "UPDATE daily_cost SET cost = cost + 0.000000000001 WHERE day = (SELECT max(day) FROM daily_cost)", "daily_cost", "cost", ""},
 		{"UPDATE key_totals SET ephemeral_1h_tokens = 7", "UPDATE key_totals SET ephemeral_1h_tokens = 0", "key_totals", "ephemeral_1h_tokens", ""},
+		{"UPDATE usage_closed SET requests = requests + 1 WHERE scope = 'all'", "UPDATE usage_closed SET requests = requests - 1 WHERE scope = 'all'", "usage_closed", "requests", "gpt-4o"},
+		{"UPDATE usage_late SET cost = 7", "UPDATE usage_late SET cost = 0.0025", "usage_closed", "cost", "gpt-4o"},
 		{"UPDATE account_totals SET cost = cost * 2", "UPDATE account_totals SET cost = cost / 2", "account_totals", "cost", ""},
 	} {
 		pgtest.Exec(t, h.db, c.falsify)
@@ -69,9 +80,17 @@ func TestReconcile(t *testing.T) {
 	h.want(h.do("GET", "/v1/reports/reconcile?from=2026-11-23&to=2026-11-22", nil), 422)
 	h.want(h.do("GET", "/v1/reports/reconcile?from=yesterday", nil), 422)
 	h.want(h.as(h.relay, "GET", "/v1/reports/reconcile", nil), 403)
+	retention(t, h)
 	if a := h.want(h.do("GET", "/v1/reports/reconcile?from=2020-01-01&to=2020-12-31", nil), 200); a.text("to") != "2020-12-31" || a.text("from") <= "2020-12-31" {
 		t.Errorf("of days long gone: %s", a.raw)
 	}
+}
+
+// retention drops what was received more than a week ago.
+func retention(t *testing.T, h *harness) {
+	t.Helper()
+	pgtest.Exec(t, h.db, "SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 9, (now() AT TIME ZONE 'UTC')::date - 8)")
+	pgtest.Exec(t, h.db, "SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 7)")
 }
 
 // Guarantee: what is the same for all rows is worked out once: a hundred thousand
@@ -87,5 +106,97 @@ func TestReconcileScale(t *testing.T) {
 	a := h.want(h.do("GET", "/v1/reports/reconcile", nil), 200)
 	if took := time.Since(start); took > 5*time.Second || a.text("ledgerRows") != "100000" || a.text("agrees") != "false" || a.text("differences", 0, "summed", "costUsd") != "0.1" {
 		t.Errorf("in %s: %s", took, a.raw)
+	}
+}
+
+// Guarantee: a usage report has what it is grouped by and no more, the same in pages of
+// JSON and in CSV, with the names of keys; keys with two tags count under both, and the
+// totals say so; what is wrong is named, all at once.
+func TestUsageReport(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	for i, tags := range [][]string{{"red", "blue"}, {"red"}, {}} {
+		id, _ := h.create(map[string]any{"name": fmt.Sprintf("key, %d", i), "tags": tags})
+		for day := range 3 {
+			h.want(h.record(map[string]any{"keyId": id, "accountId": "acct", "model": "gpt-4o", "occurredAt": time.Now().AddDate(0, 0, -day).Format(time.RFC3339), "usage": map[string]any{"prompt_tokens": 1000}}), 200)
+		}
+	}
+	const all = "/v1/reports/usage?groupBy=key,model,tag"
+	var lines []string
+	for path, pages := all+"&limit=5", 0; path != ""; pages++ {
+		a := h.want(h.as(h.reader, "GET", path, nil), 200)
+		for i := 0; a.get("data", i) != nil; i++ {
+			row := func(name string) string { return a.text("data", i, name) }
+			lines = append(lines, strings.Join([]string{row("period"), row("keyName"), row("model"), row("tag"), row("requests"), row("allTokens"), row("costUsd")}, ";"))
+			if a.get("data", i, "accountId") != nil {
+				t.Errorf("it is not grouped by account: %s", a.raw)
+			}
+		}
+		if a.text("totals", "requests") != "9" || a.text("totals", "costUsd") != "0.0225" || a.text("totals", "rowsOverlap") != "true" {
+			t.Errorf("the totals of %s: %s", path, a.raw)
+		}
+		if path = ""; a.text("nextCursor") != "" {
+			path = all + "&limit=5&cursor=" + a.text("nextCursor")
+		}
+		if pages > 3 {
+			t.Fatal("the pages do not end")
+		}
+	}
+	if len(lines) != 12 || !strings.Contains(strings.Join(lines, "|"), ";key, 0;gpt-4o;blue;1;1000;0.0025") {
+		t.Errorf("rows: %q", lines)
+	}
+	a := h.want(h.do("GET", all+"&format=csv", nil), 200)
+	table, err := csv.NewReader(strings.NewReader(a.raw)).ReadAll()
+	if err != nil || len(table) != 13 || strings.Join(table[0], ",") != "period,keyId,keyName,model,tag,requests,inputTokens,outputTokens,cacheCreateTokens,cacheReadTokens,ephemeral5mTokens,ephemeral1hTokens,allTokens,costUsd" {
+		t.Fatalf("%v %q", err, a.raw)
+	}
+	for i, line := range lines {
+		row := table[i+1]
+		if got := strings.Join([]string{row[0], row[2], row[3], row[4], row[5], row[12], row[13]}, ";"); got != line {
+			t.Errorf("row %d of the CSV is %q, of the JSON %q", i, got, line)
+		}
+	}
+	if a := h.want(h.do("GET", "/v1/reports/usage?granularity=total&groupBy=account&tag=blue", nil), 200); a.text("data", 0, "period") != "total" || a.text("data", 0, "accountId") != "acct" || a.text("data", 0, "requests") != "3" || a.text("totals", "rowsOverlap") != "false" {
+		t.Errorf("one tag: %s", a.raw)
+	}
+	if a := h.want(h.do("GET", "/v1/reports/usage?from=2020-01-01&to=2020-02-01&format=csv", nil), 200); strings.Count(a.raw, "\n") != 1 {
+		t.Errorf("nothing is a head alone: %q", a.raw)
+	}
+	if a := h.want(h.do("GET", "/v1/reports/usage?granularity=week&groupBy=color&limit=0&format=xml&tag=", nil), 422); a.wrongFields() != "granularity,limit,groupBy,tag,format" {
+		t.Errorf("wrong: %s", a.wrongFields())
+	}
+	h.want(h.do("GET", "/v1/reports/usage?granularity=hour&from=2020-01-01", nil), 200)
+	retention(t, h)
+	h.want(h.do("GET", "/v1/reports/usage?granularity=hour&from=2020-01-01", nil), 422)
+	h.want(h.do("GET", "/v1/reports/usage?groupBy=key,account&from=2020-01-01", nil), 422)
+	h.want(h.do("GET", "/v1/reports/usage?groupBy=key&from=2020-01-01", nil), 200)
+	h.want(h.do("GET", "/v1/reports/usage?cursor=WyJhIl0", nil), 422)
+	h.want(h.as(h.relay, "GET", "/v1/reports/usage", nil), 403)
+}
+
+// Guarantee: a CSV that fails in its middle ends with a broken connection, so that
+// nobody takes a part for the whole.
+func TestBrokenOff(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	pgtest.Exec(t, h.db, `INSERT INTO usage_daily SELECT gen_random_uuid(), '2026-01-01'::date + g % 300, 'm-' || g, 1, 1, 1, 0, 0, 0, 0, 0.5 FROM generate_series(1, 200000) AS g`)
+	pgtest.Exec(t, h.db, `INSERT INTO key_totals (key_id) SELECT key_id FROM usage_daily`)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.url+"/v1/reports/usage?from=2026-01-01&groupBy=key,model&format=csv", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Authorization", "Bearer "+h.admin)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if _, err := io.ReadFull(resp.Body, make([]byte, 100)); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%d, %v", resp.StatusCode, err)
+	}
+	pgtest.Exec(t, h.db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE '%ReportKeys%' AND pid <> pg_backend_pid()")
+	n, err := io.Copy(io.Discard, resp.Body)
+	if !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("after %d more bytes: %v, want an unexpected end", n, err)
 	}
 }

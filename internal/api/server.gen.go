@@ -83,6 +83,7 @@ const (
 	DifferenceRollupAccountUsage  DifferenceRollup = "account_usage"
 	DifferenceRollupDailyCost     DifferenceRollup = "daily_cost"
 	DifferenceRollupKeyTotals     DifferenceRollup = "key_totals"
+	DifferenceRollupUsageClosed   DifferenceRollup = "usage_closed"
 	DifferenceRollupUsageDaily    DifferenceRollup = "usage_daily"
 )
 
@@ -96,6 +97,8 @@ func (e DifferenceRollup) Valid() bool {
 	case DifferenceRollupDailyCost:
 		return true
 	case DifferenceRollupKeyTotals:
+		return true
+	case DifferenceRollupUsageClosed:
 		return true
 	case DifferenceRollupUsageDaily:
 		return true
@@ -347,6 +350,72 @@ func (e ListKeysParamsSort) Valid() bool {
 	}
 }
 
+// Defines values for ReportUsageParamsGranularity.
+const (
+	Day   ReportUsageParamsGranularity = "day"
+	Hour  ReportUsageParamsGranularity = "hour"
+	Month ReportUsageParamsGranularity = "month"
+	Total ReportUsageParamsGranularity = "total"
+)
+
+// Valid indicates whether the value is a known member of the ReportUsageParamsGranularity enum.
+func (e ReportUsageParamsGranularity) Valid() bool {
+	switch e {
+	case Day:
+		return true
+	case Hour:
+		return true
+	case Month:
+		return true
+	case Total:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReportUsageParamsGroupBy.
+const (
+	ReportUsageParamsGroupByAccount ReportUsageParamsGroupBy = "account"
+	ReportUsageParamsGroupByKey     ReportUsageParamsGroupBy = "key"
+	ReportUsageParamsGroupByModel   ReportUsageParamsGroupBy = "model"
+	ReportUsageParamsGroupByTag     ReportUsageParamsGroupBy = "tag"
+)
+
+// Valid indicates whether the value is a known member of the ReportUsageParamsGroupBy enum.
+func (e ReportUsageParamsGroupBy) Valid() bool {
+	switch e {
+	case ReportUsageParamsGroupByAccount:
+		return true
+	case ReportUsageParamsGroupByKey:
+		return true
+	case ReportUsageParamsGroupByModel:
+		return true
+	case ReportUsageParamsGroupByTag:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ReportUsageParamsFormat.
+const (
+	Csv  ReportUsageParamsFormat = "csv"
+	JSON ReportUsageParamsFormat = "json"
+)
+
+// Valid indicates whether the value is a known member of the ReportUsageParamsFormat enum.
+func (e ReportUsageParamsFormat) Valid() bool {
+	switch e {
+	case Csv:
+		return true
+	case JSON:
+		return true
+	default:
+		return false
+	}
+}
+
 // AccountUsage defines model for AccountUsage.
 type AccountUsage = accountUsage
 
@@ -520,6 +589,9 @@ type Difference struct {
 	Rollup DifferenceRollup `json:"rollup"`
 	Stored Sum              `json:"stored"`
 	Summed Sum              `json:"summed"`
+
+	// Tag Of usage_closed; empty: all keys, or those without a tag.
+	Tag *string `json:"tag,omitempty"`
 }
 
 // DifferenceRollup defines model for Difference.Rollup.
@@ -853,6 +925,27 @@ type RenewRequest struct {
 	LeaseSeconds *int32 `json:"leaseSeconds,omitempty"`
 }
 
+// ReportRow One period, and what of those the report is grouped by.
+type ReportRow = reportRow
+
+// ReportSums Sums of usage.
+type ReportSums struct {
+	AllTokens         int64 `json:"allTokens"`
+	CacheCreateTokens int64 `json:"cacheCreateTokens"`
+	CacheReadTokens   int64 `json:"cacheReadTokens"`
+
+	// CostUsd US dollars, all digits.
+	CostUsd           USD   `json:"costUsd"`
+	Ephemeral1HTokens int64 `json:"ephemeral1hTokens"`
+	Ephemeral5MTokens int64 `json:"ephemeral5mTokens"`
+	InputTokens       int64 `json:"inputTokens"`
+	OutputTokens      int64 `json:"outputTokens"`
+	Requests          int64 `json:"requests"`
+}
+
+// ReportTotals defines model for ReportTotals.
+type ReportTotals = reportTotals
+
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
@@ -953,6 +1046,15 @@ type UsageEvent struct {
 
 	// Usage The provider's own usage object.
 	Usage *map[string]interface{} `json:"usage,omitempty"`
+}
+
+// UsageReport defines model for UsageReport.
+type UsageReport struct {
+	Data []ReportRow `json:"data"`
+
+	// NextCursor Empty on the last page.
+	NextCursor string       `json:"nextCursor"`
+	Totals     ReportTotals `json:"totals"`
 }
 
 // UsageRequest defines model for UsageRequest.
@@ -1170,6 +1272,49 @@ type ReconcileParams struct {
 	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
 }
 
+// ReportUsageParams defines parameters for ReportUsage.
+type ReportUsageParams struct {
+	// From First day, in the service's time zone; default: 29 days before `to`.
+	From *openapi_types.Date `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Last day, included; default: today.
+	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
+
+	// Granularity What a row is for: hour (named by the instant it begins at), day (2026-11-23), month (2026-11) or total.
+	Granularity *ReportUsageParamsGranularity `form:"granularity,omitempty" json:"granularity,omitempty"`
+
+	// GroupBy Any of key, model, account and tag, by comma. A key with two tags counts under both.
+	GroupBy *[]ReportUsageParamsGroupBy `form:"groupBy,omitempty" json:"groupBy,omitempty"`
+
+	// KeyID Only this key.
+	KeyID *openapi_types.UUID `form:"keyId,omitempty" json:"keyId,omitempty"`
+
+	// Model Only this model, by its normalised name.
+	Model *string `form:"model,omitempty" json:"model,omitempty"`
+
+	// AccountID Only this upstream account.
+	AccountID *string `form:"accountId,omitempty" json:"accountId,omitempty"`
+
+	// Tag Only keys that have this tag now.
+	Tag    *string                  `form:"tag,omitempty" json:"tag,omitempty"`
+	Format *ReportUsageParamsFormat `form:"format,omitempty" json:"format,omitempty"`
+
+	// Limit Rows a page of JSON.
+	Limit *int `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ReportUsageParamsGranularity defines parameters for ReportUsage.
+type ReportUsageParamsGranularity string
+
+// ReportUsageParamsGroupBy defines parameters for ReportUsage.
+type ReportUsageParamsGroupBy string
+
+// ReportUsageParamsFormat defines parameters for ReportUsage.
+type ReportUsageParamsFormat string
+
 // AdmitJSONRequestBody defines body for Admit for application/json ContentType.
 type AdmitJSONRequestBody = AdmissionRequest
 
@@ -1304,6 +1449,9 @@ type ServerInterface interface {
 	// Reconcile Prove that the sums are those of the ledger
 	// (GET /v1/reports/reconcile)
 	Reconcile(ctx echo.Context, params ReconcileParams) error
+	// ReportUsage What was used, by period and by key, model, account or tag
+	// (GET /v1/reports/usage)
+	ReportUsage(ctx echo.Context, params ReportUsageParams) error
 	// GetSelf A key's own limits, use and cost
 	// (GET /v1/self)
 	GetSelf(ctx echo.Context) error
@@ -1978,6 +2126,94 @@ func (w *ServerInterfaceWrapper) Reconcile(ctx echo.Context) error {
 	return err
 }
 
+// ReportUsage converts echo context to params.
+func (w *ServerInterfaceWrapper) ReportUsage(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReportUsageParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "granularity" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "granularity", ctx.QueryParams(), &params.Granularity, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter granularity: %s", err))
+	}
+
+	// ------------- Optional query parameter "groupBy" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", false, false, "groupBy", ctx.QueryParams(), &params.GroupBy, runtime.BindQueryParameterOptions{Type: "array", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter groupBy: %s", err))
+	}
+
+	// ------------- Optional query parameter "keyId" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "keyId", ctx.QueryParams(), &params.KeyID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter keyId: %s", err))
+	}
+
+	// ------------- Optional query parameter "model" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "model", ctx.QueryParams(), &params.Model, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter model: %s", err))
+	}
+
+	// ------------- Optional query parameter "accountId" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "accountId", ctx.QueryParams(), &params.AccountID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter accountId: %s", err))
+	}
+
+	// ------------- Optional query parameter "tag" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "tag", ctx.QueryParams(), &params.Tag, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter tag: %s", err))
+	}
+
+	// ------------- Optional query parameter "format" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "format", ctx.QueryParams(), &params.Format, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter format: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReportUsage(ctx, params)
+	return err
+}
+
 // GetSelf converts echo context to params.
 func (w *ServerInterfaceWrapper) GetSelf(ctx echo.Context) error {
 	var err error
@@ -2083,6 +2319,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/prices/import", wrapper.ImportPrices, options.OperationMiddlewares["ImportPrices"]...)
 	router.GET(options.BaseURL+"/v1/prices/unpriced", wrapper.ListUnpriced, options.OperationMiddlewares["ListUnpriced"]...)
 	router.GET(options.BaseURL+"/v1/reports/reconcile", wrapper.Reconcile, options.OperationMiddlewares["Reconcile"]...)
+	router.GET(options.BaseURL+"/v1/reports/usage", wrapper.ReportUsage, options.OperationMiddlewares["ReportUsage"]...)
 	router.GET(options.BaseURL+"/v1/self", wrapper.GetSelf, options.OperationMiddlewares["GetSelf"]...)
 	router.GET(options.BaseURL+"/v1/tags", wrapper.ListTags, options.OperationMiddlewares["ListTags"]...)
 	router.POST(options.BaseURL+"/v1/usage", wrapper.RecordUsage, options.OperationMiddlewares["RecordUsage"]...)
@@ -3458,6 +3695,69 @@ func (response ReconciledefaultApplicationProblemPlusJSONResponse) VisitReconcil
 	return err
 }
 
+type ReportUsageRequestObject struct {
+	Params ReportUsageParams
+}
+
+type ReportUsageResponseObject interface {
+	VisitReportUsageResponse(w http.ResponseWriter) error
+}
+
+type ReportUsage200JSONResponse UsageReport
+
+func (response ReportUsage200JSONResponse) VisitReportUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ReportUsage200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ReportUsage200TextCsvResponse) VisitReportUsageResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ReportUsagedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ReportUsagedefaultApplicationProblemPlusJSONResponse) VisitReportUsageResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetSelfRequestObject struct {
 }
 
@@ -3680,6 +3980,9 @@ type StrictServerInterface interface {
 	// Reconcile Prove that the sums are those of the ledger
 	// (GET /v1/reports/reconcile)
 	Reconcile(ctx context.Context, request ReconcileRequestObject) (ReconcileResponseObject, error)
+	// ReportUsage What was used, by period and by key, model, account or tag
+	// (GET /v1/reports/usage)
+	ReportUsage(ctx context.Context, request ReportUsageRequestObject) (ReportUsageResponseObject, error)
 	// GetSelf A key's own limits, use and cost
 	// (GET /v1/self)
 	GetSelf(ctx context.Context, request GetSelfRequestObject) (GetSelfResponseObject, error)
@@ -4737,6 +5040,31 @@ func (sh *strictHandler) Reconcile(ctx echo.Context, params ReconcileParams) err
 		return err
 	} else if validResponse, ok := response.(ReconcileResponseObject); ok {
 		return validResponse.VisitReconcileResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReportUsage operation middleware
+func (sh *strictHandler) ReportUsage(ctx echo.Context, params ReportUsageParams) error {
+	var request ReportUsageRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReportUsage(ctx.Request().Context(), request.(ReportUsageRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReportUsage")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReportUsageResponseObject); ok {
+		return validResponse.VisitReportUsageResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

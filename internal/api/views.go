@@ -90,6 +90,22 @@ type stats struct {
 	AsOf   wire.Time    `json:"asOf"`
 }
 
+type reportRow struct {
+	Period    string     `json:"period"`
+	KeyID     *uuid.UUID `json:"keyId,omitempty"`
+	KeyName   *string    `json:"keyName,omitempty"`
+	Model     *string    `json:"model,omitempty"`
+	AccountID *string    `json:"accountId,omitempty"`
+	Tag       *string    `json:"tag,omitempty"`
+	ReportSums
+}
+
+type reportTotals struct {
+	ReportSums
+
+	RowsOverlap bool `json:"rowsOverlap"`
+}
+
 type accountUsage struct {
 	AccountID   string    `json:"accountId"`
 	FirstUsedAt wire.Time `json:"firstUsedAt"`

@@ -216,7 +216,7 @@ func (s *stand) tell(ctx context.Context, ids []string) error {
 		keys, accounts, costs = append(keys, idOf(f.key)), append(accounts, f.account), append(costs, f.cost().String())
 		input, output, cached = append(input, f.input), append(output, f.output), append(cached, f.cached)
 	}
-	return s.db.Exec(ctx, `INSERT INTO bench_told SELECT * FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], CAST($7::text[] AS numeric[]))`,
+	return s.db.Exec(ctx, `INSERT INTO bench_told SELECT t.id, t.key, t.account, t.input, t.output, t.cached, t.cost FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], CAST($7::text[] AS numeric[])) AS t (id, key, account, input, output, cached, cost)`,
 		ids, keys, accounts, input, output, cached, costs)
 }
 

@@ -301,6 +301,9 @@ func (k *Keys) Purge(ctx context.Context, who db.Actor, id uuid.UUID) error {
 			}
 			return fmt.Errorf("locking a key: %w", err)
 		}
+		if err := q.KeyUntag(ctx, id); err != nil {
+			return fmt.Errorf("taking a key's tags off: %w", err)
+		}
 		if err := q.KeyPurge(ctx, db.KeyPurgeParams{KeyID: id, AnonymousID: anonymous}); err != nil {
 			return fmt.Errorf("purging a key: %w", err)
 		}

@@ -1,0 +1,54 @@
+package db
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// ReportRow is one row of a usage report: all its queries have the same columns.
+type ReportRow = ReportSumsRow
+
+// Stream runs one of the queries that return report rows and hands on each row as it
+// comes, so that a report of any size takes no memory. ask calls the query. It ends
+// with each's error, or with ctx's, at the row that it has come to.
+func (d *DB) Stream(ctx context.Context, ask func(*Queries) error, each func(ReportRow) error) error {
+	var noted note
+	if err := ask(New(&noted)); !errors.Is(err, errNoted) {
+		return fmt.Errorf("a query was to be noted: %w", err)
+	}
+	rows, err := d.pool.Query(ctx, noted.sql, noted.args...)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		row, err := pgx.RowToStructByPos[ReportRow](rows)
+		if err != nil {
+			return err
+		}
+		if err := each(row); err != nil {
+			return err
+		}
+	}
+	return rows.Err()
+}
+
+var errNoted = errors.New("noted")
+
+// note is a connection that notes what it is asked, since generated code reads all
+// rows of an answer before it returns.
+type note struct {
+	DBTX
+
+	sql  string
+	args []any
+}
+
+// Query notes a query.
+func (n *note) Query(_ context.Context, sql string, args ...interface{}) (pgx.Rows, error) {
+	n.sql, n.args = sql, args
+	return nil, errNoted
+}

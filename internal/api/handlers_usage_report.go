@@ -1,0 +1,261 @@
+package api
+
+import (
+	"context"
+	"encoding/csv"
+	"log/slog"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/report"
+)
+
+const (
+	usageReportDays    = 29 // how many days before the last a report begins when it is not told
+	defaultReportLimit = 200
+	maxReportLimit     = 1000
+	maxReportText      = 200              // characters of a filter
+	csvBatch           = 500              // rows between two looks at the client
+	csvPatience        = 30 * time.Second // for a client that takes nothing
+)
+
+// ReportUsage answers GET /v1/reports/usage.
+func (s *Server) ReportUsage(ctx context.Context, r ReportUsageRequestObject) (ReportUsageResponseObject, error) {
+	q, wrong := reportQuery(r.Params)
+	after, err := readPlace(r.Params.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	format := "json"
+	if r.Params.Format != nil {
+		format = string(*r.Params.Format)
+	}
+	if format != "json" && format != "csv" {
+		wrong = append(wrong, fault.Field{Field: "format", Message: "must be json or csv"})
+	}
+	if wrong != nil {
+		return nil, fault.Fields(wrong...)
+	}
+	if q.From, q.To, err = s.days(ctx, r.Params.From, r.Params.To, usageReportDays); err != nil {
+		return nil, err
+	}
+	if format == "csv" {
+		return csvReport{ctx, s.Reports, s.Log, q}, nil
+	}
+	return s.reportPage(ctx, q, after)
+}
+
+func (s *Server) reportPage(ctx context.Context, q report.Query, after *report.Place) (ReportUsageResponseObject, error) {
+	size := q.Limit
+	q.After, q.Limit = after, size+1
+	rows := make([]db.ReportRow, 0, q.Limit)
+	err := s.Reports.Usage(ctx, q, func(row db.ReportRow) error {
+		rows = append(rows, row)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	totals, err := s.Reports.Totals(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	answer := ReportUsage200JSONResponse{Data: []reportRow{}, Totals: reportTotals{sumsOf(totals), q.Overlaps()}}
+	if len(rows) > size {
+		rows = rows[:size]
+		p := report.PlaceOf(rows[size-1])
+		answer.NextCursor = writeCursor(p.KeyID.String(), p.Period, p.Model, p.AccountID, p.Tag)
+	}
+	for _, row := range rows {
+		answer.Data = append(answer.Data, rowOf(row, q.By))
+	}
+	return answer, nil
+}
+
+// reportQuery reads what is asked for, and names all that is wrong with it.
+func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
+	q.Granularity, q.Limit = report.Day, defaultReportLimit
+	if p.Granularity != nil {
+		q.Granularity = string(*p.Granularity)
+	}
+	if !slices.Contains(report.Granularities, q.Granularity) {
+		wrong = append(wrong, fault.Field{Field: "granularity", Message: "must be hour, day, month or total"})
+	}
+	if p.Limit != nil {
+		q.Limit = *p.Limit
+	}
+	if q.Limit < 1 || q.Limit > maxReportLimit {
+		wrong = append(wrong, fault.Field{Field: "limit", Message: "must be between 1 and 1000"})
+	}
+	if p.GroupBy != nil {
+		for _, by := range *p.GroupBy {
+			switch by {
+			case "key":
+				q.By.Key = true
+			case "model":
+				q.By.Model = true
+			case "account":
+				q.By.Account = true
+			case "tag":
+				q.By.Tag = true
+			default:
+				wrong = append(wrong, fault.Field{Field: "groupBy", Message: "must be any of key, model, account and tag, by comma"})
+			}
+		}
+	}
+	if p.KeyID != nil {
+		q.KeyID = *p.KeyID
+	}
+	for _, filter := range []struct {
+		field string
+		from  *string
+		into  *string
+	}{{"model", p.Model, &q.Model}, {"accountId", p.AccountID, &q.AccountID}, {"tag", p.Tag, &q.Tag}} {
+		if filter.from == nil {
+			continue
+		}
+		value, message := key.CheckText(*filter.from, 1, maxReportText)
+		if *filter.into = value; message != "" {
+			wrong = append(wrong, fault.Field{Field: filter.field, Message: message})
+		}
+	}
+	q.Model = price.Normalize(q.Model)
+	return q, wrong
+}
+
+func readPlace(cursor *string) (*report.Place, error) {
+	parts, err := readCursor(cursor, 5)
+	if err != nil || parts == nil {
+		return nil, err
+	}
+	id, err := uuid.Parse(parts[0])
+	if err != nil {
+		return nil, badCursor()
+	}
+	return &report.Place{KeyID: id, Period: parts[1], Model: parts[2], AccountID: parts[3], Tag: parts[4]}, nil
+}
+
+func sumsOf(row db.ReportRow) ReportSums {
+	return ReportSums{
+		Requests: row.Requests, InputTokens: row.InputTokens, OutputTokens: row.OutputTokens,
+		CacheCreateTokens: row.CacheCreateTokens, CacheReadTokens: row.CacheReadTokens,
+		Ephemeral5MTokens: row.Ephemeral5mTokens, Ephemeral1HTokens: row.Ephemeral1hTokens,
+		AllTokens: row.InputTokens + row.OutputTokens + row.CacheCreateTokens + row.CacheReadTokens, CostUsd: usd(row.Cost),
+	}
+}
+
+func rowOf(row db.ReportRow, by report.By) reportRow {
+	one := reportRow{Period: period(row), ReportSums: sumsOf(row)}
+	if by.Key {
+		one.KeyID, one.KeyName = &row.KeyID, &row.KeyName
+	}
+	if by.Model {
+		one.Model = &row.Model
+	}
+	if by.Account {
+		one.AccountID = &row.AccountID
+	}
+	if by.Tag {
+		one.Tag = &row.Tag
+	}
+	return one
+}
+
+func period(row db.ReportRow) string {
+	if row.Period == "" {
+		return report.Total
+	}
+	return row.Period
+}
+
+// csvReport is a report as one answer of any size: rows go out as they come in.
+type csvReport struct {
+	ctx     context.Context //nolint:containedctx // the generated interface passes none
+	reports *report.Reports
+	log     *slog.Logger
+	query   report.Query
+}
+
+// VisitReportUsageResponse writes the report. What goes wrong before its first row is
+// answered as always; after it the connection is broken, so that nobody takes a part for
+// the whole.
+func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
+	q := c.query
+	q.Limit = 0
+	out, control, rows := csv.NewWriter(w), http.NewResponseController(w), 0
+	begin := func() {
+		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
+		w.Header().Set("Content-Disposition", `attachment; filename="usage.csv"`)
+		_ = out.Write(csvHead(q.By)) // errors stay until Flush
+	}
+	err := c.reports.Usage(c.ctx, q, func(row db.ReportRow) error {
+		if rows == 0 {
+			begin()
+		}
+		if err := out.Write(csvRow(row, q.By)); err != nil {
+			return err
+		}
+		if rows++; rows%csvBatch != 0 {
+			return nil
+		}
+		out.Flush()
+		if err := out.Error(); err != nil {
+			return err
+		}
+		return control.SetWriteDeadline(time.Now().Add(csvPatience))
+	})
+	if err != nil {
+		if rows > 0 {
+			c.log.WarnContext(c.ctx, "a CSV report was broken off", "rows", rows, "error", err)
+			_ = control.SetWriteDeadline(time.Unix(1, 0))
+		}
+		return err
+	}
+	if rows == 0 {
+		begin()
+	}
+	out.Flush()
+	return out.Error()
+}
+
+func csvHead(by report.By) []string {
+	head := []string{"period"}
+	for _, part := range []struct {
+		grouped bool
+		names   []string
+	}{{by.Key, []string{"keyId", "keyName"}}, {by.Model, []string{"model"}}, {by.Account, []string{"accountId"}}, {by.Tag, []string{"tag"}}} {
+		if part.grouped {
+			head = append(head, part.names...)
+		}
+	}
+	return append(head, "requests", "inputTokens", "outputTokens", "cacheCreateTokens", "cacheReadTokens", "ephemeral5mTokens", "ephemeral1hTokens", "allTokens", "costUsd")
+}
+
+func csvRow(row db.ReportRow, by report.By) []string {
+	line := append(make([]string, 0, 15), period(row))
+	if by.Key {
+		line = append(line, row.KeyID.String(), row.KeyName)
+	}
+	if by.Model {
+		line = append(line, row.Model)
+	}
+	if by.Account {
+		line = append(line, row.AccountID)
+	}
+	if by.Tag {
+		line = append(line, row.Tag)
+	}
+	for _, n := range []int64{row.Requests, row.InputTokens, row.OutputTokens, row.CacheCreateTokens, row.CacheReadTokens, row.Ephemeral5mTokens, row.Ephemeral1hTokens,
+		row.InputTokens + row.OutputTokens + row.CacheCreateTokens + row.CacheReadTokens} {
+		line = append(line, strconv.FormatInt(n, 10))
+	}
+	return append(line, row.Cost.String())
+}

@@ -1,0 +1,161 @@
+package report
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// What rows of a usage report are for.
+const (
+	Hour  = "hour" // from the ledger, as far back as that reaches
+	Day   = "day"
+	Month = "month"
+	Total = "total"
+)
+
+// Granularities are those that a report may have.
+var Granularities = []string{Hour, Day, Month, Total}
+
+// By is what a report is grouped by beside its periods.
+type By struct{ Key, Model, Account, Tag bool }
+
+// Query is a usage report to be made.
+type Query struct {
+	From, To    time.Time // days, both included, as midnights in UTC
+	Granularity string
+	By          By
+	KeyID       uuid.UUID // zero: all
+	Model       string    // normalised; empty: all
+	AccountID   string    // empty: all
+	Tag         string    // empty: all
+	After       *Place    // the last row of the page before; nil: from the start
+	Limit       int       // rows; 0: all of them
+
+	ledger bool // though a rollup has it
+}
+
+// Place is a row's place in the order of a report.
+type Place struct {
+	KeyID                         uuid.UUID
+	Period, Model, AccountID, Tag string
+}
+
+// PlaceOf is the place of a row.
+func PlaceOf(row db.ReportRow) Place {
+	return Place{row.KeyID, row.Period, row.Model, row.AccountID, row.Tag}
+}
+
+// Overlaps tells whether rows may add up to more than the totals: a key with two tags
+// counts under both.
+func (q Query) Overlaps() bool { return q.By.Tag }
+
+// Usage hands on the rows of a report in order, as they come from the database: by key,
+// then period, model, account and tag, of those it is grouped by.
+// What is not grouped by is empty; so are accounts that usage does not name, and tags of
+// keys without any. Days, months and totals come from rollups, for ever; hours, and
+// accounts together with keys or tags, from the ledger: then From must not be before
+// what it still holds whole, else the fault Invalid names it.
+func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) error) error {
+	ask, err := r.source(ctx, q)
+	if err != nil {
+		return err
+	}
+	err = r.DB.Stream(ctx, ask, func(row db.ReportRow) error {
+		if !q.By.Key {
+			row.KeyID, row.KeyName = uuid.Nil, ""
+		}
+		return each(row)
+	})
+	if err != nil {
+		return fmt.Errorf("reporting usage: %w", err)
+	}
+	return nil
+}
+
+// Totals are the sums of all that a report covers, each request counted once.
+func (r *Reports) Totals(ctx context.Context, q Query) (sums db.ReportRow, err error) {
+	// Whether it reads the ledger is decided by what the report's rows need.
+	all := q
+	all.By, all.Granularity, all.After, all.Limit, all.ledger = By{}, Total, nil, 0, q.needsLedger()
+	err = r.Usage(ctx, all, func(row db.ReportRow) error {
+		sums = plus(sums, row)
+		return nil
+	})
+	return sums, err
+}
+
+func plus(a, b db.ReportRow) db.ReportRow {
+	return db.ReportRow{
+		Requests: a.Requests + b.Requests, InputTokens: a.InputTokens + b.InputTokens, OutputTokens: a.OutputTokens + b.OutputTokens,
+		CacheCreateTokens: a.CacheCreateTokens + b.CacheCreateTokens, CacheReadTokens: a.CacheReadTokens + b.CacheReadTokens,
+		Ephemeral5mTokens: a.Ephemeral5mTokens + b.Ephemeral5mTokens, Ephemeral1hTokens: a.Ephemeral1hTokens + b.Ephemeral1hTokens, Cost: a.Cost.Add(b.Cost),
+	}
+}
+
+// needsLedger tells whether no rollup has what is asked for.
+func (q Query) needsLedger() bool {
+	accounts := q.By.Account || q.AccountID != ""
+	keys := q.By.Key || q.By.Tag || q.KeyID != uuid.Nil || q.Tag != ""
+	return q.ledger || q.Granularity == Hour || accounts && keys
+}
+
+// source is the query that answers a report.
+func (r *Reports) source(ctx context.Context, q Query) (func(*db.Queries) error, error) {
+	after, first := Place{}, q.After == nil
+	if !first {
+		after = *q.After
+	}
+	var limit *int64
+	if q.Limit > 0 {
+		limit = new(int64(q.Limit))
+	}
+	switch {
+	case !slices.Contains(Granularities, q.Granularity):
+		return nil, fault.Fields(fault.Field{Field: "granularity", Message: "must be hour, day, month or total"})
+	case q.From.After(q.To):
+		return nil, fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
+	case q.needsLedger():
+		since, err := r.DB.LedgerWhole(ctx, r.Timezone)
+		if err != nil {
+			return nil, fmt.Errorf("asking how far back the ledger reaches: %w", err)
+		}
+		if q.From.Before(since) {
+			return nil, fault.Fields(fault.Field{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
+		}
+		return func(ask *db.Queries) error {
+			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Zone: r.Timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,
+				ByKey: q.By.Key, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag, KeyID: q.KeyID, Model: q.Model, AccountID: q.AccountID, Tag: q.Tag,
+				First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
+			return err
+		}, nil
+	case q.By.Key || q.KeyID != uuid.Nil:
+		// Not grouped by key, it is of one key, whose rows the id does not part.
+		if !q.By.Key && !first {
+			after.KeyID = q.KeyID
+		}
+		return func(ask *db.Queries) error {
+			_, err := ask.ReportKeys(ctx, db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
+				KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterTag: after.Tag, RowLimit: limit})
+			return err
+		}, nil
+	}
+	from := "models"
+	switch {
+	case q.By.Account || q.AccountID != "":
+		from = "accounts"
+	case q.By.Tag || q.Tag != "":
+		from = "tags"
+	}
+	return func(ask *db.Queries) error {
+		_, err := ask.ReportSums(ctx, db.ReportSumsParams{Source: from, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag,
+			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
+		return err
+	}, nil
+}

@@ -1,0 +1,338 @@
+package report_test
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/issue"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+var ctx = context.Background()
+
+const zone = "Asia/Kathmandu" // midnights at a quarter to the hour
+
+// books are a database with the means to write in it.
+type books struct {
+	*report.Reports
+
+	t      *testing.T
+	record *usage.Recorder
+	issue  *issue.Keys
+	keys   []uuid.UUID
+	events []uuid.UUID
+	rand   *rand.Rand
+}
+
+func newBooks(t *testing.T) *books {
+	t.Helper()
+	d := pgtest.New(t)
+	pgtest.Exec(t, d, "INSERT INTO service_settings (name, value) VALUES ('timezone', $1)", zone)
+	pgtest.Exec(t, d, "SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 12, (now() AT TIME ZONE 'UTC')::date + 1)")
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	return &books{t: t, Reports: &report.Reports{DB: d, Timezone: zone}, record: &usage.Recorder{DB: d, Prices: &price.Store{DB: d}, Timezone: zone},
+		issue: &issue.Keys{DB: d, Hasher: pgtest.Hasher(), Rules: key.Rules{}}, rand: rand.New(rand.NewPCG(seed, 1))}
+}
+
+var tagSets = [][]string{{}, {"a"}, {"b"}, {"a", "b"}, {"a", "b", "c"}}
+
+// step does one of what changes a report.
+func (b *books) step() {
+	t, d, r := b.t, b.DB, b.rand
+	switch what := r.IntN(20); {
+	case what == 0 || len(b.keys) == 0:
+		id, _ := pgtest.Key(t, d, pgtest.KeyRow{Fields: key.Columns{"tags": tagSets[r.IntN(len(tagSets))]}})
+		b.keys = append(b.keys, id)
+	case what == 1:
+		pgtest.Exec(t, d, "UPDATE api_keys SET tags = $1 WHERE id = ANY($2)", tagSets[r.IntN(len(tagSets))], b.keys[r.IntN(len(b.keys)):])
+	case what == 2 && len(b.keys) > 3:
+		i := r.IntN(len(b.keys))
+		if err := b.issue.Purge(ctx, db.Actor{Name: "test"}, b.keys[i]); err != nil {
+			t.Fatal(err)
+		}
+		b.keys = slices.Delete(b.keys, i, i+1)
+	case what == 3 && len(b.events) > 0:
+		i := r.IntN(len(b.events))
+		if _, err := b.record.Void(ctx, db.Actor{Name: "test"}, b.events[i], "test"); err != nil {
+			t.Fatal(err)
+		}
+		b.events = slices.Delete(b.events, i, i+1)
+	case what == 4:
+		if _, err := b.Close(ctx); err != nil {
+			t.Fatal(err)
+		}
+	default:
+		b.use(r.IntN(20) + 1)
+	}
+}
+
+// use records events of the last ten days.
+func (b *books) use(n int) {
+	var events []usage.Event
+	for range n {
+		events = append(events, usage.Event{
+			KeyID: b.keys[b.rand.IntN(len(b.keys))], AccountID: []string{"", "x", "y"}[b.rand.IntN(3)], Model: []string{"m", "n"}[b.rand.IntN(2)],
+			OccurredAt: time.Now().Add(-time.Duration(b.rand.IntN(10*24*60)) * time.Minute),
+			Counts:     usage.Counts{Input: b.rand.Int64N(100), Output: b.rand.Int64N(100), CacheCreate: 3, CacheRead: 2, Ephemeral5m: 2, Ephemeral1h: 1},
+		})
+	}
+	results, err := b.record.Record(ctx, events)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, r := range results {
+		b.events = append(b.events, r.EventID)
+	}
+}
+
+// sum is a row, written as text, and what it counts.
+type sum struct {
+	requests, tokens int64
+	cost             decimal.Decimal
+}
+
+func (s sum) plus(row db.ReportRow) sum {
+	return sum{s.requests + row.Requests, s.tokens + row.InputTokens + 7*row.OutputTokens + 11*row.CacheCreateTokens + 13*row.CacheReadTokens + 17*row.Ephemeral5mTokens + 19*row.Ephemeral1hTokens, s.cost.Add(row.Cost)}
+}
+
+func (s sum) String() string { return fmt.Sprintf("%d/%d/%s", s.requests, s.tokens, s.cost) }
+
+// want is the report as the ledger has it, row by row in Go.
+func (b *books) want(q report.Query) (rows map[report.Place]sum, total sum) {
+	rows = map[report.Place]sum{}
+	local, err := time.LoadLocation(zone)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	for _, text := range pgtest.Scan[[]string](b.t, b.DB, `SELECT coalesce(array_agg(concat_ws(';', e.key_id, coalesce(e.account_id, ''), e.model, floor(extract(epoch FROM e.occurred_at))::bigint, coalesce(array_to_string(k.tags, ','), ''),
+			e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_5m_tokens, e.ephemeral_1h_tokens)), '{}')
+			FROM usage_events AS e LEFT JOIN api_keys AS k ON k.id = e.key_id`) {
+		part := strings.Split(text, ";")
+		var seconds int64
+		var row db.ReportRow
+		fmt.Sscan(part[3], &seconds)
+		for i, into := range []*int64{&row.Requests, &row.InputTokens, &row.OutputTokens, &row.CacheCreateTokens, &row.CacheReadTokens, &row.Ephemeral5mTokens, &row.Ephemeral1hTokens} {
+			fmt.Sscan(part[5+i], into)
+		}
+		at := time.Unix(seconds, 0).In(local)
+		day := time.Date(at.Year(), at.Month(), at.Day(), 0, 0, 0, 0, time.UTC)
+		id, tags := uuid.MustParse(part[0]), strings.Split(part[4], ",")
+		if day.Before(q.From) || day.After(q.To) || q.KeyID != uuid.Nil && id != q.KeyID || q.Model != "" && part[2] != q.Model ||
+			q.AccountID != "" && part[1] != q.AccountID || q.Tag != "" && !slices.Contains(tags, q.Tag) {
+			continue
+		}
+		total = total.plus(row)
+		place := report.Place{}
+		switch q.Granularity {
+		case report.Hour:
+			place.Period = time.Date(at.Year(), at.Month(), at.Day(), at.Hour(), 0, 0, 0, local).UTC().Format(time.RFC3339)
+		case report.Day:
+			place.Period = day.Format(time.DateOnly)
+		case report.Month:
+			place.Period = day.Format("2006-01")
+		}
+		if q.By.Key {
+			place.KeyID = id
+		}
+		if q.By.Model {
+			place.Model = part[2]
+		}
+		if q.By.Account {
+			place.AccountID = part[1]
+		}
+		if !q.By.Tag {
+			tags = []string{""}
+		}
+		for _, tag := range tags {
+			if place.Tag = tag; q.Tag == "" || !q.By.Tag || tag == q.Tag {
+				rows[place] = rows[place].plus(row)
+			}
+		}
+	}
+	maps.DeleteFunc(rows, func(_ report.Place, s sum) bool { return s.requests == 0 && s.tokens == 0 })
+	return rows, total
+}
+
+// got is the report as it is made, page by page.
+func (b *books) got(q report.Query) (rows map[report.Place]sum, total sum) {
+	rows = map[report.Place]sum{}
+	var last *report.Place
+	for {
+		n := 0
+		q.After = last
+		if err := b.Usage(ctx, q, func(row db.ReportRow) error {
+			n++
+			place := report.PlaceOf(row)
+			if last != nil && slices.Compare(parts(*last), parts(place)) >= 0 {
+				b.t.Errorf("%v after %v", place, *last)
+			}
+			if _, twice := rows[place]; twice {
+				b.t.Errorf("%v twice", place)
+			}
+			last, rows[place] = &place, sum{}.plus(row)
+			return nil
+		}); err != nil {
+			b.t.Fatal(err)
+		}
+		if n < q.Limit || q.Limit == 0 {
+			break
+		}
+	}
+	totals, err := b.Totals(ctx, q)
+	if err != nil {
+		b.t.Fatal(err)
+	}
+	return rows, sum{}.plus(totals)
+}
+
+func parts(p report.Place) []string {
+	return []string{p.KeyID.String(), p.Period, p.Model, p.AccountID, p.Tag}
+}
+
+// randomQuery is any report of the days that there are.
+func (b *books) randomQuery() report.Query {
+	r := b.rand
+	today := pgtest.Scan[time.Time](b.t, b.DB, "SELECT (now() AT TIME ZONE $1)::date", zone)
+	q := report.Query{From: today.AddDate(0, 0, -11+r.IntN(8)), Granularity: report.Granularities[r.IntN(4)], Limit: []int{0, 1, 3, 1000}[r.IntN(4)],
+		By: report.By{Key: r.IntN(2) == 0, Model: r.IntN(2) == 0, Account: r.IntN(3) == 0, Tag: r.IntN(2) == 0}}
+	q.To = q.From.AddDate(0, 0, r.IntN(12))
+	if r.IntN(4) == 0 {
+		q.KeyID = b.keys[r.IntN(len(b.keys))]
+	}
+	if r.IntN(4) == 0 {
+		q.Model = "n"
+	}
+	if r.IntN(6) == 0 {
+		q.AccountID = "x"
+	}
+	if r.IntN(4) == 0 {
+		q.Tag = []string{"a", "b", "c", "none has it"}[r.IntN(4)]
+	}
+	return q
+}
+
+// differing are up to five rows that are not as they should be.
+func differing(got, want map[report.Place]sum) (text string) {
+	n := 0
+	for _, all := range []map[report.Place]sum{got, want} {
+		for place := range all {
+			if n < 5 && got[place].String() != want[place].String() {
+				n++
+				text += fmt.Sprintf("\n%v is %s, want %s", place, got[place], want[place])
+			}
+		}
+	}
+	return text
+}
+
+// Guarantee: whatever is recorded late or now, taken back, given other tags or purged,
+// and whenever days are closed in between, every report is what adding the ledger up row
+// by row gives, in pages of any size, each row once and in order; a key's usage counts
+// under each of its tags, and once in the totals; and every sum reconciles.
+func TestReportsAreTheLedger(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	for range 8 {
+		for range 20 {
+			b.step()
+		}
+		for range 20 {
+			q := b.randomQuery()
+			rows, total := b.got(q)
+			wantRows, wantTotal := b.want(q)
+			if !maps.EqualFunc(rows, wantRows, func(x, y sum) bool { return x.String() == y.String() }) || total.String() != wantTotal.String() {
+				t.Fatalf("%+v: in all %s, want %s%s", q, total, wantTotal, differing(rows, wantRows))
+			}
+		}
+		found, err := b.Reconcile(ctx, time.Now().AddDate(0, 0, -20), time.Now())
+		if err != nil || len(found.Differences) > 0 {
+			t.Fatalf("%v, %+v", err, found.Differences)
+		}
+	}
+	if n := pgtest.Scan[int](t, b.DB, "SELECT count(*) FROM usage_closed"); n == 0 {
+		t.Error("no day was closed, so nothing was tested")
+	}
+}
+
+// Guarantee: days that are closed while they are recorded for, by many at once, lose
+// nothing and count nothing twice; at every moment reports say what was acknowledged.
+func TestCloseUnderLoad(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	for range 8 {
+		id, _ := pgtest.Key(t, b.DB, pgtest.KeyRow{Fields: key.Columns{"tags": []string{"a", "b"}}})
+		b.keys = append(b.keys, id)
+	}
+	const writers, each = 4, 40
+	var all sync.WaitGroup
+	for w := range writers {
+		all.Go(func() {
+			for i := range each {
+				at := time.Now().Add(-time.Duration(48+(w*each+i)%96) * time.Hour)
+				if _, err := b.record.Record(ctx, []usage.Event{{KeyID: b.keys[i%8], Model: "m", OccurredAt: at, Counts: usage.Counts{Input: 1}}}); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	all.Go(func() {
+		for i := range 40 {
+			// Days are set apart and closed one after another, from long ago to two days ago.
+			pgtest.Exec(t, b.DB, "SELECT advance_closing(((now() AT TIME ZONE $1)::date - 10 + $2::int / 5))", zone, i)
+			if _, err := b.DB.DaysClose(ctx); err != nil {
+				t.Error(err)
+			}
+			pgtest.Exec(t, b.DB, "UPDATE api_keys SET tags = $1 WHERE id = $2", tagSets[i%len(tagSets)], b.keys[i%8])
+		}
+	})
+	all.Wait()
+	q := report.Query{From: time.Now().AddDate(0, 0, -30), To: time.Now().AddDate(0, 0, 2), Granularity: report.Day, By: report.By{Tag: true}}
+	for range 2 {
+		rows, total := b.got(q)
+		wantRows, wantTotal := b.want(q)
+		if total.requests != writers*each || total.String() != wantTotal.String() || !maps.EqualFunc(rows, wantRows, func(x, y sum) bool { return x.String() == y.String() }) {
+			t.Errorf("in all %s, want %s%s", total, wantTotal, differing(rows, wantRows))
+		}
+		if _, err := b.Close(ctx); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// Guarantee: what cannot be answered is refused with the field and the reason.
+func TestRefused(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	pgtest.Exec(t, b.DB, "SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 7)")
+	now := time.Now()
+	for field, q := range map[string]report.Query{
+		"granularity": {From: now, To: now, Granularity: "week"},
+		"from":        {From: now, To: now.AddDate(0, 0, -1), Granularity: report.Day},
+		"from ":       {From: now.AddDate(0, 0, -40), To: now, Granularity: report.Hour},
+		"from  ":      {From: now.AddDate(0, 0, -40), To: now, Granularity: report.Total, By: report.By{Key: true, Account: true}},
+	} {
+		err := b.Usage(ctx, q, func(db.ReportRow) error { return nil })
+		if f := db.Fault(err); f.Code != fault.Invalid || f.Fields[0].Field != strings.TrimSpace(field) {
+			t.Errorf("%+v: %v", q, err)
+		}
+	}
+}
