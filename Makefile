@@ -20,7 +20,7 @@ build: ## Build bin/keyledger
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
 
 .PHONY: test
-test: postgresql browser proxies ## Run all tests with the race detector, on a PostgreSQL of their own
+test: postgresql redis browser proxies ## Run all tests with the race detector, on a PostgreSQL of their own
 	$(GO) test -race ./...
 
 .PHONY: check
@@ -57,7 +57,7 @@ bench-full: postgresql build ## The same with a million keys and ten million led
 
 FUZZ_TIME ?= 60s
 .PHONY: soak
-soak: postgresql browser proxies ## Fuzz every decoder and run properties and end-to-end tests long
+soak: postgresql redis browser proxies ## Fuzz every decoder and run properties and end-to-end tests long
 	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
 	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
 	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
@@ -75,6 +75,10 @@ INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && D
 postgresql:
 	@[ -n "$$KEYLEDGER_PG_BIN" ] || command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres /opt/homebrew/opt/postgresql@*/bin/postgres 2>/dev/null | grep -q . || \
 		{ echo "installing PostgreSQL"; $(call INSTALL,postgresql,postgresql@17); }
+
+.PHONY: redis
+redis:
+	@command -v redis-server >/dev/null || { echo "installing Redis for the tests of moving in"; $(call INSTALL,redis-server,redis); }
 
 .PHONY: proxies
 proxies:

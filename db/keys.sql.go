@@ -803,20 +803,27 @@ func (q *Queries) SecretPrune(ctx context.Context, now *time.Time) (int64, error
 }
 
 const secretRehash = `-- name: SecretRehash :exec
-UPDATE api_key_secrets SET hash = $1, scheme = 'hmac-sha256', pepper_id = $2
- WHERE hash = $3
+UPDATE api_key_secrets SET hash = $1, scheme = 'hmac-sha256', pepper_id = $2, hint = CASE WHEN hint = '...' THEN $3 ELSE hint END
+ WHERE hash = $4
 `
 
 type SecretRehashParams struct {
 	NewHash  []byte
 	PepperID string
+	Hint     string
 	OldHash  []byte
 }
 
 // Replaces a secret's hash by one under the current pepper, at the secret's
-// first use after a change of pepper. Of several at once one does it.
+// first use after a change of pepper. Of several at once one does it. One that was
+// brought from elsewhere gets its hint too.
 func (q *Queries) SecretRehash(ctx context.Context, arg SecretRehashParams) error {
-	_, err := q.db.Exec(ctx, secretRehash, arg.NewHash, arg.PepperID, arg.OldHash)
+	_, err := q.db.Exec(ctx, secretRehash,
+		arg.NewHash,
+		arg.PepperID,
+		arg.Hint,
+		arg.OldHash,
+	)
 	return err
 }
 

@@ -176,6 +176,34 @@ type AuditLog struct {
 	RequestID *string
 }
 
+// Usage brought from another system, as opening rows of the ledger: what has been brought so far of each key or account, model and day.
+type ImportedUsage struct {
+	// The system it came from.
+	Source string
+	// "key:" and the key's id, or "account:" and the account's. A row of the empty model on day 1 says that the subject was brought at all.
+	Subject string
+	// Model, normalised; "unknown" for what the source does not part by model.
+	Model string
+	// Day in the service's time zone: the source's own day, or the first of what it keeps only by month or in all.
+	Day time.Time
+	// Requests.
+	Requests int64
+	// Input tokens, not counting those read from or written to cache.
+	InputTokens int64
+	// Output tokens.
+	OutputTokens int64
+	// Tokens written to cache, both lifetimes.
+	CacheCreateTokens int64
+	// Tokens read from cache.
+	CacheReadTokens int64
+	// Part of cache_create_tokens written for 5 minutes, where the source says so.
+	Ephemeral5mTokens int64
+	// Part of cache_create_tokens written for 1 hour, where the source says so.
+	Ephemeral1hTokens int64
+	// USD: what the source says it cost, else at the prices of the day.
+	Cost decimal.Decimal
+}
+
 // The current rate-limit window of each key. Its end is computed from its start: nothing resets it.
 type KeyCounter struct {
 	// The key.

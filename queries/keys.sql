@@ -110,8 +110,9 @@ VALUES (@hash, @key_id, 'hmac-sha256', @pepper_id, @hint);
 
 -- name: SecretRehash :exec
 -- Replaces a secret's hash by one under the current pepper, at the secret's
--- first use after a change of pepper. Of several at once one does it.
-UPDATE api_key_secrets SET hash = @new_hash, scheme = 'hmac-sha256', pepper_id = @pepper_id
+-- first use after a change of pepper. Of several at once one does it. One that was
+-- brought from elsewhere gets its hint too.
+UPDATE api_key_secrets SET hash = @new_hash, scheme = 'hmac-sha256', pepper_id = @pepper_id, hint = CASE WHEN hint = '...' THEN @hint ELSE hint END
  WHERE hash = @old_hash;
 
 -- name: SecretPrune :execrows

@@ -99,7 +99,7 @@ func printUsageReport(out io.Writer, found *client.UsageReport) error {
 			heads = append(heads, part.head)
 		}
 	}
-	t := newTable(out, append(heads, "REQUESTS", "INPUT", "OUTPUT", "CACHE WRITE", "CACHE READ", "COST", "")...)
+	t := newTable(out, append(heads, "REQUESTS", "INPUT", "OUTPUT", "CACHE WRITE", "CACHE READ", "COST", "SHARE")...)
 	for _, row := range found.Data {
 		cells := []any{row.Period}
 		for _, part := range groups(row) {

@@ -86,6 +86,13 @@ func (p Price) Cost(t Tokens) decimal.Decimal {
 	return sum.Shift(-perMillion).Round(scale)
 }
 
+// CostOfMany is what many requests cost together, each of them at base rates: sums do
+// not tell which of them were long.
+func (p Price) CostOfMany(t Tokens) decimal.Decimal {
+	p.Long = Rates{}
+	return p.Cost(t)
+}
+
 // Dearest is the most that so many tokens can cost, in USD: all of them at the
 // highest of the entry's rates.
 func (p Price) Dearest(tokens int64) decimal.Decimal {

@@ -191,6 +191,7 @@ type entry struct {
 const (
 	kindUsage      = "usage"
 	kindAdjustment = "adjustment"
+	kindOpening    = "opening"
 )
 
 func newEntry(e Event) entry {

@@ -141,7 +141,7 @@ func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key,
 		return nil, err
 	}
 	if current := candidates[0]; row.Scheme != current.Scheme || row.PepperID != current.PepperID {
-		v.rehash(ctx, row, current)
+		v.rehash(ctx, text, row, current)
 	}
 	a := row.APIKey
 	k := &Key{ID: a.ID, Active: a.IsActive, ExpiresAt: a.ExpiresAt, SecretEnds: row.SecretEnds, RateLimitWindow: a.RateLimitWindow, readAt: row.AsOf}
@@ -174,8 +174,8 @@ func (k *Key) judge(at time.Time) Code {
 
 // rehash moves a secret to the current pepper. The answer does not wait on its
 // success: the old hash works as long as its pepper is configured.
-func (v *Verifier) rehash(ctx context.Context, row db.SecretFindRow, current key.Candidate) {
-	err := v.DB.SecretRehash(ctx, db.SecretRehashParams{NewHash: current.Hash, PepperID: current.PepperID, OldHash: row.Hash})
+func (v *Verifier) rehash(ctx context.Context, text string, row db.SecretFindRow, current key.Candidate) {
+	err := v.DB.SecretRehash(ctx, db.SecretRehashParams{NewHash: current.Hash, PepperID: current.PepperID, OldHash: row.Hash, Hint: v.Hasher.Hint(text)})
 	if err != nil {
 		v.Log.WarnContext(ctx, "a secret could not be rehashed to the current pepper", "keyId", row.APIKey.ID, "error", err)
 	}

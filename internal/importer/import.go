@@ -1,0 +1,296 @@
+package importer
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
+)
+
+// sourceName is the original's name in imported_usage.
+const sourceName = "claude-relay-service"
+
+// namespace makes ids of what has none here.
+var namespace = uuid.NewSHA1(uuid.NameSpaceURL, []byte("keyledger import from "+sourceName))
+
+// accounts holds what accounts used before they came here: in the ledger every row has a
+// holder, and the original does not tell whose requests an account served.
+var accounts = uuid.NewSHA1(namespace, []byte("accounts"))
+
+// Importer brings a source into a database. One at a time does; others wait.
+type Importer struct {
+	DB     *db.DB
+	Usage  *usage.Recorder
+	Prices *price.Store
+	Rules  key.Rules
+	DryRun bool // plan, and change nothing
+}
+
+// What becomes of a key or an account.
+const (
+	Created   = "create"
+	Added     = "add usage"
+	Unchanged = "unchanged"
+	Refused   = "refuse"
+)
+
+// Step is what becomes, or would become, of one key or account.
+type Step struct {
+	Subject string // key NAME (ID), or account ID
+	Account bool   // whose usage is that of keys, seen from the other side
+	Action  string
+	Why     string   // of a refusal
+	Notes   []string // what is not as it was there
+	// What is brought of its usage now.
+	Requests, Tokens int64
+	Cost             decimal.Decimal // USD
+}
+
+// Import brings a source, one key or account a transaction, and tells of each as it is
+// done. It stops at the first error; what was done by then stays, and a later run goes on
+// from there.
+func (im *Importer) Import(ctx context.Context, s Source, done func(Step)) error {
+	for _, r := range s.Refused {
+		done(Step{Subject: r.Subject, Action: Refused, Why: r.Reason})
+	}
+	catalogue, _, err := im.Prices.Current(ctx)
+	if err != nil {
+		return err
+	}
+	zone, err := time.LoadLocation(im.Usage.Timezone)
+	if err != nil {
+		return fmt.Errorf("the service's time zone: %w", err)
+	}
+	for _, k := range s.Keys {
+		step, err := im.key(ctx, k, catalogue, zone)
+		if err != nil {
+			return fmt.Errorf("key %s: %w", k.ID, err)
+		}
+		done(step)
+	}
+	for _, a := range s.Accounts {
+		step, err := im.account(ctx, a, catalogue, zone)
+		if err != nil {
+			return fmt.Errorf("account %s: %w", a.ID, err)
+		}
+		done(step)
+	}
+	return nil
+}
+
+var actor = db.Actor{Name: "import"}
+
+// key brings one key with its usage, or the usage that came since.
+func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, zone *time.Location) (Step, error) {
+	r, unlike, wrong := k.read(im.Rules)
+	step := Step{Subject: fmt.Sprintf("key %s (%s)", k.Fields["name"], k.ID), Notes: unlike}
+	if wrong != "" {
+		step.Action, step.Why = Refused, wrong
+		return step, nil
+	}
+	if r.created.IsZero() {
+		now, err := im.DB.Now(ctx)
+		if err != nil {
+			return step, err
+		}
+		r.created = now
+		step.Notes = append(step.Notes, "its createdAt cannot be read: it is created now")
+	}
+	err := im.within(ctx, func(q *db.Queries) error {
+		before, brought, err := im.before(ctx, q, "key:"+r.id.String())
+		if err != nil {
+			return err
+		}
+		if step.Action = Unchanged; !brought {
+			if step.Action, step.Why, err = im.create(ctx, q, r); err != nil || step.Action == Refused {
+				return err
+			}
+		}
+		cells, doubts := k.History.cells(r.created.In(zone), before, catalogue)
+		step.Notes = append(step.Notes, doubts...)
+		if brought && len(cells) > 0 {
+			step.Action = Added
+		}
+		step.count(cells)
+		if im.DryRun {
+			return nil
+		}
+		if err := im.bring(ctx, q, "key:"+r.id.String(), cells, !brought, func(o usage.Opening) []usage.Opening {
+			o.KeyID = r.id
+			return []usage.Opening{o}
+		}); err != nil || r.lastUsed.IsZero() {
+			return err
+		}
+		return q.ImportLastUsed(ctx, db.ImportLastUsedParams{KeyID: r.id, LastUsedAt: r.lastUsed})
+	})
+	return step, err
+}
+
+// create makes a key that was not brought before.
+func (im *Importer) create(ctx context.Context, q *db.Queries, r record) (action, why string, err error) {
+	known, err := q.ImportKeysKnown(ctx, db.ImportKeysKnownParams{KeyIDs: []uuid.UUID{r.id}, Hashes: [][]byte{r.hash}})
+	if err != nil {
+		return "", "", err
+	}
+	for _, row := range known {
+		if row.KeyID == r.id {
+			return Refused, "a key with this id is here already, and was not brought by an import", nil
+		}
+	}
+	if len(known) > 0 {
+		return Refused, fmt.Sprintf("its secret opens another key here already (%s)", known[0].KeyID), nil
+	}
+	if im.DryRun {
+		return Created, "", nil
+	}
+	fields, err := r.columns.JSON()
+	if err != nil {
+		return "", "", err
+	}
+	n, err := q.ImportKeyCreate(ctx, db.ImportKeyCreateParams{KeyID: r.id, Hash: r.hash, Hint: unknownHint, CreatedBy: actor.Name, CreatedAt: r.created, Fields: fields})
+	if err != nil {
+		return "", "", err
+	}
+	if n == 0 {
+		return Refused, "a key with this id or secret came in at the same moment", nil
+	}
+	if r.deleted {
+		_, err = q.KeyDelete(ctx, []uuid.UUID{r.id})
+	}
+	return Created, "", err
+}
+
+// unknownHint is the hint of a key of which only the hash is known; it gets its own at
+// its first use.
+const unknownHint = "..."
+
+// account brings what an account used, in all or since.
+func (im *Importer) account(ctx context.Context, a Account, catalogue *price.Catalogue, zone *time.Location) (Step, error) {
+	step := Step{Subject: "account " + a.ID, Account: true, Action: Unchanged}
+	if id, message := key.CheckText(a.ID, 1, maxAccount); message != "" || id != a.ID {
+		step.Action, step.Why = Refused, "its id "+message
+		return step, nil
+	}
+	err := im.within(ctx, func(q *db.Queries) error {
+		before, brought, err := im.before(ctx, q, "account:"+a.ID)
+		if err != nil {
+			return err
+		}
+		cells, doubts := a.History.cells(a.History.first(time.Now().In(zone)), before, catalogue)
+		step.Notes = doubts
+		switch {
+		case !brought:
+			step.Action = Created
+		case len(cells) > 0:
+			step.Action = Added
+		}
+		step.count(cells)
+		if im.DryRun {
+			return nil
+		}
+		if err := q.ImportHolderCreate(ctx, accounts); err != nil {
+			return err
+		}
+		return im.bring(ctx, q, "account:"+a.ID, cells, !brought, func(o usage.Opening) []usage.Opening {
+			// The same again without the account, taken off: its keys have brought it.
+			o.KeyID, o.AccountID = accounts, a.ID
+			off := o
+			off.AccountID, off.Requests, off.Cost = "", -o.Requests, o.Cost.Neg()
+			off.Counts = Sums{}.each(Sums{0, o.Counts}, func(a, b int64) int64 { return a - b }).Counts
+			return []usage.Opening{o, off}
+		})
+	})
+	return step, err
+}
+
+// maxAccount bounds account ids, in characters.
+const maxAccount = 200
+
+// within is a transaction that no other import is in.
+func (im *Importer) within(ctx context.Context, fn func(*db.Queries) error) error {
+	return im.DB.Audited(ctx, actor, "import", func(q *db.Queries) error {
+		if err := q.ImportLock(ctx); err != nil {
+			return fmt.Errorf("waiting for another import: %w", err)
+		}
+		return fn(q)
+	})
+}
+
+// before is what has been brought of a subject; false: nothing ever.
+func (im *Importer) before(ctx context.Context, q *db.Queries, subject string) (ledger, bool, error) {
+	rows, err := q.ImportedUsage(ctx, db.ImportedUsageParams{Source: sourceName, Subjects: []string{subject}})
+	if err != nil {
+		return nil, false, fmt.Errorf("reading what was brought before: %w", err)
+	}
+	before := ledger{}
+	for _, row := range rows {
+		if row.Model != "" {
+			before[place{row.Model, row.Day.Format(time.DateOnly)}] = imported{Sums{row.Requests, usage.Counts{
+				Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
+				Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens,
+			}}, row.Cost}
+		}
+	}
+	return before, len(rows) > 0, nil
+}
+
+// bring writes cells into the ledger and notes that they were brought.
+func (im *Importer) bring(ctx context.Context, q *db.Queries, subject string, cells []cell, first bool, openings func(usage.Opening) []usage.Opening) error {
+	p := db.ImportedAddParams{Source: sourceName, Subject: subject}
+	note := func(at place, day time.Time, s Sums, cost decimal.Decimal) {
+		p.Models, p.Days, p.Requests = append(p.Models, at.model), append(p.Days, day), append(p.Requests, s.Requests)
+		p.InputTokens, p.OutputTokens = append(p.InputTokens, s.Input), append(p.OutputTokens, s.Output)
+		p.CacheCreateTokens, p.CacheReadTokens = append(p.CacheCreateTokens, s.CacheCreate), append(p.CacheReadTokens, s.CacheRead)
+		p.Ephemeral5mTokens, p.Ephemeral1hTokens = append(p.Ephemeral5mTokens, s.Ephemeral5m), append(p.Ephemeral1hTokens, s.Ephemeral1h)
+		p.Costs = append(p.Costs, cost.String())
+	}
+	if first {
+		note(place{}, time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), Sums{}, decimal.Zero)
+	}
+	var rows []usage.Opening
+	for _, c := range merged(cells) {
+		day, err := time.Parse(time.DateOnly, c.day)
+		if err != nil {
+			return err
+		}
+		note(c.place, day, c.sums, c.cost)
+		rows = append(rows, openings(usage.Opening{Model: c.model, Day: day, Requests: c.sums.Requests, Counts: c.sums.Counts, Cost: c.cost, Priced: c.known})...)
+	}
+	if p.Models == nil {
+		return nil
+	}
+	if err := im.Usage.Open(ctx, q, rows); err != nil {
+		return err
+	}
+	return q.ImportedAdd(ctx, p)
+}
+
+// merged are cells, one for each place.
+func merged(cells []cell) (all []cell) {
+	at := map[place]int{}
+	for _, c := range cells {
+		i, seen := at[c.place]
+		if !seen {
+			at[c.place] = len(all)
+			all = append(all, c)
+			continue
+		}
+		all[i].sums, all[i].cost, all[i].known = all[i].sums.plus(c.sums), all[i].cost.Add(c.cost), all[i].known && c.known
+	}
+	return all
+}
+
+func (s *Step) count(cells []cell) {
+	for _, c := range cells {
+		s.Requests += c.sums.Requests
+		s.Tokens += c.sums.All()
+		s.Cost = s.Cost.Add(c.cost)
+	}
+}

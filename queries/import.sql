@@ -1,0 +1,66 @@
+-- name: ImportLock :exec
+-- Lets one import at a time go on, to the end of the transaction.
+SELECT pg_advisory_xact_lock(hashtext('import'));
+
+-- name: ImportKeyCreate :execrows
+-- Creates a key that another system had, with its id, its times and the hash of its
+-- secret; 0 rows, and nothing is made, when the id or the secret is here already. Fields
+-- are a JSON object of api_keys columns.
+WITH made AS (
+    INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
+        daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
+        enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names, enable_client_restriction, allowed_clients,
+        claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
+        estimate_per_request, enforcement, tags, expires_at, is_active, created_by, created_at)
+    SELECT @key_id::uuid, f.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
+        f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
+        f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models, f.allowed_model_names, f.enable_client_restriction, f.allowed_clients,
+        f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
+        f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, @created_by::text, @created_at::timestamptz
+      FROM jsonb_populate_record(NULL::api_keys, @fields::jsonb) AS f
+     WHERE NOT EXISTS (SELECT FROM api_key_secrets AS s WHERE s.hash = @hash::bytea)
+    ON CONFLICT (id) DO NOTHING
+    RETURNING id
+), counter AS (
+    INSERT INTO key_counters (key_id) SELECT m.id FROM made AS m
+), total AS (
+    INSERT INTO key_totals (key_id) SELECT m.id FROM made AS m
+)
+INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
+SELECT @hash::bytea, m.id, 'sha256', 'legacy', @hint::text FROM made AS m;
+
+-- name: ImportHolderCreate :exec
+-- Makes the holder of what accounts used before they came here: it has an id and sums,
+-- as a purged key has, and is no key.
+INSERT INTO key_totals (key_id) VALUES (@key_id::uuid) ON CONFLICT (key_id) DO NOTHING;
+
+-- name: ImportLastUsed :exec
+-- Tells when a key was last used in the system that it came from.
+UPDATE key_totals AS t SET last_used_at = greatest(t.last_used_at, @last_used_at::timestamptz) WHERE t.key_id = @key_id::uuid;
+
+-- name: ImportedUsage :many
+-- What has been brought of these subjects from a source so far.
+SELECT * FROM imported_usage AS i WHERE i.source = @source::text AND i.subject = ANY(@subjects::text[]);
+
+-- name: ImportedAdd :exec
+-- Notes what is brought, in the transaction that brings it: parallel arrays of distinct
+-- (model, day).
+INSERT INTO imported_usage AS i (source, subject, model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+    ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+SELECT @source::text, @subject::text, n.model, n.day, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
+       n.ephemeral_5m_tokens, n.ephemeral_1h_tokens, n.cost
+  FROM ROWS FROM (unnest(@models::text[]), unnest(@days::date[]), unnest(@requests::bigint[]), unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
+       unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]), unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
+       unnest(CAST(@costs::text[] AS numeric[])))
+       AS n (model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+ON CONFLICT (source, subject, model, day) DO UPDATE SET
+    requests = i.requests + excluded.requests, input_tokens = i.input_tokens + excluded.input_tokens, output_tokens = i.output_tokens + excluded.output_tokens,
+    cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
+    ephemeral_5m_tokens = i.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens, ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+    cost = i.cost + excluded.cost;
+
+-- name: ImportKeysKnown :many
+-- Which of these ids, and of these hashes of secrets, belong to keys that are here, live or not.
+SELECT k.id::uuid AS key_id, coalesce(s.hash, '\x')::bytea AS hash, (k.deleted_at IS NOT NULL)::boolean AS deleted
+  FROM api_keys AS k LEFT JOIN api_key_secrets AS s ON s.key_id = k.id
+ WHERE k.id = ANY(@key_ids::uuid[]) OR k.id IN (SELECT h.key_id FROM api_key_secrets AS h WHERE h.hash = ANY(@hashes::bytea[]));
