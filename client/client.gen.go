@@ -1498,6 +1498,23 @@ type Price struct {
 // PriceSource defines model for Price.Source.
 type PriceSource string
 
+// PriceChange defines model for PriceChange.
+type PriceChange struct {
+	// CostAfter US dollars, all digits.
+	CostAfter USD `json:"costAfter"`
+
+	// CostBefore US dollars, all digits.
+	CostBefore USD   `json:"costBefore"`
+	Events     int64 `json:"events"`
+
+	// KeyID An anonymous id once the key is purged.
+	KeyID openapi_types.UUID `json:"keyId"`
+
+	// KeyName Empty once the key is purged.
+	KeyName string `json:"keyName"`
+	Model   string `json:"model"`
+}
+
 // PriceImport defines model for PriceImport.
 type PriceImport struct {
 	// Changed Entries that were new or different.
@@ -1677,6 +1694,41 @@ type ReportTotals struct {
 
 	// RowsOverlap Rows may add up to more than this: keys with several tags are in several of them.
 	RowsOverlap bool `json:"rowsOverlap"`
+}
+
+// RepriceAnswer defines model for RepriceAnswer.
+type RepriceAnswer struct {
+	// Changed Events of these that cost something else, or have a price now.
+	Changed int64         `json:"changed"`
+	Changes []PriceChange `json:"changes"`
+
+	// CostAfter US dollars, all digits.
+	CostAfter USD `json:"costAfter"`
+
+	// CostBefore US dollars, all digits.
+	CostBefore USD  `json:"costBefore"`
+	DryRun     bool `json:"dryRun"`
+
+	// Events Events that were looked at.
+	Events int64 `json:"events"`
+
+	// More There are more changes than are listed; the sums have all of them.
+	More bool `json:"more"`
+}
+
+// RepriceRequest defines model for RepriceRequest.
+type RepriceRequest struct {
+	// DryRun Tell what would change and change nothing.
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// From First day, in the service's time zone.
+	From openapi_types.Date `json:"from"`
+
+	// Model Only this model, by its normalised name; default: all.
+	Model *string `json:"model,omitempty"`
+
+	// To Last day, included.
+	To openapi_types.Date `json:"to"`
 }
 
 // RotateRequest defines model for RotateRequest.
@@ -2124,6 +2176,9 @@ type PutPriceJSONRequestBody = PriceInput
 // ImportPricesJSONRequestBody defines body for ImportPrices for application/json ContentType.
 type ImportPricesJSONRequestBody = LiteLLMPrices
 
+// RepriceJSONRequestBody defines body for Reprice for application/json ContentType.
+type RepriceJSONRequestBody = RepriceRequest
+
 // RecordUsageJSONRequestBody defines body for RecordUsage for application/json ContentType.
 type RecordUsageJSONRequestBody = UsageRequest
 
@@ -2545,6 +2600,24 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/prices/import (the `ImportPrices` operationId).
 	ImportPrices(ctx context.Context, params *ImportPricesParams, body ImportPricesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RepriceWithBody Price usage again with the catalogue as it is now
+	//
+	// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+	RepriceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// Reprice Price usage again with the catalogue as it is now
+	//
+	// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+	Reprice(ctx context.Context, body RepriceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListUnpriced Models used without a price
 	//
@@ -3355,6 +3428,44 @@ func (c *Client) ImportPricesWithBody(ctx context.Context, params *ImportPricesP
 // Corresponds with POST /v1/prices/import (the `ImportPrices` operationId).
 func (c *Client) ImportPrices(ctx context.Context, params *ImportPricesParams, body ImportPricesJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewImportPricesRequest(c.Server, params, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RepriceWithBody Price usage again with the catalogue as it is now
+//
+// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+func (c *Client) RepriceWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRepriceRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// Reprice Price usage again with the catalogue as it is now
+//
+// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+func (c *Client) Reprice(ctx context.Context, body RepriceJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRepriceRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5029,6 +5140,46 @@ func NewImportPricesRequestWithBody(server string, params *ImportPricesParams, c
 	return req, nil
 }
 
+// NewRepriceRequest calls the generic Reprice builder with application/json body
+func NewRepriceRequest(server string, body RepriceJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRepriceRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRepriceRequestWithBody constructs an http.Request for the Reprice method, with any body, and a specified content type
+func NewRepriceRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/prices/reprice")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListUnpricedRequest constructs an http.Request for the ListUnpriced method
 func NewListUnpricedRequest(server string) (*http.Request, error) {
 	var err error
@@ -5812,6 +5963,24 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/prices/import (the `ImportPrices` operationId).
 	ImportPricesWithResponse(ctx context.Context, params *ImportPricesParams, body ImportPricesJSONRequestBody, reqEditors ...RequestEditorFn) (*ImportPricesResponse, error)
+
+	// RepriceWithBodyWithResponse Price usage again with the catalogue as it is now
+	//
+	// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+	RepriceWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RepriceResponse, error)
+
+	// RepriceWithResponse Price usage again with the catalogue as it is now
+	//
+	// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+	RepriceWithResponse(ctx context.Context, body RepriceJSONRequestBody, reqEditors ...RequestEditorFn) (*RepriceResponse, error)
 
 	// ListUnpricedWithResponse Models used without a price
 	//
@@ -7496,6 +7665,61 @@ func (r ImportPricesResponse) ContentType() string {
 	return ""
 }
 
+// RepriceResponseDefaultHeaders the declared response headers of an HTTP default response for Reprice
+type RepriceResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type RepriceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RepriceAnswer
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RepriceResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RepriceResponse) GetJSON200() *RepriceAnswer {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RepriceResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RepriceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RepriceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RepriceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RepriceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListUnpricedResponseDefaultHeaders the declared response headers of an HTTP default response for ListUnpriced
 type ListUnpricedResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -8449,6 +8673,36 @@ func (c *ClientWithResponses) ImportPricesWithResponse(ctx context.Context, para
 		return nil, err
 	}
 	return ParseImportPricesResponse(rsp)
+}
+
+// RepriceWithBodyWithResponse Price usage again with the catalogue as it is now
+//
+// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+func (c *ClientWithResponses) RepriceWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RepriceResponse, error) {
+	rsp, err := c.RepriceWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRepriceResponse(rsp)
+}
+
+// RepriceWithResponse Price usage again with the catalogue as it is now
+//
+// For the days on which a price was wrong or missing. Every event of these days that is still in the ledger is priced by what is now known to have been in force when it happened (`effectiveFrom`). Those that cost something else get an adjustment in the ledger, and every sum follows in the same transaction; rows are never edited. Usage of models without a price stays as it is; so do imported totals. Done again, nothing changes. It goes on in transactions of some hundred events: broken off, do it again.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/prices/reprice (the `Reprice` operationId).
+func (c *ClientWithResponses) RepriceWithResponse(ctx context.Context, body RepriceJSONRequestBody, reqEditors ...RequestEditorFn) (*RepriceResponse, error) {
+	rsp, err := c.Reprice(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRepriceResponse(rsp)
 }
 
 // ListUnpricedWithResponse Models used without a price
@@ -9913,6 +10167,52 @@ func ParseImportPricesResponse(rsp *http.Response) (*ImportPricesResponse, error
 	switch {
 	case true:
 		var headers ImportPricesResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRepriceResponse parses an HTTP response from a RepriceWithResponse call
+func ParseRepriceResponse(rsp *http.Response) (*RepriceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RepriceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RepriceAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RepriceResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -11,10 +11,10 @@ import (
 // ReportRow is one row of a usage report: all its queries have the same columns.
 type ReportRow = ReportSumsRow
 
-// Stream runs one of the queries that return report rows and hands on each row as it
-// comes, so that a report of any size takes no memory. ask calls the query. It ends
-// with each's error, or with ctx's, at the row that it has come to.
-func (d *DB) Stream(ctx context.Context, ask func(*Queries) error, each func(ReportRow) error) error {
+// Stream runs a query that returns many rows and hands on each as it comes, so that an
+// answer of any size takes no memory. ask calls the query; T has its columns in order. It
+// ends with each's error, or with ctx's, at the row that it has come to.
+func Stream[T any](ctx context.Context, d *DB, ask func(*Queries) error, each func(T) error) error {
 	var noted note
 	if err := ask(New(&noted)); !errors.Is(err, errNoted) {
 		return fmt.Errorf("a query was to be noted: %w", err)
@@ -25,7 +25,7 @@ func (d *DB) Stream(ctx context.Context, ask func(*Queries) error, each func(Rep
 	}
 	defer rows.Close()
 	for rows.Next() {
-		row, err := pgx.RowToStructByPos[ReportRow](rows)
+		row, err := pgx.RowToStructByPos[T](rows)
 		if err != nil {
 			return err
 		}

@@ -246,6 +246,48 @@ func (q *Queries) AccountUsagePeriods(ctx context.Context, arg AccountUsagePerio
 	return items, nil
 }
 
+const adjustedBesides = `-- name: AdjustedBesides :many
+SELECT DISTINCT x.adjusts::uuid AS event_id
+  FROM usage_events AS x
+ WHERE x.key_id = ANY($1::uuid[]) AND x.event_id > $2::uuid AND x.kind = 'adjustment' AND x.adjusts = ANY($3::uuid[])
+   AND x.event_id <> ALL($4::uuid[])
+`
+
+type AdjustedBesidesParams struct {
+	KeyIDs   []uuid.UUID
+	Since    uuid.UUID
+	EventIDs []uuid.UUID
+	Known    []uuid.UUID
+}
+
+// Which of these keys' events have been adjusted since an event id was made, but for
+// the adjustments that are known. Asked after LedgerAppend in its transaction, which holds the keys:
+// nobody adjusts them meanwhile.
+func (q *Queries) AdjustedBesides(ctx context.Context, arg AdjustedBesidesParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, adjustedBesides,
+		arg.KeyIDs,
+		arg.Since,
+		arg.EventIDs,
+		arg.Known,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []uuid.UUID{}
+	for rows.Next() {
+		var event_id uuid.UUID
+		if err := rows.Scan(&event_id); err != nil {
+			return nil, err
+		}
+		items = append(items, event_id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const admissionKeys = `-- name: AdmissionKeys :many
 SELECT id, key_id FROM admissions WHERE id = ANY($1::uuid[])
 `
@@ -373,35 +415,56 @@ func (q *Queries) DedupPrune(ctx context.Context, arg DedupPruneParams) (int64, 
 }
 
 const eventFind = `-- name: EventFind :one
-SELECT event_id, received_at, kind, key_id, account_id, model, model_received, request_id, occurred_at, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced, adjusts, reason FROM usage_events WHERE event_id = $1
+SELECT u.event_id, u.received_at, u.kind, u.key_id, u.account_id, u.model, u.model_received, u.request_id, u.occurred_at, u.day, u.requests, u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_5m_tokens, u.ephemeral_1h_tokens, u.cost, u.priced, u.adjusts, u.reason, (u.requests + coalesce(a.requests, 0))::bigint AS requests_now, (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
+       (u.priced OR coalesce(a.priced, false))::boolean AS priced_now, coalesce(a.adjustments, 0)::bigint AS adjustments
+  FROM usage_events AS u
+  LEFT JOIN LATERAL (
+    SELECT count(*) AS adjustments, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced
+      FROM usage_events AS x WHERE x.key_id = u.key_id AND x.received_at >= u.received_at AND x.adjusts = u.event_id
+  ) AS a ON true
+ WHERE u.event_id = $1
 `
 
-// One ledger row. Rows are never edited, so what it says stays true.
-func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (UsageEvent, error) {
+type EventFindRow struct {
+	UsageEvent  UsageEvent
+	RequestsNow int64
+	CostNow     decimal.Decimal
+	PricedNow   bool
+	Adjustments int64
+}
+
+// One ledger row, which is never edited, with what its adjustments have made of it:
+// requests (0 once it was taken back), cost, whether it has a price, and how many
+// adjustments there are.
+func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRow, error) {
 	row := q.db.QueryRow(ctx, eventFind, eventID)
-	var i UsageEvent
+	var i EventFindRow
 	err := row.Scan(
-		&i.EventID,
-		&i.ReceivedAt,
-		&i.Kind,
-		&i.KeyID,
-		&i.AccountID,
-		&i.Model,
-		&i.ModelReceived,
-		&i.RequestID,
-		&i.OccurredAt,
-		&i.Day,
-		&i.Requests,
-		&i.InputTokens,
-		&i.OutputTokens,
-		&i.CacheCreateTokens,
-		&i.CacheReadTokens,
-		&i.Ephemeral5mTokens,
-		&i.Ephemeral1hTokens,
-		&i.Cost,
-		&i.Priced,
-		&i.Adjusts,
-		&i.Reason,
+		&i.UsageEvent.EventID,
+		&i.UsageEvent.ReceivedAt,
+		&i.UsageEvent.Kind,
+		&i.UsageEvent.KeyID,
+		&i.UsageEvent.AccountID,
+		&i.UsageEvent.Model,
+		&i.UsageEvent.ModelReceived,
+		&i.UsageEvent.RequestID,
+		&i.UsageEvent.OccurredAt,
+		&i.UsageEvent.Day,
+		&i.UsageEvent.Requests,
+		&i.UsageEvent.InputTokens,
+		&i.UsageEvent.OutputTokens,
+		&i.UsageEvent.CacheCreateTokens,
+		&i.UsageEvent.CacheReadTokens,
+		&i.UsageEvent.Ephemeral5mTokens,
+		&i.UsageEvent.Ephemeral1hTokens,
+		&i.UsageEvent.Cost,
+		&i.UsageEvent.Priced,
+		&i.UsageEvent.Adjusts,
+		&i.UsageEvent.Reason,
+		&i.RequestsNow,
+		&i.CostNow,
+		&i.PricedNow,
+		&i.Adjustments,
 	)
 	return i, err
 }
@@ -476,6 +539,123 @@ func (q *Queries) EventList(ctx context.Context, arg EventListParams) ([]UsageEv
 			&i.Adjusts,
 			&i.Reason,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const eventsOfDays = `-- name: EventsOfDays :many
+SELECT u.event_id, u.key_id, coalesce(u.account_id, '')::text AS account_id, u.model, u.model_received, u.occurred_at,
+       u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_5m_tokens, u.ephemeral_1h_tokens,
+       (u.cost + coalesce(a.cost, 0))::numeric AS cost_now, (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
+       coalesce(a.ids, '{}')::uuid[] AS adjustments
+  FROM usage_events AS u
+  LEFT JOIN (
+    SELECT x.adjusts, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced, array_agg(x.event_id) AS ids
+      FROM usage_events AS x
+     WHERE x.kind = 'adjustment' AND x.day BETWEEN $1::date AND $2::date
+       AND x.received_at >= (CAST($1::date AS timestamp) AT TIME ZONE ($3::text)) - interval '2 days'
+     GROUP BY x.adjusts
+  ) AS a ON a.adjusts = u.event_id
+ WHERE u.kind = 'usage' AND u.day BETWEEN $1::date AND $2::date
+   AND u.received_at >= (CAST($1::date AS timestamp) AT TIME ZONE ($3::text)) - interval '2 days'
+   AND ($4::text = '' OR u.model = $4)
+   AND u.requests + coalesce(a.requests, 0) > 0
+`
+
+type EventsOfDaysParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+	Zone    string
+	Model   string
+}
+
+type EventsOfDaysRow struct {
+	EventID           uuid.UUID
+	KeyID             uuid.UUID
+	AccountID         string
+	Model             string
+	ModelReceived     string
+	OccurredAt        time.Time
+	InputTokens       int64
+	OutputTokens      int64
+	CacheCreateTokens int64
+	CacheReadTokens   int64
+	Ephemeral5mTokens int64
+	Ephemeral1hTokens int64
+	CostNow           decimal.Decimal
+	PricedNow         bool
+	Adjustments       []uuid.UUID
+}
+
+// Usage of these days that has not been taken back, with what adjustments have made of its
+// cost and price, to be priced again.
+func (q *Queries) EventsOfDays(ctx context.Context, arg EventsOfDaysParams) ([]EventsOfDaysRow, error) {
+	rows, err := q.db.Query(ctx, eventsOfDays,
+		arg.FromDay,
+		arg.ToDay,
+		arg.Zone,
+		arg.Model,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []EventsOfDaysRow{}
+	for rows.Next() {
+		var i EventsOfDaysRow
+		if err := rows.Scan(
+			&i.EventID,
+			&i.KeyID,
+			&i.AccountID,
+			&i.Model,
+			&i.ModelReceived,
+			&i.OccurredAt,
+			&i.InputTokens,
+			&i.OutputTokens,
+			&i.CacheCreateTokens,
+			&i.CacheReadTokens,
+			&i.Ephemeral5mTokens,
+			&i.Ephemeral1hTokens,
+			&i.CostNow,
+			&i.PricedNow,
+			&i.Adjustments,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const keyNames = `-- name: KeyNames :many
+SELECT k.id, k.name FROM api_keys AS k WHERE k.id = ANY($1::uuid[])
+`
+
+type KeyNamesRow struct {
+	ID   uuid.UUID
+	Name string
+}
+
+// The names of keys; purged ones have no row.
+func (q *Queries) KeyNames(ctx context.Context, keyIds []uuid.UUID) ([]KeyNamesRow, error) {
+	rows, err := q.db.Query(ctx, keyNames, keyIds)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []KeyNamesRow{}
+	for rows.Next() {
+		var i KeyNamesRow
+		if err := rows.Scan(&i.ID, &i.Name); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

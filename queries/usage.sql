@@ -224,8 +224,50 @@ SELECT * FROM usage_events AS e
  LIMIT @row_limit;
 
 -- name: EventFind :one
--- One ledger row. Rows are never edited, so what it says stays true.
-SELECT * FROM usage_events WHERE event_id = @event_id;
+-- One ledger row, which is never edited, with what its adjustments have made of it:
+-- requests (0 once it was taken back), cost, whether it has a price, and how many
+-- adjustments there are.
+SELECT sqlc.embed(u), (u.requests + coalesce(a.requests, 0))::bigint AS requests_now, (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
+       (u.priced OR coalesce(a.priced, false))::boolean AS priced_now, coalesce(a.adjustments, 0)::bigint AS adjustments
+  FROM usage_events AS u
+  LEFT JOIN LATERAL (
+    SELECT count(*) AS adjustments, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced
+      FROM usage_events AS x WHERE x.key_id = u.key_id AND x.received_at >= u.received_at AND x.adjusts = u.event_id
+  ) AS a ON true
+ WHERE u.event_id = @event_id;
+
+-- name: EventsOfDays :many
+-- Usage of these days that has not been taken back, with what adjustments have made of its
+-- cost and price, to be priced again.
+SELECT u.event_id, u.key_id, coalesce(u.account_id, '')::text AS account_id, u.model, u.model_received, u.occurred_at,
+       u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_5m_tokens, u.ephemeral_1h_tokens,
+       (u.cost + coalesce(a.cost, 0))::numeric AS cost_now, (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
+       coalesce(a.ids, '{}')::uuid[] AS adjustments
+  FROM usage_events AS u
+  LEFT JOIN (
+    SELECT x.adjusts, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced, array_agg(x.event_id) AS ids
+      FROM usage_events AS x
+     WHERE x.kind = 'adjustment' AND x.day BETWEEN @from_day::date AND @to_day::date
+       AND x.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@zone::text)) - interval '2 days'
+     GROUP BY x.adjusts
+  ) AS a ON a.adjusts = u.event_id
+ WHERE u.kind = 'usage' AND u.day BETWEEN @from_day::date AND @to_day::date
+   AND u.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@zone::text)) - interval '2 days'
+   AND (@model::text = '' OR u.model = @model)
+   AND u.requests + coalesce(a.requests, 0) > 0;
+
+-- name: AdjustedBesides :many
+-- Which of these keys' events have been adjusted since an event id was made, but for
+-- the adjustments that are known. Asked after LedgerAppend in its transaction, which holds the keys:
+-- nobody adjusts them meanwhile.
+SELECT DISTINCT x.adjusts::uuid AS event_id
+  FROM usage_events AS x
+ WHERE x.key_id = ANY(@key_ids::uuid[]) AND x.event_id > @since::uuid AND x.kind = 'adjustment' AND x.adjusts = ANY(@event_ids::uuid[])
+   AND x.event_id <> ALL(@known::uuid[]);
+
+-- name: KeyNames :many
+-- The names of keys; purged ones have no row.
+SELECT k.id, k.name FROM api_keys AS k WHERE k.id = ANY(@key_ids::uuid[]);
 
 -- name: KeyUsagePeriods :many
 -- What keys used in the day, ISO week and month that an instant falls in, in the

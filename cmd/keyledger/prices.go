@@ -14,7 +14,7 @@ import (
 func pricesCommand() *cobra.Command {
 	c := &cobra.Command{Use: "prices", Short: "The price catalogue",
 		Long: "Speaks to the service at KEYLEDGER_URL with KEYLEDGER_TOKEN."}
-	c.AddCommand(pricesImport(), pricesList(), pricesUnpriced())
+	c.AddCommand(pricesImport(), pricesList(), pricesUnpriced(), pricesReprice())
 	return c
 }
 
@@ -109,5 +109,52 @@ func pricesUnpriced() *cobra.Command {
 		return t.flush()
 	})
 	asJSON = wantsJSON(c)
+	return c
+}
+
+func pricesReprice() *cobra.Command {
+	var from, to, model string
+	var dryRun bool
+	var asJSON *bool
+	c := remoteCommand("reprice", "Price usage of some days again with the catalogue as it is now", cobra.NoArgs, func(c *cobra.Command, r remote, _ []string) error {
+		first, last, err := readDays(from, to)
+		if err != nil {
+			return err
+		}
+		resp, err := r.RepriceWithResponse(c.Context(), client.RepriceRequest{From: *first, To: *last, Model: orNil(model), DryRun: &dryRun})
+		if err != nil {
+			return err
+		}
+		if *asJSON {
+			return printJSON(c.OutOrStdout(), resp.Body)
+		}
+		a, out := resp.JSON200, c.OutOrStdout()
+		if len(a.Changes) > 0 {
+			t := newTable(out, "KEY", "MODEL", "EVENTS", "COST", "NOW")
+			for _, x := range a.Changes {
+				name := x.KeyName
+				if name == "" {
+					name = x.KeyID.String()
+				}
+				t.row(name, x.Model, x.Events, x.CostBefore, x.CostAfter)
+			}
+			if err := t.flush(); err != nil {
+				return err
+			}
+		}
+		did := "changed"
+		if a.DryRun {
+			did = "would change; nothing was"
+		}
+		fmt.Fprintf(out, "%d of %d events %s: from $%s to $%s\n", a.Changed, a.Events, did, a.CostBefore, a.CostAfter)
+		return nil
+	})
+	c.Flags().StringVar(&from, "from", "", "first day (required)")
+	c.Flags().StringVar(&to, "to", "", "last day, included (required)")
+	c.Flags().StringVar(&model, "model", "", "only this model")
+	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would change, and change nothing")
+	asJSON = wantsJSON(c)
+	_ = c.MarkFlagRequired("from")
+	_ = c.MarkFlagRequired("to")
 	return c
 }

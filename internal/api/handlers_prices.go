@@ -14,6 +14,7 @@ import (
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/usage"
 )
 
 // ListPrices answers GET /v1/prices.
@@ -176,5 +177,50 @@ func (s *Server) ListUnpriced(ctx context.Context, _ ListUnpricedRequestObject) 
 		answer.Data[i] = Unpriced{Model: row.Model, Requests: row.Requests, Tokens: row.Tokens,
 			FirstAt: wire.At(row.FirstAt), LastAt: wire.At(row.LastAt), PricedNow: priced}
 	}
+	return answer, nil
+}
+
+// maxChanges is how many changes an answer to Reprice lists.
+const maxChanges = 1000
+
+// Reprice answers POST /v1/prices/reprice.
+func (s *Server) Reprice(ctx context.Context, r RepriceRequestObject) (RepriceResponseObject, error) {
+	what := usage.Repricing{From: r.Body.From.Time, To: r.Body.To.Time, DryRun: r.Body.DryRun != nil && *r.Body.DryRun}
+	var wrong []fault.Field
+	for _, day := range []struct {
+		field string
+		at    time.Time
+	}{{"from", what.From}, {"to", what.To}} {
+		if day.at.IsZero() {
+			wrong = append(wrong, fault.Field{Field: day.field, Message: "is required: a day such as 2026-11-23"})
+		}
+	}
+	if wrong == nil && what.From.After(what.To) {
+		wrong = append(wrong, fault.Field{Field: "from", Message: "must not be after to"})
+	}
+	if r.Body.Model != nil {
+		model, message := key.CheckText(*r.Body.Model, 1, 200)
+		if message != "" {
+			wrong = append(wrong, fault.Field{Field: "model", Message: message})
+		}
+		what.Model = price.Normalize(model)
+	}
+	if wrong != nil {
+		return nil, fault.Fields(wrong...)
+	}
+	done, err := s.Usage.Reprice(ctx, actor(ctx), what)
+	if err != nil {
+		return nil, err
+	}
+	before, after := decimal.Zero, decimal.Zero
+	answer := Reprice200JSONResponse{DryRun: what.DryRun, Events: done.Events, Changes: []PriceChange{}, More: len(done.Changes) > maxChanges}
+	for i, c := range done.Changes {
+		before, after = before.Add(c.Before), after.Add(c.After)
+		answer.Changed += c.Events
+		if i < maxChanges {
+			answer.Changes = append(answer.Changes, PriceChange{KeyID: c.KeyID, KeyName: c.KeyName, Model: c.Model, Events: c.Events, CostBefore: usd(c.Before), CostAfter: usd(c.After)})
+		}
+	}
+	answer.CostBefore, answer.CostAfter = usd(before), usd(after)
 	return answer, nil
 }

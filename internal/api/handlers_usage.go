@@ -267,7 +267,7 @@ func (s *Server) GetEvent(ctx context.Context, r GetEventRequestObject) (GetEven
 	if err != nil {
 		return nil, fmt.Errorf("reading an event: %w", err)
 	}
-	return GetEvent200JSONResponse(event(row)), nil
+	return GetEvent200JSONResponse(event(row.UsageEvent)), nil
 }
 
 // VoidEvent answers POST /v1/events/{id}/void.

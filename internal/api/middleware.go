@@ -51,7 +51,8 @@ var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 // included: a database that is slow or full is told of with 503, not by silence.
 const requestTimeout = 15 * time.Second
 
-// reportTimeout is that of reports, which may read all there is, and send it.
+// reportTimeout is that of what may read all there is: reports, which also send it, and
+// pricing again.
 const reportTimeout = time.Hour
 
 // begin gives a request its id, the caller's X-Request-Id if it is a plain one, and
@@ -70,7 +71,7 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 			header["Cache-Control"] = noStore
 		}
 		timeout := requestTimeout
-		if strings.HasPrefix(r.URL.Path, "/v1/reports/") {
+		if strings.HasPrefix(r.URL.Path, "/v1/reports/") || r.URL.Path == "/v1/prices/reprice" {
 			timeout = reportTimeout
 			// The server's read timeout would end the request with it.
 			if err := http.NewResponseController(c.Response()).SetReadDeadline(time.Time{}); err != nil {

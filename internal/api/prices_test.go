@@ -4,7 +4,9 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
@@ -82,5 +84,104 @@ func TestPutPrice(t *testing.T) {
 		if a := h.want(h.do("POST", "/v1/prices", body), 422); a.wrongFields() != fields {
 			t.Errorf("%s: %q, want %q", body, a.wrongFields(), fields)
 		}
+	}
+}
+
+// Guarantee: pricing again changes exactly the events of the days and the model asked for
+// that cost something else, by adjustments, with every sum following; a dry run tells the
+// same and changes nothing; done again, nothing changes; usage that had no price counts as
+// priced; what was taken back stays taken back, and what is taken back later is gone with
+// its new cost; and all of it reconciles.
+func TestReprice(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, _ := h.create(map[string]any{"name": "alice"})
+	today := pgtest.Scan[string](t, h.db, "SELECT (now() AT TIME ZONE 'UTC')::date::text")
+	record := func(request, model string, daysAgo int) string {
+		return h.want(h.record(map[string]any{"keyId": id, "accountId": "acct", "requestId": request, "model": model, "occurredAt": time.Now().AddDate(0, 0, -daysAgo).Format(time.RFC3339), "usage": map[string]any{"prompt_tokens": 1000, "completion_tokens": 100}}), 200).text("results", 0, "eventId")
+	}
+	record("a", "no-such-model", 0)
+	taken := record("b", "no-such-model", 0)
+	h.want(h.do("POST", "/v1/events/"+taken+"/void", map[string]any{"reason": "test"}), 200)
+	record("earlier", "no-such-model", 2)
+	record("other", "gpt-4o", 0)
+	later := record("c", "no-such-model", 0)
+	h.want(h.do("POST", "/v1/prices", map[string]any{"model": "no-such-model", "inputPerMillion": 10, "outputPerMillion": 50, "effectiveFrom": "2020-01-01T00:00:00Z"}), 200)
+	state := func() string {
+		return pgtest.Scan[string](t, h.db, `SELECT (SELECT concat_ws(' ', requests, input_tokens, output_tokens, trim_scale(cost)) FROM key_totals) || ' | ' ||
+			(SELECT string_agg(concat_ws(' ', (now() AT TIME ZONE 'UTC')::date - day, model, requests, input_tokens, trim_scale(cost)), ', ' ORDER BY day, model) FROM usage_daily) || ' | ' || (SELECT trim_scale(sum(cost)) FROM daily_cost)
+			|| ' | ' || (SELECT trim_scale(cost) FROM account_totals) || ' | ' || (SELECT count(*) FROM usage_events)`)
+	}
+	before := state()
+	ask := func(dry bool) answer {
+		return h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today, "dryRun": dry}), 200)
+	}
+	planned := ask(true)
+	if planned.text("events") != "3" || planned.text("changed") != "2" || planned.text("costBefore") != "0.0035" && planned.text("costBefore") != "0" || planned.text("costAfter") != "0.03" || planned.text("changes", 0, "keyName") != "alice" {
+		t.Errorf("planned: %s", planned.raw)
+	}
+	if state() != before {
+		t.Error("a dry run changed something")
+	}
+	if done := ask(false); strings.Replace(done.raw, `"dryRun":false`, `"dryRun":true`, 1) != planned.raw {
+		t.Errorf("planned %s and did %s", planned.raw, done.raw)
+	}
+	const want = "4 4000 400 0.0335 | 2 no-such-model 1 1000 0, 0 gpt-4o 1 1000 0.0035, 0 no-such-model 2 2000 0.03 | 0.0335 | 0.0335 | 10"
+	if got := state(); got != want {
+		t.Errorf("after it\n%s, want\n%s", got, want)
+	}
+	if again := ask(false); again.text("changed") != "0" || state() != want {
+		t.Errorf("done again: %s", again.raw)
+	}
+	if a := h.want(h.do("GET", "/v1/prices/unpriced", nil), 200); a.text("data", 0, "requests") != "1" { // of the day that was not asked for
+		t.Errorf("unpriced: %s", a.raw)
+	}
+	h.want(h.do("POST", "/v1/prices", map[string]any{"model": "no-such-model", "inputPerMillion": 20, "outputPerMillion": 50, "effectiveFrom": "2020-01-01T00:00:00Z"}), 200)
+	if a := ask(false); a.text("changed") != "2" || a.text("costBefore") != "0.03" || a.text("costAfter") != "0.05" {
+		t.Errorf("at another price: %s", a.raw)
+	}
+	h.want(h.do("POST", "/v1/events/"+later+"/void", map[string]any{"reason": "test"}), 200)
+	if got := state(); !strings.Contains(got, "3 3000 300 0.0285 |") {
+		t.Errorf("taken back after it: %s", got)
+	}
+	if a := h.want(h.do("GET", "/v1/reports/reconcile", nil), 200); a.text("agrees") != "true" {
+		t.Errorf("%s", a.raw)
+	}
+	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM audit_log WHERE action = 'ledger.reprice'"); n != 2 {
+		t.Errorf("%d audit rows, want one for each that changed something", n)
+	}
+	if a := h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": "2020-01-01", "model": ""}), 422); a.wrongFields() != "from,model" {
+		t.Errorf("wrong: %s", a.raw)
+	}
+	h.want(h.do("POST", "/v1/prices/reprice", map[string]any{}), 422)
+	h.want(h.as(h.relay, "POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 403)
+}
+
+// Guarantee: several who price again and take back at once leave what one after another
+// would: every event costs what the catalogue says, or nothing.
+func TestRepriceAtOnce(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, _ := h.create(map[string]any{"name": "k"})
+	var events []string
+	for i := range 60 {
+		events = append(events, h.record(map[string]any{"keyId": id, "requestId": fmt.Sprint(i), "model": "later-priced", "usage": map[string]any{"prompt_tokens": 1000}}).text("results", 0, "eventId"))
+	}
+	today := pgtest.Scan[string](t, h.db, "SELECT (now() AT TIME ZONE 'UTC')::date::text")
+	h.want(h.do("POST", "/v1/prices", map[string]any{"model": "later-priced", "inputPerMillion": 1, "effectiveFrom": "2020-01-01T00:00:00Z"}), 200)
+	var all sync.WaitGroup
+	for range 3 {
+		all.Go(func() { h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 200) })
+	}
+	for _, event := range events[:20] {
+		all.Go(func() { h.want(h.do("POST", "/v1/events/"+event+"/void", map[string]any{"reason": "x"}), 200) })
+	}
+	all.Wait()
+	h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 200)
+	if got := pgtest.Scan[string](t, h.db, "SELECT concat_ws(' ', requests, input_tokens, trim_scale(cost)) FROM key_totals"); got != "40 40000 0.04" {
+		t.Errorf("the key's totals: %s", got)
+	}
+	if a := h.want(h.do("GET", "/v1/reports/reconcile", nil), 200); a.text("agrees") != "true" {
+		t.Errorf("%s", a.raw)
 	}
 }

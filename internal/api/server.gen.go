@@ -831,6 +831,23 @@ type ModelBlock = modelBlock
 // Price defines model for Price.
 type Price = priceView
 
+// PriceChange defines model for PriceChange.
+type PriceChange struct {
+	// CostAfter US dollars, all digits.
+	CostAfter USD `json:"costAfter"`
+
+	// CostBefore US dollars, all digits.
+	CostBefore USD   `json:"costBefore"`
+	Events     int64 `json:"events"`
+
+	// KeyID An anonymous id once the key is purged.
+	KeyID openapi_types.UUID `json:"keyId"`
+
+	// KeyName Empty once the key is purged.
+	KeyName string `json:"keyName"`
+	Model   string `json:"model"`
+}
+
 // PriceImport defines model for PriceImport.
 type PriceImport struct {
 	// Changed Entries that were new or different.
@@ -945,6 +962,41 @@ type ReportSums struct {
 
 // ReportTotals defines model for ReportTotals.
 type ReportTotals = reportTotals
+
+// RepriceAnswer defines model for RepriceAnswer.
+type RepriceAnswer struct {
+	// Changed Events of these that cost something else, or have a price now.
+	Changed int64         `json:"changed"`
+	Changes []PriceChange `json:"changes"`
+
+	// CostAfter US dollars, all digits.
+	CostAfter USD `json:"costAfter"`
+
+	// CostBefore US dollars, all digits.
+	CostBefore USD  `json:"costBefore"`
+	DryRun     bool `json:"dryRun"`
+
+	// Events Events that were looked at.
+	Events int64 `json:"events"`
+
+	// More There are more changes than are listed; the sums have all of them.
+	More bool `json:"more"`
+}
+
+// RepriceRequest defines model for RepriceRequest.
+type RepriceRequest struct {
+	// DryRun Tell what would change and change nothing.
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// From First day, in the service's time zone.
+	From openapi_types.Date `json:"from"`
+
+	// Model Only this model, by its normalised name; default: all.
+	Model *string `json:"model,omitempty"`
+
+	// To Last day, included.
+	To openapi_types.Date `json:"to"`
+}
 
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
@@ -1351,6 +1403,9 @@ type PutPriceJSONRequestBody = PriceInput
 // ImportPricesJSONRequestBody defines body for ImportPrices for application/json ContentType.
 type ImportPricesJSONRequestBody = LiteLLMPrices
 
+// RepriceJSONRequestBody defines body for Reprice for application/json ContentType.
+type RepriceJSONRequestBody = RepriceRequest
+
 // RecordUsageJSONRequestBody defines body for RecordUsage for application/json ContentType.
 type RecordUsageJSONRequestBody = UsageRequest
 
@@ -1443,6 +1498,9 @@ type ServerInterface interface {
 	// ImportPrices Import a price file in LiteLLM's format
 	// (POST /v1/prices/import)
 	ImportPrices(ctx echo.Context, params ImportPricesParams) error
+	// Reprice Price usage again with the catalogue as it is now
+	// (POST /v1/prices/reprice)
+	Reprice(ctx echo.Context) error
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx echo.Context) error
@@ -2092,6 +2150,15 @@ func (w *ServerInterfaceWrapper) ImportPrices(ctx echo.Context) error {
 	return err
 }
 
+// Reprice converts echo context to params.
+func (w *ServerInterfaceWrapper) Reprice(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.Reprice(ctx)
+	return err
+}
+
 // ListUnpriced converts echo context to params.
 func (w *ServerInterfaceWrapper) ListUnpriced(ctx echo.Context) error {
 	var err error
@@ -2317,6 +2384,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/prices", wrapper.ListPrices, options.OperationMiddlewares["ListPrices"]...)
 	router.POST(options.BaseURL+"/v1/prices", wrapper.PutPrice, options.OperationMiddlewares["PutPrice"]...)
 	router.POST(options.BaseURL+"/v1/prices/import", wrapper.ImportPrices, options.OperationMiddlewares["ImportPrices"]...)
+	router.POST(options.BaseURL+"/v1/prices/reprice", wrapper.Reprice, options.OperationMiddlewares["Reprice"]...)
 	router.GET(options.BaseURL+"/v1/prices/unpriced", wrapper.ListUnpriced, options.OperationMiddlewares["ListUnpriced"]...)
 	router.GET(options.BaseURL+"/v1/reports/reconcile", wrapper.Reconcile, options.OperationMiddlewares["Reconcile"]...)
 	router.GET(options.BaseURL+"/v1/reports/usage", wrapper.ReportUsage, options.OperationMiddlewares["ReportUsage"]...)
@@ -3610,6 +3678,49 @@ func (response ImportPricesdefaultApplicationProblemPlusJSONResponse) VisitImpor
 	return err
 }
 
+type RepriceRequestObject struct {
+	Body *RepriceJSONRequestBody
+}
+
+type RepriceResponseObject interface {
+	VisitRepriceResponse(w http.ResponseWriter) error
+}
+
+type Reprice200JSONResponse RepriceAnswer
+
+func (response Reprice200JSONResponse) VisitRepriceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RepricedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response RepricedefaultApplicationProblemPlusJSONResponse) VisitRepriceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListUnpricedRequestObject struct {
 }
 
@@ -3974,6 +4085,9 @@ type StrictServerInterface interface {
 	// ImportPrices Import a price file in LiteLLM's format
 	// (POST /v1/prices/import)
 	ImportPrices(ctx context.Context, request ImportPricesRequestObject) (ImportPricesResponseObject, error)
+	// Reprice Price usage again with the catalogue as it is now
+	// (POST /v1/prices/reprice)
+	Reprice(ctx context.Context, request RepriceRequestObject) (RepriceResponseObject, error)
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx context.Context, request ListUnpricedRequestObject) (ListUnpricedResponseObject, error)
@@ -4992,6 +5106,52 @@ func (sh *strictHandler) ImportPrices(ctx echo.Context, params ImportPricesParam
 		return err
 	} else if validResponse, ok := response.(ImportPricesResponseObject); ok {
 		return validResponse.VisitImportPricesResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// Reprice operation middleware
+func (sh *strictHandler) Reprice(ctx echo.Context) error {
+	var request RepriceRequestObject
+
+	var body RepriceJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.Reprice(ctx.Request().Context(), request.(RepriceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "Reprice")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RepriceResponseObject); ok {
+		return validResponse.VisitRepriceResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -67,7 +67,7 @@ func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) er
 	if err != nil {
 		return err
 	}
-	err = r.DB.Stream(ctx, ask, func(row db.ReportRow) error {
+	err = db.Stream(ctx, r.DB, ask, func(row db.ReportRow) error {
 		if !q.By.Key {
 			row.KeyID, row.KeyName = uuid.Nil, ""
 		}

@@ -107,6 +107,11 @@ func (c Counts) Tokens() price.Tokens {
 	return price.Tokens{Input: c.Input, Output: c.Output, CacheRead: c.CacheRead, CacheWrite: c.Ephemeral5m, CacheWrite1h: c.Ephemeral1h}
 }
 
+// negated are the counts that take these back.
+func (c Counts) negated() Counts {
+	return Counts{-c.Input, -c.Output, -c.CacheCreate, -c.CacheRead, -c.Ephemeral5m, -c.Ephemeral1h}
+}
+
 // dedupKey is what an event is recorded once by within its key.
 func (e Event) dedupKey() string {
 	switch {

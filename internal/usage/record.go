@@ -233,7 +233,9 @@ func (r *Recorder) append(ctx context.Context, entries []entry, outcomes []outco
 	for i, e := range entries {
 		if o := &outcomes[e.unit]; o.err == nil {
 			o.results = append(o.results, results[i])
-			r.tell(results[i])
+			if e.kind == kindUsage {
+				r.tell(results[i])
+			}
 		}
 	}
 	return nil

@@ -17,6 +17,21 @@ import (
 // last use stay. The ledger row itself stays. Voiding twice is harmless: the first adjustment is
 // the answer. Faults: NotFound, and Conflict for a row that is no usage.
 func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, reason string) (Result, error) {
+	for try := 1; ; try++ {
+		result, err := r.void(ctx, who, eventID, reason)
+		if !errors.Is(err, errAdjusted) || try == adjustTries {
+			return result, err
+		}
+	}
+}
+
+// errAdjusted says that an event was adjusted since it was read.
+var errAdjusted = fault.New(fault.Unavailable, "The event is just being adjusted by somebody else. Try again.")
+
+// adjustTries bounds how often that is met with another reading.
+const adjustTries = 5
+
+func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, reason string) (Result, error) {
 	row, err := r.DB.EventFind(ctx, eventID)
 	if db.Missing(err) {
 		return Result{}, fault.New(fault.NotFound, "No such event in the retained ledger.")
@@ -24,8 +39,8 @@ func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 	if err != nil {
 		return Result{}, fmt.Errorf("reading the event: %w", err)
 	}
-	if row.Kind != kindUsage {
-		return Result{}, fault.New(fault.Conflict, "Only usage can be taken back, and this row is an "+row.Kind+".")
+	if kind := row.UsageEvent.Kind; kind != kindUsage {
+		return Result{}, fault.New(fault.Conflict, "Only usage can be taken back, and this row is an "+kind+".")
 	}
 	back := opposite(row, reason)
 	after, err := json.Marshal(map[string]any{"adjustment": back.ID, "costUsd": back.cost, "reason": reason})
@@ -34,6 +49,13 @@ func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 	}
 	alone := make([]outcome, 1)
 	err = r.append(ctx, []entry{back}, alone, func(q *db.Queries) error {
+		now, err := q.EventFind(ctx, eventID)
+		if err != nil {
+			return err
+		}
+		if now.Adjustments != row.Adjustments+1 { // this one
+			return errAdjusted
+		}
 		if err := q.AuditBegin(ctx, who.As("void")); err != nil {
 			return err
 		}
@@ -48,21 +70,22 @@ func (r *Recorder) Void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 	return alone[0].results[0], nil
 }
 
-func opposite(row db.UsageEvent, reason string) entry {
+// opposite is the adjustment that takes all of an event back, with what it costs now.
+func opposite(found db.EventFindRow, reason string) entry {
+	row := found.UsageEvent
 	e := Event{
 		ID: newID(), KeyID: row.KeyID, Model: row.Model, ModelReceived: row.ModelReceived, OccurredAt: row.OccurredAt,
 		Counts: Counts{
-			Input: -row.InputTokens, Output: -row.OutputTokens,
-			CacheCreate: -row.CacheCreateTokens, CacheRead: -row.CacheReadTokens,
-			Ephemeral5m: -row.Ephemeral5mTokens, Ephemeral1h: -row.Ephemeral1hTokens,
-		},
+			Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
+			Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens,
+		}.negated(),
 	}
 	if row.AccountID != nil {
 		e.AccountID = *row.AccountID
 	}
 	return entry{
 		Event: e, of: 1, kind: kindAdjustment, dedup: "v:" + row.EventID.String(), requests: -row.Requests,
-		occurredAt: row.OccurredAt, cost: row.Cost.Neg(), priced: row.Priced, fingerprint: e.fingerprint(),
+		occurredAt: row.OccurredAt, cost: found.CostNow.Neg(), priced: found.PricedNow, fingerprint: e.fingerprint(),
 		adjusts: row.EventID, reason: reason,
 	}
 }

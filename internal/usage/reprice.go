@@ -1,0 +1,242 @@
+package usage
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/price"
+)
+
+// Repricing is usage to be priced again with the catalogue as it is now.
+type Repricing struct {
+	From, To time.Time // days, both included, as midnights in UTC
+	Model    string    // normalised; empty: all
+	DryRun   bool      // tell, and change nothing
+}
+
+// Change is what pricing again changes, or would change, of a key and model.
+type Change struct {
+	KeyID   uuid.UUID
+	KeyName string // empty: the key was purged
+	Model   string
+	Events  int64 // that cost something else, or have a price now
+	Before  decimal.Decimal
+	After   decimal.Decimal // USD of these events
+}
+
+// Repriced is what came of it.
+type Repriced struct {
+	Events  int64 // that were looked at
+	Changes []Change
+}
+
+// repriceBatch is how many events are adjusted in one transaction.
+const repriceBatch = 250
+
+// repricedReason is the reason that adjustments give.
+const repricedReason = "priced again"
+
+// Reprice prices usage of the retained ledger again, each event by the price that is now
+// known to have been in force when it happened, and appends adjustments for those that
+// cost something else: rows are never edited, and rollups follow in the same transactions.
+// An event that had no price is taken back and given again at its price, so that it
+// counts as priced. What has no price now stays as it is. Done again, nothing changes;
+// broken off, the rest is done by the next one. Changes are by what they amount to,
+// largest first.
+func (r *Recorder) Reprice(ctx context.Context, who db.Actor, what Repricing) (Repriced, error) {
+	catalogue, _, err := r.Prices.Current(ctx)
+	if err != nil {
+		return Repriced{}, err
+	}
+	since, err := r.DB.Now(ctx)
+	if err != nil {
+		return Repriced{}, err
+	}
+	run := repricing{Recorder: r, since: idBefore(since.Add(-time.Minute)), dry: what.DryRun, changes: map[[2]string]*Change{}}
+	err = db.Stream(ctx, r.DB, func(q *db.Queries) error {
+		_, err := q.EventsOfDays(ctx, db.EventsOfDaysParams{FromDay: what.From, ToDay: what.To, Zone: r.Timezone, Model: what.Model})
+		return err
+	}, func(row db.EventsOfDaysRow) error {
+		run.events++
+		return run.take(ctx, catalogue, row)
+	})
+	if err == nil {
+		err = run.flush(ctx)
+	}
+	if err != nil {
+		return Repriced{}, fmt.Errorf("pricing again: %w", err)
+	}
+	done := Repriced{Events: run.events}
+	if done.Changes, err = run.result(ctx); err != nil {
+		return Repriced{}, err
+	}
+	if what.DryRun || len(done.Changes) == 0 {
+		return done, nil
+	}
+	return done, r.auditRepricing(ctx, who, what, done)
+}
+
+// auditRepricing writes down who had usage priced again.
+func (r *Recorder) auditRepricing(ctx context.Context, who db.Actor, what Repricing, done Repriced) error {
+	before, after := decimal.Zero, decimal.Zero
+	for _, c := range done.Changes {
+		before, after = before.Add(c.Before), after.Add(c.After)
+	}
+	raw, err := json.Marshal(map[string]any{"from": what.From.Format(time.DateOnly), "to": what.To.Format(time.DateOnly), "model": what.Model, "costBefore": before, "costAfter": after})
+	if err != nil {
+		return fmt.Errorf("encoding the audit row: %w", err)
+	}
+	return r.DB.Audited(ctx, who, "reprice", func(q *db.Queries) error {
+		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "ledger", TargetID: "usage", After: raw})
+	})
+}
+
+// idBefore is the least id that can be made at an instant or later. Source: RFC 9562,
+// section 5.7.
+func idBefore(at time.Time) (id uuid.UUID) {
+	ms := at.UnixMilli()
+	for i := range 6 {
+		id[i] = byte(ms >> (40 - 8*i))
+	}
+	return id
+}
+
+// repricing is one run.
+type repricing struct {
+	*Recorder
+
+	since   uuid.UUID
+	dry     bool
+	events  int64
+	changes map[[2]string]*Change // by key id and model
+	batch   []repricedEvent
+}
+
+type repricedEvent struct {
+	db.EventsOfDaysRow
+
+	cost decimal.Decimal // by the catalogue now
+}
+
+// take puts an event that costs something else into the batch.
+func (r *repricing) take(ctx context.Context, catalogue *price.Catalogue, row db.EventsOfDaysRow) error {
+	p, ok := catalogue.Lookup(row.ModelReceived, row.OccurredAt)
+	if !ok {
+		return nil
+	}
+	e := repricedEvent{row, p.Cost(countsOf(row).Tokens())}
+	if row.PricedNow && e.cost.Equal(row.CostNow) {
+		return nil
+	}
+	r.batch = append(r.batch, e)
+	if len(r.batch) < repriceBatch {
+		return nil
+	}
+	return r.flush(ctx)
+}
+
+func countsOf(row db.EventsOfDaysRow) Counts {
+	return Counts{Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
+		Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens}
+}
+
+// flush adjusts the events of the batch, in one transaction. Those that somebody else
+// has adjusted since they were read are left to the next run.
+func (r *repricing) flush(ctx context.Context) error {
+	batch := r.batch
+	r.batch = nil
+	for len(batch) > 0 && !r.dry {
+		var lost []uuid.UUID
+		entries := adjustments(batch)
+		outcomes := make([]outcome, len(entries))
+		err := r.append(ctx, entries, outcomes, func(q *db.Queries) (err error) {
+			p := db.AdjustedBesidesParams{Since: r.since}
+			for _, e := range entries {
+				p.KeyIDs, p.EventIDs, p.Known = append(p.KeyIDs, e.KeyID), append(p.EventIDs, e.adjusts), append(p.Known, e.ID)
+			}
+			for _, e := range batch {
+				p.Known = append(p.Known, e.Adjustments...)
+			}
+			lost, err = q.AdjustedBesides(ctx, p)
+			if err == nil && len(lost) > 0 {
+				return errAdjusted
+			}
+			return err
+		})
+		if len(lost) == 0 {
+			if err != nil {
+				return err
+			}
+			break
+		}
+		batch = slices.DeleteFunc(batch, func(e repricedEvent) bool { return slices.Contains(lost, e.EventID) })
+	}
+	for _, e := range batch {
+		k := [2]string{e.KeyID.String(), e.Model}
+		if r.changes[k] == nil {
+			r.changes[k] = &Change{KeyID: e.KeyID, Model: e.Model}
+		}
+		c := r.changes[k]
+		c.Events++
+		c.Before, c.After = c.Before.Add(e.CostNow), c.After.Add(e.cost)
+	}
+	return nil
+}
+
+// adjustments are what is to be appended for events.
+func adjustments(batch []repricedEvent) (entries []entry) {
+	for _, e := range batch {
+		one := entry{
+			Event: Event{ID: newID(), KeyID: e.KeyID, AccountID: e.AccountID, Model: e.Model, ModelReceived: e.ModelReceived, OccurredAt: e.OccurredAt},
+			of:    1, kind: kindAdjustment, occurredAt: e.OccurredAt, cost: e.cost.Sub(e.CostNow), priced: true, adjusts: e.EventID, reason: repricedReason,
+		}
+		if !e.PricedNow {
+			back := one
+			back.ID, back.Counts, back.requests, back.cost, back.priced = newID(), countsOf(e.EventsOfDaysRow).negated(), -1, e.CostNow.Neg(), false
+			one.Counts, one.requests, one.cost = countsOf(e.EventsOfDaysRow), 1, e.cost
+			entries = append(entries, back)
+		}
+		entries = append(entries, one)
+	}
+	for i := range entries {
+		entries[i].unit = i
+		entries[i].dedup, entries[i].fingerprint = entries[i].dedupKey(), entries[i].Event.fingerprint()
+	}
+	return entries
+}
+
+// result are the changes with the names of their keys.
+func (r *repricing) result(ctx context.Context) ([]Change, error) {
+	ids := map[uuid.UUID]string{}
+	for _, c := range r.changes {
+		ids[c.KeyID] = ""
+	}
+	rows, err := r.DB.KeyNames(ctx, slices.Collect(maps.Keys(ids)))
+	if err != nil {
+		return nil, fmt.Errorf("reading the names of keys: %w", err)
+	}
+	for _, row := range rows {
+		ids[row.ID] = row.Name
+	}
+	var all []Change
+	for _, c := range r.changes {
+		c.KeyName = ids[c.KeyID]
+		all = append(all, *c)
+	}
+	slices.SortFunc(all, func(a, b Change) int {
+		if order := b.After.Sub(b.Before).Abs().Cmp(a.After.Sub(a.Before).Abs()); order != 0 {
+			return order
+		}
+		return strings.Compare(a.KeyID.String()+a.Model, b.KeyID.String()+b.Model)
+	})
+	return all, nil
+}
