@@ -43,9 +43,14 @@ generate: ## Generate code from queries/ and openapi.yaml
 	$(TOOL) oapi-codegen -config client/oapi-codegen.yaml internal/api/openapi.yaml
 
 .PHONY: lint
-lint: ## Run the linters
+lint: lint-migrations ## Run the linters
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
+
+.PHONY: lint-migrations
+lint-migrations:
+	@command -v npx >/dev/null || { echo "installing npm for the linter of migrations"; $(call INSTALL,npm,node); }
+	tools/lint-migrations
 
 .PHONY: bench
 bench: postgresql build ## Measure this binary on this machine, in under five minutes

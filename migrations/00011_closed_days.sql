@@ -8,13 +8,15 @@
 -- recorded waits for them.
 
 CREATE TABLE closing_days (
-    only_row      boolean PRIMARY KEY DEFAULT true CHECK (only_row),
-    closing_until date    NOT NULL
+    only_row      boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    closing_until date        NOT NULL,
+    not_before    timestamptz NOT NULL
 );
 COMMENT ON TABLE  closing_days IS 'One row: until which day what is recorded is also noted in usage_late. Changed only under a lock of the table, so that whoever records has either ended before or sees it.';
 COMMENT ON COLUMN closing_days.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN closing_days.closing_until IS 'Last such day, in the service''s time zone.';
-INSERT INTO closing_days (closing_until) VALUES ('0001-01-01');
+COMMENT ON COLUMN closing_days.not_before IS 'No day is closed earlier: replicas of the release before, which note nothing, are to be replaced by then.';
+INSERT INTO closing_days (closing_until, not_before) SELECT '0001-01-01', CASE WHEN EXISTS (SELECT FROM usage_daily) THEN now() + interval '1 hour' ELSE '-infinity' END;
 
 CREATE TABLE closed_days (
     only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -110,7 +112,7 @@ COMMENT ON COLUMN tag_days.tag IS 'A tag that the keys have now; empty: none.';
 -- +goose StatementBegin
 CREATE FUNCTION advance_closing(until date) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM closing_days AS g WHERE g.closing_until >= until) THEN
+    IF EXISTS (SELECT FROM closing_days AS g WHERE g.closing_until >= until OR g.not_before > now()) THEN
         RETURN false;
     END IF;
     PERFORM set_config('lock_timeout', '50ms', true);
@@ -119,7 +121,7 @@ BEGIN
     RETURN true;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION advance_closing(date) IS 'Has what is recorded for days up to this one noted in usage_late from now on; false: it is so already. Once it has committed, close_days may follow: who recorded without a note has ended, since the table was locked. Gives up after 50 ms rather than make usage wait.';
+COMMENT ON FUNCTION advance_closing(date) IS 'Has what is recorded for days up to this one noted in usage_late from now on; false: it is so already, or too early. Once it has committed, close_days may follow: who recorded without a note has ended, since the table was locked. Gives up after 50 ms rather than make usage wait.';
 
 -- +goose StatementBegin
 CREATE FUNCTION close_days() RETURNS integer LANGUAGE plpgsql AS $$
@@ -156,6 +158,16 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION close_days() IS 'Adds the days up to closing_until, and what came late for earlier ones, to usage_closed; returns how many days it closed, 0 for the first time. Needs READ COMMITTED. One at a time: it does nothing while another runs, or while tags of keys change.';
+
+-- +goose StatementBegin
+CREATE FUNCTION reopen_days() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('close_days'));
+    UPDATE closed_days SET closed_until = '0001-01-01';
+    DELETE FROM usage_closed;
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION reopen_days() IS 'Forgets the sums of closed days, which are made anew from usage_daily within a minute: for when reconcile says that usage_closed differs.';
 
 -- +goose StatementBegin
 CREATE FUNCTION retag_closed(moves jsonb) RETURNS void LANGUAGE plpgsql AS $$
@@ -253,6 +265,7 @@ DROP TRIGGER api_keys_retag_delete ON api_keys;
 DROP TRIGGER api_keys_retag_update ON api_keys;
 DROP FUNCTION retag();
 DROP FUNCTION retag_closed(jsonb);
+DROP FUNCTION reopen_days();
 DROP FUNCTION close_days();
 DROP FUNCTION advance_closing(date);
 DROP VIEW tag_days, model_days;

@@ -90,6 +90,12 @@ func (o *output) String() string {
 
 func launch(t *testing.T, as *syscall.Credential, env []string, args ...string) *process {
 	t.Helper()
+	return launchOther(t, binary, as, env, args...)
+}
+
+// launchOther launches another binary.
+func launchOther(t *testing.T, binary string, as *syscall.Credential, env []string, args ...string) *process {
+	t.Helper()
 	p := &process{t: t, cmd: exec.Command(binary, args...), out: &output{}, end: make(chan struct{})}
 	p.cmd.Env = append([]string{"PATH=" + os.Getenv("PATH")}, env...)
 	p.cmd.Stdout, p.cmd.Stderr = p.out, p.out

@@ -73,6 +73,15 @@ func TestReconcile(t *testing.T) {
 		}
 		pgtest.Exec(t, h.db, c.repair)
 	}
+	// What derives from the days can be made anew.
+	pgtest.Exec(t, h.db, "UPDATE usage_closed SET requests = 99")
+	pgtest.Exec(t, h.db, "SELECT reopen_days()")
+	if _, err := (&report.Reports{DB: h.db, Timezone: "Asia/Kathmandu"}).Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if a := reconcile(); a.text("agrees") != "true" || pgtest.Scan[int](t, h.db, "SELECT count(*) FROM usage_closed") == 0 {
+		t.Errorf("after the days were closed anew: %s", a.raw)
+	}
 	pgtest.Exec(t, h.db, "DELETE FROM usage_events WHERE request_id = 'now'")
 	if a := reconcile(); a.text("agrees") != "false" || a.text("differences", 0, "rollup") != "account_usage" {
 		t.Errorf("after a ledger row was deleted: %s", a.raw)

@@ -105,7 +105,7 @@ func (r *Recorder) auditRepricing(ctx context.Context, who db.Actor, what Repric
 func idBefore(at time.Time) (id uuid.UUID) {
 	ms := at.UnixMilli()
 	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i))
+		id[i] = byte(ms >> (40 - 8*i)) //nolint:gosec // its bytes, one by one
 	}
 	return id
 }
