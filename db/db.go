@@ -55,6 +55,9 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 	}
 	// Lists are sorted by what keys have used: a hundred thousand of them in memory.
 	setDefault(cfg.ConnConfig, "work_mem", "16MB")
+	// Lists and reports have filters that may be left out: which plan is right depends on
+	// which are given.
+	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan"
 	if maxConns > 0 {
 		cfg.MaxConns = maxConns
 	}
@@ -78,7 +81,6 @@ func OpenHot(ctx context.Context, url string, conns int32, patience time.Duratio
 	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = planLifetime, planLifetime/5
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
 	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
-	cfg.ConnConfig.RuntimeParams["jit"] = "off" // what takes a millisecond is not worth compiling
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprintf("%dms", patience.Milliseconds())
 	return open(ctx, cfg)
 }
@@ -94,6 +96,7 @@ func poolConfig(url string) (*pgxpool.Config, error) {
 	// to try again, and its connection is free for others.
 	setDefault(cfg.ConnConfig, "lock_timeout", fmt.Sprintf("%dms", Patience.Milliseconds()))
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	cfg.ConnConfig.RuntimeParams["jit"] = "off" // what takes milliseconds is not worth compiling
 	// Ids travel in binary: without this each would be written as text and read again.
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
 		pgxuuid.Register(conn.TypeMap())

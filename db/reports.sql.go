@@ -14,11 +14,11 @@ import (
 )
 
 const closingAdvance = `-- name: ClosingAdvance :one
-SELECT advance_closing(((now() AT TIME ZONE $1::text)::date - 2))::boolean AS advanced
+SELECT advance_closing(((now() AT TIME ZONE $1::text)::date - 1))::boolean AS advanced
 `
 
-// Has what is recorded for days up to two before today noted as late, once a day;
-// whether it changed anything. Gives up after 50 ms.
+// Has what is recorded for days before today noted as late, once a day; whether it
+// changed anything. Gives up after 50 ms.
 func (q *Queries) ClosingAdvance(ctx context.Context, zone string) (bool, error) {
 	row := q.db.QueryRow(ctx, closingAdvance, zone)
 	var advanced bool
@@ -37,6 +37,17 @@ func (q *Queries) DaysClose(ctx context.Context) (int32, error) {
 	var closed int32
 	err := row.Scan(&closed)
 	return closed, err
+}
+
+const daysSummarize = `-- name: DaysSummarize :exec
+SELECT brin_summarize_new_values('usage_daily_day'::regclass)
+`
+
+// Lets the index of usage_daily by day know of what came since autovacuum was there: what
+// it does not know of is read by every report.
+func (q *Queries) DaysSummarize(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, daysSummarize)
+	return err
 }
 
 const ledgerWhole = `-- name: LedgerWhole :one

@@ -1,8 +1,8 @@
 -- +goose Up
 
 -- Reports over many keys and months would read every row of usage_daily. Days that are
--- over for good, two days after their end, are added up once, by model and by tag, and
--- reports read these sums. What is recorded for such a day later is noted in usage_late
+-- over are added up once, by model and by tag, and reports read these sums. What is
+-- recorded for such a day later is noted in usage_late
 -- by the statement that records it, and added to the sums in the background; until then
 -- reports count it from there. So they are exact at any moment, and nothing that is
 -- recorded waits for them.

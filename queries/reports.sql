@@ -83,14 +83,19 @@ SELECT c.rollup::text AS rollup, c.tag::text AS tag, c.key_id::uuid AS key_id, c
  LIMIT @row_limit;
 
 -- name: ClosingAdvance :one
--- Has what is recorded for days up to two before today noted as late, once a day;
--- whether it changed anything. Gives up after 50 ms.
-SELECT advance_closing(((now() AT TIME ZONE @zone::text)::date - 2))::boolean AS advanced;
+-- Has what is recorded for days before today noted as late, once a day; whether it
+-- changed anything. Gives up after 50 ms.
+SELECT advance_closing(((now() AT TIME ZONE @zone::text)::date - 1))::boolean AS advanced;
 
 -- name: DaysClose :one
 -- Adds up the days that ClosingAdvance has set apart, and what came late for earlier
 -- ones, and returns how many days it closed. Exact however much is recorded meanwhile.
 SELECT close_days()::integer AS closed;
+
+-- name: DaysSummarize :exec
+-- Lets the index of usage_daily by day know of what came since autovacuum was there: what
+-- it does not know of is read by every report.
+SELECT brin_summarize_new_values('usage_daily_day'::regclass);
 
 -- name: ReportSums :many
 -- What was used in each period, by model, by account or by tag, in order, after the

@@ -98,6 +98,7 @@ func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
 	if p.GroupBy != nil {
 		for _, by := range *p.GroupBy {
 			switch by {
+			case "": // nothing is named
 			case "key":
 				q.By.Key = true
 			case "model":

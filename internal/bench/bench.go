@@ -81,7 +81,7 @@ type test struct {
 var tests = []test{
 	{"P1", (*bench).verify}, {"P2", (*bench).admission}, {"P3", (*bench).admissionGroups}, {"P4", (*bench).oneHotKey},
 	{"P5", (*bench).usage}, {"P6", (*bench).usageBatches}, {"P7", (*bench).revocation}, {"P8", (*bench).lists},
-	{"R2", (*bench).durability}, {"R4", (*bench).overload}, {"P9", (*bench).reports}, {"P10", (*bench).memory}, {"P11", (*bench).growth},
+	{"R2", (*bench).durability}, {"R4", (*bench).overload}, {"P9", (*bench).reports}, {"CSV", (*bench).stream}, {"P10", (*bench).memory}, {"P11", (*bench).growth},
 }
 
 // Names are those that Options.Only may hold.

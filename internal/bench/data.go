@@ -40,7 +40,7 @@ func idOf(i int) uuid.UUID {
 // limits are those of the keys of a bench: of requests, tokens and a day's cost, asked
 // at every request and never reached.
 var limits = key.Columns{"rate_limit_window": 60, "rate_limit_requests": int64(1) << 50, "token_limit": int64(1) << 50,
-	"daily_cost_limit": "1000000000", "tags": []string{"bench"}}
+	"daily_cost_limit": "1000000000"}
 
 // fill makes a stand: so many keys, and so many ledger rows over a year with every
 // rollup they moved.
@@ -90,13 +90,14 @@ func fillKeys(ctx context.Context, d *db.DB, keys int) error {
 	for name, value := range limits {
 		columns[name] = value
 	}
-	fields, err := columns.JSON()
-	if err != nil {
-		return err
-	}
 	h := key.Hasher{Prefixes: []string{"cr_"}, Peppers: []key.Pepper{{ID: "bench", Secret: []byte(pepper)}}}
 	const batch = 5000
 	for first := 0; first < keys; first += batch {
+		columns["tags"] = []string{"bench", fmt.Sprintf("team-%d", first/batch%20)}
+		fields, err := columns.JSON()
+		if err != nil {
+			return err
+		}
 		p := db.KeyCreateParams{PepperID: "bench", CreatedBy: "bench", Fields: fields}
 		for i := first; i < min(first+batch, keys); i++ {
 			text := secretOf(i)
@@ -120,13 +121,13 @@ var history = []string{
 	`CREATE UNIQUE INDEX ON numbered (n)`,
 	`INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id, occurred_at, day, requests,
 		input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced)
-	 SELECT gen_random_uuid(), x.at, 'usage', k.id, 'account-' || x.g % 20, 'model-' || x.g / KEYS / 365 % 12, 'model-' || x.g / KEYS / 365 % 12, 'h-' || x.g, x.at,
+	 SELECT gen_random_uuid(), x.at, 'usage', k.id, 'account-' || x.g % 20, 'model-' || (x.g / KEYS + x.g) % 12, 'model-' || (x.g / KEYS + x.g) % 12, 'h-' || x.g, x.at,
 		x.at::date, 1, 1000 + x.g % 777, 100 + x.g % 99, 0, 0, 0, 0, (1000 + x.g % 777) * 0.000003 + (100 + x.g % 99) * 0.000015, true
 	   FROM (SELECT g, ((now() AT TIME ZONE 'UTC')::date - 1 - (g / KEYS % 365)::int)::timestamp AT TIME ZONE 'UTC' + (g % 86400) * interval '1 second' AS at
 	           FROM generate_series(0::bigint, ROWS - 1) AS g) AS x
 	   JOIN numbered AS k ON k.n = x.g % KEYS`,
 	`INSERT INTO usage_daily (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-	 SELECT key_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost) FROM usage_events GROUP BY key_id, day, model`,
+	 SELECT key_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost) FROM usage_events GROUP BY key_id, day, model ORDER BY day`,
 	`INSERT INTO daily_cost (key_id, day, cost) SELECT key_id, day, sum(cost) FROM usage_daily GROUP BY key_id, day`,
 	`UPDATE key_totals AS t SET requests = s.requests, input_tokens = s.input_tokens, output_tokens = s.output_tokens, cost = s.cost, last_used_at = s.last
 	   FROM (SELECT key_id, sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost) AS cost, max(occurred_at) AS last
@@ -147,7 +148,7 @@ func fillLedger(ctx context.Context, d *db.DB, keys, ledger int) error {
 			return fmt.Errorf("filling the ledger: %w", err)
 		}
 	}
-	const settle = `ANALYZE; CHECKPOINT`
+	const settle = `ANALYZE; SELECT advance_closing((now() AT TIME ZONE 'UTC')::date - 1); SELECT close_days(); VACUUM (ANALYZE) usage_closed; VACUUM usage_daily; CHECKPOINT`
 	for _, statement := range strings.Split(settle, "; ") {
 		if err := d.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("settling: %w", err)

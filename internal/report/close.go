@@ -10,13 +10,14 @@ import (
 // advanceTries bounds how often in one pass the day is tried to be moved on.
 const advanceTries = 20
 
-// Close adds up the days that are over for good, two days after their end, and what was
-// recorded for earlier ones since, for the reports that read many of them. It may run on
+// Close adds up the days that are over, and what was recorded for them since, for the
+// reports that read many of them. It may run on
 // any number of replicas, at any time, under any load: reports are exact before, during
 // and after.
 func (r *Reports) Close(ctx context.Context) (days int32, err error) {
+	advanced := false
 	for try := 1; ; try++ {
-		_, err = r.DB.ClosingAdvance(ctx, r.Timezone)
+		advanced, err = r.DB.ClosingAdvance(ctx, r.Timezone)
 		if err == nil || try == advanceTries || !db.Stuck(err) {
 			break
 		}
@@ -26,6 +27,11 @@ func (r *Reports) Close(ctx context.Context) (days int32, err error) {
 	}
 	if days, err = r.DB.DaysClose(ctx); err != nil {
 		return 0, fmt.Errorf("closing days: %w", err)
+	}
+	if advanced {
+		if err := r.DB.DaysSummarize(ctx); err != nil && !db.Stuck(err) { // autovacuum is at it
+			return days, fmt.Errorf("summarizing the index of days: %w", err)
+		}
 	}
 	return days, nil
 }

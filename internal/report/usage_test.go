@@ -296,8 +296,11 @@ func TestCloseUnderLoad(t *testing.T) {
 	}
 	all.Go(func() {
 		for i := range 40 {
-			// Days are set apart and closed one after another, from long ago to two days ago.
-			pgtest.Exec(t, b.DB, "SELECT advance_closing(((now() AT TIME ZONE $1)::date - 10 + $2::int / 5))", zone, i)
+			// Days are set apart and closed one after another, from long ago to now.
+			err := b.DB.Exec(ctx, "SELECT advance_closing(((now() AT TIME ZONE $1)::date - 10 + $2::int / 5))", zone, i)
+			if err != nil && !db.Stuck(err) { // it gives up rather than make usage wait
+				t.Error(err)
+			}
 			if _, err := b.DB.DaysClose(ctx); err != nil {
 				t.Error(err)
 			}
