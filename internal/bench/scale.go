@@ -106,18 +106,18 @@ func (b *bench) reports(ctx context.Context) ([]Result, error) {
 }
 
 // reportPaths are the reports that P9 asks for: every kind, over all of the year, where it
-// can be had from sums; what only the ledger has, over a week of it.
+// can be had from sums; what only the ledger has, over a week of a key's or a day of all.
 func reportPaths(key string) []string {
 	now := time.Now().UTC()
 	year := "&from=" + now.AddDate(-1, 0, 1).Format(time.DateOnly)
-	week := "&from=" + now.AddDate(0, 0, -7).Format(time.DateOnly)
+	week, day := "&from="+now.AddDate(0, 0, -7).Format(time.DateOnly), "&from="+now.AddDate(0, 0, -1).Format(time.DateOnly)
 	paths := []string{
 		"/v1/keys/" + key + "/usage", "/v1/accounts/usage", "/v1/accounts/account-1/usage",
 		"/v1/events?limit=50&keyId=" + key, "/v1/events?limit=50", "/v1/prices/unpriced",
 		"/v1/reports/usage?granularity=day&groupBy=model,tag" + year, "/v1/reports/usage?granularity=day&groupBy=key,model,tag" + year,
 		"/v1/reports/usage?granularity=month&groupBy=key&tag=team-3" + year, "/v1/reports/usage?granularity=total&groupBy=key&model=model-3" + year,
 		"/v1/reports/usage?granularity=day&groupBy=model&keyId=" + key + year,
-		"/v1/reports/usage?granularity=hour&keyId=" + key + week, "/v1/reports/usage?granularity=day&groupBy=account&keyId=" + key + year,
+		"/v1/reports/usage?granularity=hour&keyId=" + key + week, "/v1/reports/usage?granularity=hour&groupBy=model,tag" + day, "/v1/reports/usage?granularity=day&groupBy=account&keyId=" + key + year,
 	}
 	for _, granularity := range []string{"day", "month", "total"} {
 		for _, by := range []string{"", "key", "model", "account", "tag", "account,model"} {

@@ -15,7 +15,7 @@ const advanceTries = 20
 // any number of replicas, at any time, under any load: reports are exact before, during
 // and after.
 func (r *Reports) Close(ctx context.Context) (days int32, err error) {
-	advanced := false
+	var advanced bool
 	for try := 1; ; try++ {
 		advanced, err = r.DB.ClosingAdvance(ctx, r.Timezone)
 		if err == nil || try == advanceTries || !db.Stuck(err) {
