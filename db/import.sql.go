@@ -13,6 +13,53 @@ import (
 	"github.com/google/uuid"
 )
 
+const importDiffers = `-- name: ImportDiffers :many
+SELECT h.key::text AS name,
+       (CASE jsonb_typeof(h.value) WHEN 'number' THEN trim_scale(CAST(h.value AS numeric))::text ELSE h.value::text END)::text AS here,
+       (CASE jsonb_typeof(t.value) WHEN 'number' THEN trim_scale(CAST(t.value AS numeric))::text ELSE t.value::text END)::text AS there
+  FROM api_keys AS k
+  CROSS JOIN LATERAL jsonb_each(to_jsonb(k)) AS h
+  JOIN LATERAL jsonb_each(to_jsonb(jsonb_populate_record(k, $1::jsonb))) AS t ON t.key = h.key AND t.value <> h.value
+ WHERE k.id = $2::uuid
+UNION ALL
+SELECT 'deleted', (k.deleted_at IS NOT NULL)::text, ($3::boolean)::text FROM api_keys AS k WHERE k.id = $2::uuid AND (k.deleted_at IS NOT NULL) <> $3::boolean
+ ORDER BY 1
+`
+
+type ImportDiffersParams struct {
+	Fields  json.RawMessage
+	KeyID   uuid.UUID
+	Deleted bool
+}
+
+type ImportDiffersRow struct {
+	Name  string
+	Here  string
+	There string
+}
+
+// Which columns of a key that was brought before are not as they would be brought now,
+// with both values. Of secrets nothing can be told: they are hashed anew at first use.
+func (q *Queries) ImportDiffers(ctx context.Context, arg ImportDiffersParams) ([]ImportDiffersRow, error) {
+	rows, err := q.db.Query(ctx, importDiffers, arg.Fields, arg.KeyID, arg.Deleted)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ImportDiffersRow{}
+	for rows.Next() {
+		var i ImportDiffersRow
+		if err := rows.Scan(&i.Name, &i.Here, &i.There); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const importHolderCreate = `-- name: ImportHolderCreate :exec
 INSERT INTO key_totals (key_id) VALUES ($1::uuid) ON CONFLICT (key_id) DO NOTHING
 `
@@ -137,6 +184,23 @@ SELECT pg_advisory_xact_lock(hashtext('import'))
 func (q *Queries) ImportLock(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, importLock)
 	return err
+}
+
+const importPurged = `-- name: ImportPurged :one
+SELECT EXISTS (SELECT FROM imported_usage AS i WHERE i.source = $1::text AND i.subject = 'purged:' || encode(sha256(convert_to($2::text, 'UTF8')), 'hex')) AS purged
+`
+
+type ImportPurgedParams struct {
+	Source  string
+	Subject string
+}
+
+// Whether a subject was brought and its key purged since.
+func (q *Queries) ImportPurged(ctx context.Context, arg ImportPurgedParams) (bool, error) {
+	row := q.db.QueryRow(ctx, importPurged, arg.Source, arg.Subject)
+	var purged bool
+	err := row.Scan(&purged)
+	return purged, err
 }
 
 const importedAdd = `-- name: ImportedAdd :exec

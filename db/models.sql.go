@@ -180,7 +180,7 @@ type AuditLog struct {
 type ImportedUsage struct {
 	// The system it came from.
 	Source string
-	// "key:" and the key's id, or "account:" and the account's. A row of the empty model on day 1 says that the subject was brought at all.
+	// "key:" and the key's id, or "account:" and the account's; "purged:" and a hash once the key was purged. A row of the empty model on day 1 says that the subject was brought at all.
 	Subject string
 	// Model, normalised; "unknown" for what the source does not part by model.
 	Model string

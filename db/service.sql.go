@@ -135,6 +135,18 @@ func (q *Queries) Now(ctx context.Context) (time.Time, error) {
 	return now, err
 }
 
+const setting = `-- name: Setting :one
+SELECT value FROM service_settings WHERE name = $1
+`
+
+// A setting, as the first start of a service has fixed it.
+func (q *Queries) Setting(ctx context.Context, name string) (string, error) {
+	row := q.db.QueryRow(ctx, setting, name)
+	var value string
+	err := row.Scan(&value)
+	return value, err
+}
+
 const settingAgree = `-- name: SettingAgree :one
 WITH made AS (
     INSERT INTO service_settings (name, value) VALUES ($1, $2)

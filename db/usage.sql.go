@@ -558,20 +558,20 @@ SELECT u.event_id, u.key_id, coalesce(u.account_id, '')::text AS account_id, u.m
   LEFT JOIN (
     SELECT x.adjusts, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced, array_agg(x.event_id) AS ids
       FROM usage_events AS x
-     WHERE x.kind = 'adjustment' AND x.day BETWEEN $1::date AND $2::date
-       AND x.received_at >= (CAST($1::date AS timestamp) AT TIME ZONE ($3::text)) - interval '2 days'
+     WHERE x.kind = 'adjustment'
+       AND x.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($1::text)) - interval '2 days'
      GROUP BY x.adjusts
   ) AS a ON a.adjusts = u.event_id
- WHERE u.kind = 'usage' AND u.day BETWEEN $1::date AND $2::date
-   AND u.received_at >= (CAST($1::date AS timestamp) AT TIME ZONE ($3::text)) - interval '2 days'
+ WHERE u.kind = 'usage' AND u.day BETWEEN $2::date AND $3::date
+   AND u.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($1::text)) - interval '2 days'
    AND ($4::text = '' OR u.model = $4)
    AND u.requests + coalesce(a.requests, 0) > 0
 `
 
 type EventsOfDaysParams struct {
+	Zone    string
 	FromDay time.Time
 	ToDay   time.Time
-	Zone    string
 	Model   string
 }
 
@@ -597,9 +597,9 @@ type EventsOfDaysRow struct {
 // cost and price, to be priced again.
 func (q *Queries) EventsOfDays(ctx context.Context, arg EventsOfDaysParams) ([]EventsOfDaysRow, error) {
 	rows, err := q.db.Query(ctx, eventsOfDays,
+		arg.Zone,
 		arg.FromDay,
 		arg.ToDay,
-		arg.Zone,
 		arg.Model,
 	)
 	if err != nil {

@@ -19,7 +19,7 @@ CREATE TABLE imported_usage (
 );
 COMMENT ON TABLE  imported_usage IS 'Usage brought from another system, as opening rows of the ledger: what has been brought so far of each key or account, model and day.';
 COMMENT ON COLUMN imported_usage.source IS 'The system it came from.';
-COMMENT ON COLUMN imported_usage.subject IS '"key:" and the key''s id, or "account:" and the account''s. A row of the empty model on day 1 says that the subject was brought at all.';
+COMMENT ON COLUMN imported_usage.subject IS '"key:" and the key''s id, or "account:" and the account''s; "purged:" and a hash once the key was purged. A row of the empty model on day 1 says that the subject was brought at all.';
 COMMENT ON COLUMN imported_usage.model IS 'Model, normalised; "unknown" for what the source does not part by model.';
 COMMENT ON COLUMN imported_usage.day IS 'Day in the service''s time zone: the source''s own day, or the first of what it keeps only by month or in all.';
 COMMENT ON COLUMN imported_usage.requests IS 'Requests.';

@@ -34,6 +34,24 @@ SELECT @hash::bytea, m.id, 'sha256', 'legacy', @hint::text FROM made AS m;
 -- as a purged key has, and is no key.
 INSERT INTO key_totals (key_id) VALUES (@key_id::uuid) ON CONFLICT (key_id) DO NOTHING;
 
+-- name: ImportPurged :one
+-- Whether a subject was brought and its key purged since.
+SELECT EXISTS (SELECT FROM imported_usage AS i WHERE i.source = @source::text AND i.subject = 'purged:' || encode(sha256(convert_to(@subject::text, 'UTF8')), 'hex')) AS purged;
+
+-- name: ImportDiffers :many
+-- Which columns of a key that was brought before are not as they would be brought now,
+-- with both values. Of secrets nothing can be told: they are hashed anew at first use.
+SELECT h.key::text AS name,
+       (CASE jsonb_typeof(h.value) WHEN 'number' THEN trim_scale(CAST(h.value AS numeric))::text ELSE h.value::text END)::text AS here,
+       (CASE jsonb_typeof(t.value) WHEN 'number' THEN trim_scale(CAST(t.value AS numeric))::text ELSE t.value::text END)::text AS there
+  FROM api_keys AS k
+  CROSS JOIN LATERAL jsonb_each(to_jsonb(k)) AS h
+  JOIN LATERAL jsonb_each(to_jsonb(jsonb_populate_record(k, @fields::jsonb))) AS t ON t.key = h.key AND t.value <> h.value
+ WHERE k.id = @key_id::uuid
+UNION ALL
+SELECT 'deleted', (k.deleted_at IS NOT NULL)::text, (@deleted::boolean)::text FROM api_keys AS k WHERE k.id = @key_id::uuid AND (k.deleted_at IS NOT NULL) <> @deleted::boolean
+ ORDER BY 1;
+
 -- name: ImportLastUsed :exec
 -- Tells when a key was last used in the system that it came from.
 UPDATE key_totals AS t SET last_used_at = greatest(t.last_used_at, @last_used_at::timestamptz) WHERE t.key_id = @key_id::uuid;

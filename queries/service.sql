@@ -1,3 +1,7 @@
+-- name: Setting :one
+-- A setting, as the first start of a service has fixed it.
+SELECT value FROM service_settings WHERE name = @name;
+
 -- name: SettingAgree :one
 -- Stores a setting if it has none yet and returns the value in force, so that
 -- whichever replica starts first decides and every other one can compare.

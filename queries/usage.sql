@@ -247,7 +247,7 @@ SELECT u.event_id, u.key_id, coalesce(u.account_id, '')::text AS account_id, u.m
   LEFT JOIN (
     SELECT x.adjusts, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced, array_agg(x.event_id) AS ids
       FROM usage_events AS x
-     WHERE x.kind = 'adjustment' AND x.day BETWEEN @from_day::date AND @to_day::date
+     WHERE x.kind = 'adjustment'
        AND x.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@zone::text)) - interval '2 days'
      GROUP BY x.adjusts
   ) AS a ON a.adjusts = u.event_id

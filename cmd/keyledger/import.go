@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 
 	"github.com/schollz/progressbar/v3"
 	"github.com/spf13/cobra"
@@ -47,7 +48,14 @@ func importExport() *cobra.Command {
 }
 
 func importRedis() *cobra.Command {
-	return importFrom("redis URL", "From its Redis, also while it runs: redis://:password@host:6379/0", func(c *cobra.Command, url string) (importer.Source, error) {
+	return importFrom("redis URL", "From its Redis, also while it runs: redis://:password@host:6379/0; - reads the URL from standard input", func(c *cobra.Command, url string) (importer.Source, error) {
+		if url == "-" {
+			raw, err := io.ReadAll(io.LimitReader(c.InOrStdin(), 4096))
+			if err != nil {
+				return importer.Source{}, err
+			}
+			url = strings.TrimSpace(string(raw))
+		}
 		bar := progress(c.ErrOrStderr(), -1, "reading Redis")
 		defer func() { _ = bar.Finish() }()
 		return importer.ReadRedis(c.Context(), url, func(n int) { _ = bar.Add(n) })
@@ -121,12 +129,12 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 		return nil, nil, err
 	}
 	prices := &price.Store{DB: d}
-	zone, err := d.SettingAgree(ctx, db.SettingAgreeParams{Name: "timezone", Value: cfg.Timezone})
-	if err == nil {
-		_, err = prices.PutBuiltin(ctx)
-	}
+	zone, err := d.Setting(ctx, "timezone")
 	if err != nil {
 		d.Close()
+		if db.Missing(err) {
+			err = errors.New("no service has run on this database yet: start one first, with the KEYLEDGER_TIMEZONE that days are to be parted in")
+		}
 		return nil, nil, err
 	}
 	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable}

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -23,12 +24,19 @@ func TestWorkflow(t *testing.T) {
 		t.Fatal(err)
 	}
 	var workflow struct {
-		Jobs map[string]struct {
+		Defaults struct{ Run struct{ Shell string } }
+		Jobs     map[string]struct {
 			Steps []struct{ Name, Run string }
 		}
 	}
 	if err := yaml.Unmarshal(raw, &workflow); err != nil {
 		t.Fatal(err)
+	}
+	// What GitHub runs a step with. Source: its documentation of jobs.<job_id>.steps[*].shell.
+	shells := map[string][]string{"": {"-e", "-c"}, "bash": {"--noprofile", "--norc", "-eo", "pipefail", "-c"}}
+	shell, known := shells[workflow.Defaults.Run.Shell]
+	if !known {
+		t.Fatalf("the shell %q", workflow.Defaults.Run.Shell)
 	}
 	production, copied := pgtest.URL(t), pgtest.EmptyURL(t)
 	p, env := serve(t, production)
@@ -50,7 +58,7 @@ func TestWorkflow(t *testing.T) {
 			if step.Run == "" || strings.HasPrefix(step.Name, "Install") {
 				continue
 			}
-			cmd := exec.Command("bash", "-euo", "pipefail", "-c", step.Run)
+			cmd := exec.Command("bash", append(slices.Clone(shell), step.Run)...)
 			cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH"), "HOME=" + bin, "DATABASE_URL=" + dbURL, "PRODUCTION_URL=" + production,
 				"KEYLEDGER_URL=http://" + addr, "KEYLEDGER_ADDR=" + addr, "KEYLEDGER_METRICS_ADDR=off", "KEYLEDGER_AUTHZ_ADDR=off", "KEYLEDGER_TOKEN=" + bootstrap}
 			out, err := cmd.CombinedOutput()

@@ -208,7 +208,12 @@ func (s *Server) Reprice(ctx context.Context, r RepriceRequestObject) (RepriceRe
 	if wrong != nil {
 		return nil, fault.Fields(wrong...)
 	}
-	done, err := s.Usage.Reprice(ctx, actor(ctx), what)
+	// It holds a connection for as long as it takes.
+	if !s.repricing.TryLock() {
+		return nil, fault.New(fault.Unavailable, "Usage is being priced again here already. Try again when that is done.")
+	}
+	defer s.repricing.Unlock()
+	done, err := s.Usage.Reprice(ctx, s.DB, actor(ctx), what)
 	if err != nil {
 		return nil, err
 	}

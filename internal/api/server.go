@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/netip"
+	"sync"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -55,7 +56,8 @@ type Server struct {
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
 
-	under capacity
+	repricing sync.Mutex // held by who prices again
+	under     capacity
 }
 
 // Limits of request bodies, in bytes.

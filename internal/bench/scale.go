@@ -101,7 +101,7 @@ func (b *bench) reports(ctx context.Context) ([]Result, error) {
 			worst, of = got.P95, path
 		}
 	}
-	return []Result{{Name: "P9", What: fmt.Sprintf("any report over %d ledger rows of 12 months", b.o.BigLedger), Against: "–", Reach: "p95 < 200 ms", Samples: samples,
+	return []Result{{Name: "P9", What: fmt.Sprintf("any report over %d ledger rows of 12 months (but for reconcile, which reads all)", b.o.BigLedger), Against: "–", Reach: "p95 < 200 ms", Samples: samples,
 		Measured: fmt.Sprintf("p95 %s (%s, the slowest of %d)", short(worst), of, len(samples)), Value: worst.Seconds() * 1000, Reached: worst < 200*time.Millisecond}}, nil
 }
 

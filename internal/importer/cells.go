@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"slices"
 	"time"
 
 	"github.com/shopspring/decimal"
@@ -20,6 +21,7 @@ type cell struct {
 	cost  decimal.Decimal
 	known bool // somebody knew what it cost
 	level level
+	told  bool // the original says what it cost, or its month did
 }
 
 // level is how finely the original parts something: by day, for a month; by month, for
@@ -75,8 +77,50 @@ func (h *History) cells(since time.Time, before ledger, catalogue *price.Catalog
 	if all.Requests > h.Total.Requests || all.All() > h.Total.All() {
 		doubts = append(doubts, "its days and months add up to more than its total: they are kept")
 	}
+	if len(before) > 0 {
+		// The original may have counted while it was read the last time: what its total had
+		// then, and its days not yet, was brought without a day. It is not brought twice.
+		b.cap(h.whole(since, catalogue).above(b.brought()))
+	}
 	b.price(catalogue)
 	return b.new, append(doubts, b.charge(h)...)
+}
+
+// whole is all that there is of a history now.
+func (h *History) whole(since time.Time, catalogue *price.Catalogue) (all Sums) {
+	cells, _ := h.cells(since, nil, catalogue)
+	for _, c := range cells {
+		all = all.plus(c.sums)
+	}
+	return all
+}
+
+// brought is all that was brought before.
+func (b *builder) brought() (all Sums) {
+	for _, was := range b.before {
+		all = all.plus(was.Sums)
+	}
+	return all
+}
+
+// cap takes away what goes beyond most of the cells, in each count, from the coarsest on.
+func (b *builder) cap(most Sums) {
+	var sum Sums
+	for _, c := range b.new {
+		sum = sum.plus(c.sums)
+	}
+	excess := sum.above(most)
+	var kept []cell
+	for i := len(b.new) - 1; i >= 0; i-- {
+		c := b.new[i]
+		less := c.sums.above(excess)
+		excess = excess.above(c.sums)
+		if c.sums = less; c.sums != (Sums{}) {
+			kept = append(kept, c)
+		}
+	}
+	slices.Reverse(kept)
+	b.new = kept
 }
 
 // first is the first day that anything is known of; now when nothing is.
@@ -176,23 +220,30 @@ func (b *builder) charge(h *History) (doubts []string) {
 			}
 		}
 		var cells []*cell
-		for i := range b.new {
-			c := &b.new[i]
+		for _, c := range b.new {
 			if of(c.place) && c.level <= l {
 				more = more.Sub(c.cost)
 			}
-			if of(c.place) && c.level == l {
+		}
+		for i := range b.new {
+			c := &b.new[i]
+			// Too much in all is taken from what the catalogue alone has priced.
+			if of(c.place) && (c.level == l || l == inAll && more.IsNegative() && !c.told) {
 				cells = append(cells, c)
 			}
 		}
-		switch {
-		case again && l < inAll && more.IsNegative():
-			return // what was brought before may be of a coarser level
-		case cells == nil && more.IsPositive():
+		if cells == nil && more.IsPositive() {
 			b.new = append(b.new, cell{place: place{usage.UnknownModel, day}, level: l})
 			cells = []*cell{&b.new[len(b.new)-1]}
 		}
-		if left := spread(cells, more); left.LessThan(decimal.New(-1, -6)) {
+		left := spread(cells, more)
+		for _, c := range cells {
+			c.told = true
+		}
+		if again && l < inAll {
+			return // what was brought before may be of a coarser level
+		}
+		if left.LessThan(decimal.New(-1, -6)) {
 			doubts = append(doubts, "costs add up to more than that of "+[]string{day, "the month of " + day, "all time"}[l]+": they are kept")
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
@@ -70,18 +71,30 @@ func (im *Importer) Import(ctx context.Context, s Source, done func(Step)) error
 	}
 	for _, k := range s.Keys {
 		step, err := im.key(ctx, k, catalogue, zone)
-		if err != nil {
+		if err := tell(step, err, done); err != nil {
 			return fmt.Errorf("key %s: %w", k.ID, err)
 		}
-		done(step)
 	}
 	for _, a := range s.Accounts {
 		step, err := im.account(ctx, a, catalogue, zone)
-		if err != nil {
+		if err := tell(step, err, done); err != nil {
 			return fmt.Errorf("account %s: %w", a.ID, err)
 		}
-		done(step)
 	}
+	return nil
+}
+
+// tell tells of a step. One that the database refuses for what is in it is refused, and
+// the others go on.
+func tell(step Step, err error, done func(Step)) error {
+	if err != nil {
+		f := db.Fault(err)
+		if f.Code != fault.Invalid && f.Code != fault.Conflict {
+			return err
+		}
+		step = Step{Subject: step.Subject, Account: step.Account, Notes: step.Notes, Action: Refused, Why: f.Message}
+	}
+	done(step)
 	return nil
 }
 
@@ -108,7 +121,11 @@ func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, 
 		if err != nil {
 			return err
 		}
-		if step.Action = Unchanged; !brought {
+		if step.Action = Unchanged; brought {
+			if err := im.differences(ctx, q, r, &step); err != nil {
+				return err
+			}
+		} else {
 			if step.Action, step.Why, err = im.create(ctx, q, r); err != nil || step.Action == Refused {
 				return err
 			}
@@ -133,8 +150,32 @@ func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, 
 	return step, err
 }
 
+// differences notes what a key that was brought before is here and is not there any more:
+// it stays as it is.
+func (im *Importer) differences(ctx context.Context, q *db.Queries, r record, step *Step) error {
+	fields, err := r.columns.JSON()
+	if err != nil {
+		return err
+	}
+	rows, err := q.ImportDiffers(ctx, db.ImportDiffersParams{KeyID: r.id, Fields: fields, Deleted: r.deleted})
+	if err != nil {
+		return fmt.Errorf("comparing with what is here: %w", err)
+	}
+	for _, row := range rows {
+		step.Notes = append(step.Notes, fmt.Sprintf("%s is %.60s here and %.60s there: it stays as it is here", row.Name, row.Here, row.There))
+	}
+	return nil
+}
+
 // create makes a key that was not brought before.
 func (im *Importer) create(ctx context.Context, q *db.Queries, r record) (action, why string, err error) {
+	purged, err := q.ImportPurged(ctx, db.ImportPurgedParams{Source: sourceName, Subject: "key:" + r.id.String()})
+	if err != nil {
+		return "", "", err
+	}
+	if purged {
+		return Refused, "it was brought before and purged here since", nil
+	}
 	known, err := q.ImportKeysKnown(ctx, db.ImportKeysKnownParams{KeyIDs: []uuid.UUID{r.id}, Hashes: [][]byte{r.hash}})
 	if err != nil {
 		return "", "", err

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -14,11 +15,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
+	"github.com/shopspring/decimal"
 	"pgregory.net/rapid"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/importer"
+	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
@@ -326,6 +330,66 @@ func TestTraps(t *testing.T) {
 	}
 }
 
+// Guarantee: what is changed there after it was brought is told of and not taken over; a
+// key that was purged here does not come back, and stops nobody else; usage that no ledger
+// could hold is read as none, and a key that the database refuses is refused alone.
+func TestChangedSince(t *testing.T) {
+	t.Parallel()
+	d := pgtest.New(t)
+	im := newImporter(t, d, "UTC")
+	source := func(fields ...string) (s importer.Source) {
+		for i := range 3 {
+			id := fmt.Sprintf("aaaaaaaa-aaaa-4aaa-8aaa-%012d", i)
+			k := importer.Key{ID: id, Fields: map[string]string{"id": id, "name": fmt.Sprint("k", i), "apiKey": fmt.Sprintf("%064x", i), "createdAt": "2026-01-01T00:00:00Z", "isActive": "true"},
+				History: importer.History{Total: importer.Sums{Requests: int64(len(fields) + 1), Counts: usage.Counts{Input: 1}}}}
+			for f := 0; f < len(fields); f += 2 {
+				k.Fields[fields[f]] = fields[f+1]
+			}
+			s.Keys = append(s.Keys, k)
+		}
+		return s
+	}
+	bring(t, im, source())
+	issuer := &issue.Keys{DB: d, Hasher: pgtest.Hasher()}
+	if err := issuer.Purge(ctx, db.Actor{Name: "test"}, uuid.MustParse("aaaaaaaa-aaaa-4aaa-8aaa-000000000000")); err != nil {
+		t.Fatal(err)
+	}
+	did := bring(t, im, source("isActive", "false", "dailyCostLimit", "7"))
+	if !strings.Contains(did, "refuse: key k0 (aaaaaaaa-aaaa-4aaa-8aaa-000000000000) it was brought before and purged here since") ||
+		strings.Count(did, "is_active is true here and false there: it stays as it is here") != 2 || strings.Count(did, "daily_cost_limit is 0 here and 7 there") != 2 || strings.Count(did, importer.Added) != 2 {
+		t.Errorf("it said\n%s", did)
+	}
+	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM api_keys WHERE is_active"); n != 2 {
+		t.Errorf("%d active keys", n)
+	}
+	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM imported_usage WHERE subject LIKE '%aaaaaaaa-aaaa-4aaa-8aaa-000000000000%'"); n != 0 {
+		t.Error("a purged key is still named")
+	}
+	agrees(t, d, "UTC")
+	r, url := startRedis(t)
+	fill(t, r, []byte(`{"apikey:x": {"type": "hash", "value": {"id": "bbbbbbbb-bbbb-4bbb-8bbb-bbbbbbbbbbbb", "name": "x", "apiKey": "`+strings.Repeat("b", 64)+`", "dailyCostLimit": "1e-2000000000", "totalCostLimit": "1e300"}},
+		"usage:x:model:daily:m:2026-11-01": {"type": "hash", "value": {"inputTokens": "9223372036854775807", "outputTokens": "1e300", "requests": "1"}},
+		"usage:cost:total:x": {"type": "string", "value": "123456789012345678901234567890123456789012345678901234567890"},
+		"usage:y": {"type": "string", "value": "of another type"}}`))
+	strange, err := importer.ReadRedis(ctx, url, func(int) {})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if did := bring(t, im, strange); !strings.Contains(did, "create: key x (x)  1 0 0") {
+		t.Errorf("it said\n%s", did)
+	}
+	// An account of Redis that may not read all of it would lose usage in silence.
+	if err := r.Do(ctx, "ACL", "SETUSER", "half", "on", ">p", "~*", "+scan", "+hgetall").Err(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := importer.ReadRedis(ctx, strings.Replace(url, "unix://", "unix://half:p@", 1), func(int) {}); err == nil || !strings.Contains(err.Error(), "NOPERM") {
+		t.Errorf("costs that cannot be read: %v", err)
+	}
+	if _, err := importer.ReadRedis(ctx, "redis://:secret%zz@localhost", func(int) {}); err == nil || strings.Contains(err.Error(), "secret") {
+		t.Errorf("the password is in %q", err)
+	}
+}
+
 // Guarantee: a key that is here already, by its id or by its secret, and was not brought
 // by an import, is left alone.
 func TestHereAlready(t *testing.T) {
@@ -348,8 +412,10 @@ func TestHereAlready(t *testing.T) {
 
 // Guarantee: however often and whenever it is brought while the original goes on, forgets
 // its days after a month and keeps its months and totals, what has been brought in the end
-// is the original's total, in every kind of token, in requests and in cost; nothing is
-// ever taken back; and the ledger adds up.
+// is the original's total, in every kind of token and in requests, also when it was read
+// while it counted, days before the total; in cost too, whatever it charges beside what the
+// catalogue would, as long as each reading was of one moment; nothing is ever taken back; and
+// the ledger adds up.
 func TestAgainAndAgain(t *testing.T) {
 	d := pgtest.New(t)
 	im := newImporter(t, d, "UTC")
@@ -358,7 +424,9 @@ func TestAgainAndAgain(t *testing.T) {
 		n++
 		id := fmt.Sprintf("88888888-8888-4888-8888-%012d", n)
 		k := importer.Key{ID: id, Fields: map[string]string{"id": id, "name": "k", "apiKey": fmt.Sprintf("%064x", n), "createdAt": "2026-01-05T00:00:00Z"}, History: importer.History{
-			Months: map[string]importer.Sums{}, ModelMonths: map[string]map[string]importer.Sums{}, ModelDays: map[string]map[string]importer.Sums{}}}
+			Months: map[string]importer.Sums{}, ModelMonths: map[string]map[string]importer.Sums{}, ModelDays: map[string]map[string]importer.Sums{},
+			MonthCosts: map[string]decimal.Decimal{}, DayCosts: map[string]decimal.Decimal{}, TotalCost: &decimal.Decimal{}}}
+		skewed := false
 		h := &k.History
 		now := time.Date(2026, 1, 5, 0, 0, 0, 0, time.UTC)
 		last := int64(-1)
@@ -371,16 +439,32 @@ func TestAgainAndAgain(t *testing.T) {
 					}
 				}
 			}
+			for day := range h.DayCosts { // two days earlier than the days themselves
+				if day < now.AddDate(0, 0, -30).Format(time.DateOnly) {
+					delete(h.DayCosts, day)
+				}
+			}
+			stale := k
+			stale.History.ModelDays, stale.History.ModelMonths, stale.History.Months = copyOf(h.ModelDays), copyOf(h.ModelMonths), maps.Clone(h.Months)
+			stale.History.DayCosts, stale.History.MonthCosts = maps.Clone(h.DayCosts), maps.Clone(h.MonthCosts)
 			for range rapid.IntRange(0, 3).Draw(rt, "requests") {
 				s := importer.Sums{Requests: 1, Counts: usage.Counts{Input: rapid.Int64Range(0, 50).Draw(rt, "in"), CacheRead: rapid.Int64Range(0, 50).Draw(rt, "read")}}
-				model, day := rapid.SampledFrom([]string{"m", "n"}).Draw(rt, "model"), now.Format(time.DateOnly)
+				model, day := rapid.SampledFrom([]string{"m", "gpt-4o"}).Draw(rt, "model"), now.Format(time.DateOnly)
+				cost := decimal.New(rapid.Int64Range(0, 1000).Draw(rt, "cost"), -6)
+				h.DayCosts[day], h.MonthCosts[day[:7]], *h.TotalCost = h.DayCosts[day].Add(cost), h.MonthCosts[day[:7]].Add(cost), h.TotalCost.Add(cost)
 				addTo(h.ModelDays, model, day, s)
 				addTo(h.ModelMonths, model, day[:7], s)
 				h.Months[day[:7]] = sum(h.Months[day[:7]], s)
 				h.Total = sum(h.Total, s)
 			}
 			if rapid.Bool().Draw(rt, "bring") {
-				bring(t, im, importer.Source{Keys: []importer.Key{k}})
+				if rapid.IntRange(0, 3).Draw(rt, "skewed") == 0 {
+					skewed = true
+					stale.History.Total, stale.History.TotalCost = h.Total, h.TotalCost
+					bring(t, im, importer.Source{Keys: []importer.Key{stale}})
+				} else {
+					bring(t, im, importer.Source{Keys: []importer.Key{k}})
+				}
 				if tokens := pgtest.Scan[int64](t, d, "SELECT input_tokens FROM key_totals WHERE key_id = $1", id); tokens < last {
 					rt.Fatalf("%d tokens after %d", tokens, last)
 				} else {
@@ -393,12 +477,24 @@ func TestAgainAndAgain(t *testing.T) {
 		if want := fmt.Sprint(h.Total.Requests, " ", h.Total.Input, " ", h.Total.CacheRead); !strings.HasPrefix(got+" ", want+" ") || strings.HasSuffix(got, "f") {
 			rt.Fatalf("brought %s of %s", got, want)
 		}
+		cost := pgtest.Scan[decimal.Decimal](t, d, "SELECT cost FROM key_totals WHERE key_id = $1", id)
+		if off := cost.Sub(*h.TotalCost).Abs(); !skewed && off.GreaterThan(decimal.New(1, -9)) {
+			rt.Fatalf("brought $%s of $%s", cost, h.TotalCost)
+		}
 	})
 	agrees(t, d, "UTC")
 }
 
 func sum(a, b importer.Sums) importer.Sums {
 	return importer.Sums{Requests: a.Requests + b.Requests, Counts: usage.Counts{Input: a.Input + b.Input, CacheRead: a.CacheRead + b.CacheRead}}
+}
+
+func copyOf(m map[string]map[string]importer.Sums) map[string]map[string]importer.Sums {
+	c := map[string]map[string]importer.Sums{}
+	for model, periods := range m {
+		c[model] = maps.Clone(periods)
+	}
+	return c
 }
 
 func addTo(m map[string]map[string]importer.Sums, model, period string, s importer.Sums) {

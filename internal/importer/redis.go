@@ -2,7 +2,9 @@ package importer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sort"
 	"strings"
 
@@ -19,12 +21,13 @@ const redisBatch = 500
 func ReadRedis(ctx context.Context, url string, seen func(keys int)) (Source, error) {
 	options, err := redis.ParseURL(url)
 	if err != nil {
-		return Source{}, fmt.Errorf("not a Redis URL such as redis://:password@host:6379/0: %w", err)
+		// The parser's error repeats the URL, and with it the password.
+		return Source{}, errors.New("not a Redis URL such as redis://:password@host:6379/0 (special characters of a password are written as %40 for @)")
 	}
 	redis.SetLogger(quiet{}) // errors come back, and once
 	r := redis.NewClient(options)
 	defer func() { _ = r.Close() }()
-	read := reader{keys: map[string]*Key{}, histories: map[string]*History{}, accounts: map[string]*Account{}}
+	read := reader{seen: map[string]bool{}, keys: map[string]*Key{}, histories: map[string]*History{}, accounts: map[string]*Account{}}
 	for _, pattern := range []string{"apikey:*", "usage:*", "account_usage:*"} {
 		var cursor uint64
 		for {
@@ -32,6 +35,12 @@ func ReadRedis(ctx context.Context, url string, seen func(keys int)) (Source, er
 			if err != nil {
 				return Source{}, fmt.Errorf("reading Redis: %w", err)
 			}
+			// A name may come twice while Redis moves its table.
+			names = slices.DeleteFunc(names, func(name string) bool {
+				again := read.seen[name]
+				read.seen[name] = true
+				return again
+			})
 			if err := read.take(ctx, r, names); err != nil {
 				return Source{}, err
 			}
@@ -52,6 +61,7 @@ func (quiet) Printf(context.Context, string, ...any) {}
 
 // reader gathers what belongs together.
 type reader struct {
+	seen      map[string]bool
 	keys      map[string]*Key
 	histories map[string]*History // of keys, also of those that are gone
 	accounts  map[string]*Account
@@ -74,27 +84,33 @@ func (r *reader) take(ctx context.Context, from *redis.Client, names []string) e
 	if len(hashes)+len(texts) == 0 {
 		return nil
 	}
-	// One that is of another type, or gone by now, fails alone and is none of ours.
-	if _, err := pipe.Exec(ctx); err != nil && !isReply(err) {
-		return fmt.Errorf("reading Redis: %w", err)
-	}
+	_, failed := pipe.Exec(ctx)
 	for name, value := range texts {
-		if d, ok := amount(value.Val()); ok && value.Err() == nil {
+		if err := value.Err(); !notOurs(err) {
+			return fmt.Errorf("reading %s from Redis: %w", name, err)
+		}
+		if d, ok := amount(value.Val()); ok {
 			r.cost(strings.TrimPrefix(name, "usage:cost:"), d)
 		}
 	}
 	for name, value := range hashes {
-		if fields := value.Val(); value.Err() == nil && len(fields) > 0 {
+		if err := value.Err(); !notOurs(err) {
+			return fmt.Errorf("reading %s from Redis: %w", name, err)
+		}
+		if fields := value.Val(); len(fields) > 0 {
 			r.record(name, fields)
 		}
+	}
+	if !notOurs(failed) {
+		return fmt.Errorf("reading Redis: %w", failed)
 	}
 	return nil
 }
 
-// isReply tells whether an error is an answer of Redis, and not of the connection.
-func isReply(err error) bool {
-	_, ok := err.(redis.Error) //nolint:errorlint // the client returns its own, unwrapped
-	return ok
+// notOurs tells whether a key could be read, is gone by now, or is of another type and so
+// none of the original's usage. Any other answer, such as NOPERM, would lose usage.
+func notOurs(err error) bool {
+	return err == nil || errors.Is(err, redis.Nil) || strings.HasPrefix(err.Error(), "WRONGTYPE")
 }
 
 // cost takes daily:ID:2026-11-23, monthly:ID:2026-11 or total:ID.

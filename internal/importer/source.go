@@ -12,9 +12,11 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/shopspring/decimal"
 
+	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
 )
@@ -120,6 +122,9 @@ func readSums(fields map[string]string, prefix string) Sums {
 // number reads a count of the original, which may be a double.
 func number(text string) int64 {
 	if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+		if n > usage.MaxCount {
+			return 0
+		}
 		return max(0, n)
 	}
 	d, ok := amount(text)
@@ -135,11 +140,15 @@ func amount(text string) (decimal.Decimal, bool) {
 		return decimal.Zero, false
 	}
 	d, err := decimal.NewFromString(strings.TrimSpace(text))
-	if err != nil || d.IsNegative() || d.Exponent() > 15 {
+	if err != nil || d.IsNegative() || d.Exponent() > 15 || d.Exponent() < -400 {
 		return decimal.Zero, false
 	}
-	return d.Round(12), true
+	d = d.Round(12)
+	return d, d.LessThan(mostAmount)
 }
+
+// mostAmount bounds amounts in USD: what is more is no amount.
+var mostAmount = decimal.New(1, 12)
 
 // isDay and isMonth tell whether a text is one.
 func isDay(text string) bool {
@@ -154,9 +163,13 @@ func isMonth(text string) bool {
 
 func ordered[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
+// maxModel bounds the names of models, in characters.
+const maxModel = 200
+
 // put adds to what a model was used in a period: it may have several names there.
 func put(m map[string]map[string]Sums, model, period string, s Sums) {
-	if model = price.Normalize(model); model == "" {
+	model = price.Normalize(model)
+	if _, wrong := key.CheckText(model, 1, maxModel); wrong != "" || !utf8.ValidString(model) {
 		model = usage.UnknownModel
 	}
 	if m[model] == nil {

@@ -51,8 +51,9 @@ const repricedReason = "priced again"
 // An event that had no price is taken back and given again at its price, so that it
 // counts as priced. What has no price now stays as it is. Done again, nothing changes;
 // broken off, the rest is done by the next one. Changes are by what they amount to,
-// largest first.
-func (r *Recorder) Reprice(ctx context.Context, who db.Actor, what Repricing) (Repriced, error) {
+// largest first. It reads from a pool of the caller's, for as long as it takes. Each
+// transaction has its audit row.
+func (r *Recorder) Reprice(ctx context.Context, from *db.DB, who db.Actor, what Repricing) (Repriced, error) {
 	catalogue, _, err := r.Prices.Current(ctx)
 	if err != nil {
 		return Repriced{}, err
@@ -61,8 +62,8 @@ func (r *Recorder) Reprice(ctx context.Context, who db.Actor, what Repricing) (R
 	if err != nil {
 		return Repriced{}, err
 	}
-	run := repricing{Recorder: r, since: idBefore(since.Add(-time.Minute)), dry: what.DryRun, changes: map[[2]string]*Change{}}
-	err = db.Stream(ctx, r.DB, func(q *db.Queries) error {
+	run := repricing{Recorder: r, who: who, since: idBefore(since.Add(-time.Minute)), what: what, changes: map[[2]string]*Change{}}
+	err = db.Stream(ctx, from, func(q *db.Queries) error {
 		_, err := q.EventsOfDays(ctx, db.EventsOfDaysParams{FromDay: what.From, ToDay: what.To, Zone: r.Timezone, Model: what.Model})
 		return err
 	}, func(row db.EventsOfDaysRow) error {
@@ -76,28 +77,25 @@ func (r *Recorder) Reprice(ctx context.Context, who db.Actor, what Repricing) (R
 		return Repriced{}, fmt.Errorf("pricing again: %w", err)
 	}
 	done := Repriced{Events: run.events}
-	if done.Changes, err = run.result(ctx); err != nil {
-		return Repriced{}, err
-	}
-	if what.DryRun || len(done.Changes) == 0 {
-		return done, nil
-	}
-	return done, r.auditRepricing(ctx, who, what, done)
+	done.Changes, err = run.result(ctx)
+	return done, err
 }
 
-// auditRepricing writes down who had usage priced again.
-func (r *Recorder) auditRepricing(ctx context.Context, who db.Actor, what Repricing, done Repriced) error {
+// audit writes down who had a batch priced again, in its transaction.
+func (r *repricing) audit(ctx context.Context, q *db.Queries, batch []repricedEvent) error {
 	before, after := decimal.Zero, decimal.Zero
-	for _, c := range done.Changes {
-		before, after = before.Add(c.Before), after.Add(c.After)
+	for _, e := range batch {
+		before, after = before.Add(e.CostNow), after.Add(e.cost)
 	}
-	raw, err := json.Marshal(map[string]any{"from": what.From.Format(time.DateOnly), "to": what.To.Format(time.DateOnly), "model": what.Model, "costBefore": before, "costAfter": after})
+	raw, err := json.Marshal(map[string]any{"from": r.what.From.Format(time.DateOnly), "to": r.what.To.Format(time.DateOnly), "model": r.what.Model,
+		"events": len(batch), "costBefore": before, "costAfter": after})
 	if err != nil {
 		return fmt.Errorf("encoding the audit row: %w", err)
 	}
-	return r.DB.Audited(ctx, who, "reprice", func(q *db.Queries) error {
-		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "ledger", TargetID: "usage", After: raw})
-	})
+	if err := q.AuditBegin(ctx, r.who.As("reprice")); err != nil {
+		return err
+	}
+	return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "ledger", TargetID: "usage", After: raw})
 }
 
 // idBefore is the least id that can be made at an instant or later. Source: RFC 9562,
@@ -114,8 +112,9 @@ func idBefore(at time.Time) (id uuid.UUID) {
 type repricing struct {
 	*Recorder
 
+	who     db.Actor
+	what    Repricing
 	since   uuid.UUID
-	dry     bool
 	events  int64
 	changes map[[2]string]*Change // by key id and model
 	batch   []repricedEvent
@@ -154,7 +153,7 @@ func countsOf(row db.EventsOfDaysRow) Counts {
 func (r *repricing) flush(ctx context.Context) error {
 	batch := r.batch
 	r.batch = nil
-	for len(batch) > 0 && !r.dry {
+	for len(batch) > 0 && !r.what.DryRun {
 		var lost []uuid.UUID
 		entries := adjustments(batch)
 		outcomes := make([]outcome, len(entries))
@@ -170,12 +169,21 @@ func (r *repricing) flush(ctx context.Context) error {
 			if err == nil && len(lost) > 0 {
 				return errAdjusted
 			}
-			return err
+			if err != nil {
+				return err
+			}
+			return r.audit(ctx, q, batch)
 		})
 		if len(lost) == 0 {
 			if err != nil {
 				return err
 			}
+			// The key of an event may have been purged since it was read.
+			gone := map[uuid.UUID]bool{}
+			for i, e := range entries {
+				gone[e.adjusts] = gone[e.adjusts] || outcomes[i].err != nil
+			}
+			batch = slices.DeleteFunc(batch, func(e repricedEvent) bool { return gone[e.EventID] })
 			break
 		}
 		batch = slices.DeleteFunc(batch, func(e repricedEvent) bool { return slices.Contains(lost, e.EventID) })
