@@ -113,3 +113,42 @@ func TestReleaseBefore(t *testing.T) {
 		t.Errorf("%s%s", r.out, r.errors)
 	}
 }
+
+// Guarantee: a database of the release before, in use, comes to the same schema as a new
+// one, and no index of it is left unusable.
+func TestUpgrade(t *testing.T) {
+	t.Parallel()
+	used, fresh := pgtest.EmptyURL(t), pgtest.URL(t)
+	if out, err := migrate(previous(t), used); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if r := execute(t, []string{"DATABASE_URL=" + used}, "migrate", "up"); r.code != 0 {
+		t.Fatal(r.errors)
+	}
+	const schema = `SELECT string_agg(x, E'\n' ORDER BY x) FROM (
+		SELECT indexdef AS x FROM pg_indexes WHERE schemaname = 'public' AND tablename !~ '\d{8}$'
+		UNION ALL SELECT table_name || '.' || column_name || ' ' || data_type || ' ' || coalesce(column_default, '') FROM information_schema.columns WHERE table_schema IN ('public', 'reporting') AND table_name !~ '\d{8}$'
+		UNION ALL SELECT p.proname || ' ' || md5(p.prosrc) FROM pg_proc AS p WHERE p.pronamespace = 'public'::regnamespace
+		UNION ALL SELECT 'unusable: ' || indexrelid::regclass FROM pg_index WHERE NOT indisvalid) AS s`
+	got, want := pgtest.Scan[string](t, pgtest.Open(t, used), schema), pgtest.Scan[string](t, pgtest.Open(t, fresh), schema)
+	if got != want {
+		t.Errorf("the upgraded schema has\n%s", firstDifference(got, want))
+	}
+}
+
+func migrate(binary, dbURL string) ([]byte, error) {
+	cmd := exec.Command(binary, "migrate", "up")
+	cmd.Env = []string{"DATABASE_URL=" + dbURL}
+	return cmd.CombinedOutput()
+}
+
+// firstDifference are the first lines of two texts that differ.
+func firstDifference(got, want string) string {
+	a, b := strings.Split(got, "\n"), strings.Split(want, "\n")
+	for i := range min(len(a), len(b)) {
+		if a[i] != b[i] {
+			return a[i] + "\nand should have\n" + b[i]
+		}
+	}
+	return fmt.Sprintf("%d lines and should have %d", len(a), len(b))
+}
