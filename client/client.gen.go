@@ -2635,7 +2635,7 @@ type ClientInterface interface {
 
 	// ReportUsage What was used, by period and by key, model, account or tag
 	//
-	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
 	//
 	// Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
 	ReportUsage(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3512,7 +3512,7 @@ func (c *Client) Reconcile(ctx context.Context, params *ReconcileParams, reqEdit
 
 // ReportUsage What was used, by period and by key, model, account or tag
 //
-// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
 //
 // Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
 func (c *Client) ReportUsage(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -6002,7 +6002,7 @@ type ClientWithResponsesInterface interface {
 
 	// ReportUsageWithResponse What was used, by period and by key, model, account or tag
 	//
-	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -8737,7 +8737,7 @@ func (c *ClientWithResponses) ReconcileWithResponse(ctx context.Context, params 
 
 // ReportUsageWithResponse What was used, by period and by key, model, account or tag
 //
-// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
 //
 // Returns a wrapper object for the known response body format(s).
 //

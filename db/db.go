@@ -96,6 +96,8 @@ func poolConfig(url string) (*pgxpool.Config, error) {
 	// to try again, and its connection is free for others.
 	setDefault(cfg.ConnConfig, "lock_timeout", fmt.Sprintf("%dms", Patience.Milliseconds()))
 	cfg.ConnConfig.RuntimeParams["timezone"] = "UTC"
+	cfg.ConnConfig.RuntimeParams["datestyle"] = "ISO"
+	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed"
 	cfg.ConnConfig.RuntimeParams["jit"] = "off" // what takes milliseconds is not worth compiling
 	// Ids travel in binary: without this each would be written as text and read again.
 	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {

@@ -433,11 +433,11 @@ const keyPurgeLock = `-- name: KeyPurgeLock :one
 SELECT t.key_id FROM key_totals AS t
   JOIN api_keys AS k ON k.id = t.key_id
   JOIN key_counters AS c ON c.key_id = t.key_id
- WHERE t.key_id = $1::uuid FOR UPDATE OF t, c
+ WHERE t.key_id = $1::uuid FOR UPDATE OF k, t, c
 `
 
-// Locks a key's totals and counters, and so shuts out usage and admissions of it
-// before a purge: what is in flight commits first, what comes later finds the key
+// Locks a key with its totals and counters, and so shuts out changes, usage and
+// admissions of it before a purge: what is in flight commits first, what comes later finds the key
 // unknown.
 func (q *Queries) KeyPurgeLock(ctx context.Context, keyID uuid.UUID) (uuid.UUID, error) {
 	row := q.db.QueryRow(ctx, keyPurgeLock, keyID)

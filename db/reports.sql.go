@@ -26,6 +26,18 @@ func (q *Queries) ClosingAdvance(ctx context.Context, zone string) (bool, error)
 	return advanced, err
 }
 
+const closingDue = `-- name: ClosingDue :one
+SELECT EXISTS (SELECT FROM closing_days AS g WHERE g.closing_until < (now() AT TIME ZONE $1::text)::date - 1 AND g.not_before <= now())::boolean AS due
+`
+
+// Whether ClosingAdvance has anything to do.
+func (q *Queries) ClosingDue(ctx context.Context, zone string) (bool, error) {
+	row := q.db.QueryRow(ctx, closingDue, zone)
+	var due bool
+	err := row.Scan(&due)
+	return due, err
+}
+
 const daysClose = `-- name: DaysClose :one
 SELECT close_days()::integer AS closed
 `

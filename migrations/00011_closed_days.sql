@@ -16,7 +16,7 @@ COMMENT ON TABLE  closing_days IS 'One row: until which day what is recorded is 
 COMMENT ON COLUMN closing_days.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN closing_days.closing_until IS 'Last such day, in the service''s time zone.';
 COMMENT ON COLUMN closing_days.not_before IS 'No day is closed earlier: replicas of the release before, which note nothing, are to be replaced by then.';
-INSERT INTO closing_days (closing_until, not_before) SELECT '0001-01-01', CASE WHEN EXISTS (SELECT FROM usage_daily) THEN now() + interval '1 hour' ELSE '-infinity' END;
+INSERT INTO closing_days (closing_until, not_before) SELECT '-infinity', CASE WHEN EXISTS (SELECT FROM usage_daily) THEN now() + interval '1 hour' ELSE '-infinity' END;
 
 CREATE TABLE closed_days (
     only_row     boolean PRIMARY KEY DEFAULT true CHECK (only_row),
@@ -25,7 +25,7 @@ CREATE TABLE closed_days (
 COMMENT ON TABLE  closed_days IS 'One row: until which day usage_closed holds the sums of usage_daily.';
 COMMENT ON COLUMN closed_days.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN closed_days.closed_until IS 'Last such day, in the service''s time zone.';
-INSERT INTO closed_days (closed_until) VALUES ('0001-01-01');
+INSERT INTO closed_days (closed_until) VALUES ('-infinity');
 
 CREATE TABLE usage_closed (
     scope               text           NOT NULL CHECK (scope IN ('all', 'tag')),
@@ -112,16 +112,13 @@ COMMENT ON COLUMN tag_days.tag IS 'A tag that the keys have now; empty: none.';
 -- +goose StatementBegin
 CREATE FUNCTION advance_closing(until date) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM closing_days AS g WHERE g.closing_until >= until OR g.not_before > now()) THEN
-        RETURN false;
-    END IF;
     PERFORM set_config('lock_timeout', '50ms', true);
     LOCK TABLE closing_days IN ACCESS EXCLUSIVE MODE;
-    UPDATE closing_days SET closing_until = until WHERE closing_until < until;
-    RETURN true;
+    UPDATE closing_days SET closing_until = until WHERE closing_until < until AND not_before <= now();
+    RETURN FOUND;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION advance_closing(date) IS 'Has what is recorded for days up to this one noted in usage_late from now on; false: it is so already, or too early. Once it has committed, close_days may follow: who recorded without a note has ended, since the table was locked. Gives up after 50 ms rather than make usage wait.';
+COMMENT ON FUNCTION advance_closing(date) IS 'Has what is recorded for days up to this one noted in usage_late from now on; false: it is so already, or too early. Ask ClosingDue first. Once it has committed, close_days may follow: who recorded without a note has ended, since the table was locked. Gives up after 50 ms rather than make usage wait.';
 
 -- +goose StatementBegin
 CREATE FUNCTION close_days() RETURNS integer LANGUAGE plpgsql AS $$
@@ -133,6 +130,12 @@ BEGIN
         RETURN 0;
     END IF;
     SELECT d.closed_until, g.closing_until INTO before, until FROM closed_days AS d, closing_days AS g;
+    IF before = '-infinity' AND until > before THEN
+        SELECT coalesce(min(u.day) - 1, until) INTO before FROM usage_daily AS u;
+    END IF;
+    IF until > before THEN -- a month at a time: whoever changes tags waits for it
+        until := least(until, before + 31);
+    END IF;
     -- One statement, so one snapshot: what is late is in it if and only if it is in
     -- usage_daily too.
     WITH late AS (
@@ -154,16 +157,16 @@ BEGIN
     SELECT a.scope, a.tag, a.day, a.model, a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens, a.cache_read_tokens, a.ephemeral_5m_tokens, a.ephemeral_1h_tokens, a.cost FROM added AS a ORDER BY a.scope, a.tag, a.day, a.model
     ON CONFLICT (scope, tag, day, model) DO UPDATE SET requests = c.requests + excluded.requests, input_tokens = c.input_tokens + excluded.input_tokens, output_tokens = c.output_tokens + excluded.output_tokens, cache_create_tokens = c.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = c.cache_read_tokens + excluded.cache_read_tokens, ephemeral_5m_tokens = c.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens, ephemeral_1h_tokens = c.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens, cost = c.cost + excluded.cost;
     UPDATE closed_days SET closed_until = until WHERE closed_until < until;
-    RETURN CASE WHEN before = '0001-01-01' OR until = before THEN 0 ELSE until - before END;
+    RETURN CASE WHEN until > before THEN until - before ELSE 0 END;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION close_days() IS 'Adds the days up to closing_until, and what came late for earlier ones, to usage_closed; returns how many days it closed, 0 for the first time. Needs READ COMMITTED. One at a time: it does nothing while another runs, or while tags of keys change.';
+COMMENT ON FUNCTION close_days() IS 'Adds up to 31 of the days up to closing_until, and what came late for earlier ones, to usage_closed; returns how many days it closed, 0 when none is left. Needs READ COMMITTED. One at a time: it does nothing while another runs, or while tags of keys change.';
 
 -- +goose StatementBegin
 CREATE FUNCTION reopen_days() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('close_days'));
-    UPDATE closed_days SET closed_until = '0001-01-01';
+    UPDATE closed_days SET closed_until = '-infinity';
     DELETE FROM usage_closed;
 END $$;
 -- +goose StatementEnd
@@ -227,11 +230,38 @@ SELECT 'ledger_since', min(to_date(right(c.relname, 8), 'YYYYMMDD'))::text
 HAVING count(*) > 0;
 
 -- +goose StatementBegin
+CREATE OR REPLACE FUNCTION make_ledger_partitions(first_day date, last_day date) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    d    date;
+    made integer := 0;
+    part text;
+BEGIN
+    PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
+    PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    FOR d IN SELECT generate_series(first_day, last_day, interval '1 day')::date LOOP
+        part := 'usage_events_' || to_char(d, 'YYYYMMDD');
+        IF to_regclass(part) IS NULL AND NOT EXISTS (
+            SELECT FROM usage_events_default AS u
+             WHERE u.received_at >= d::timestamp AT TIME ZONE 'UTC'
+               AND u.received_at < (d + 1)::timestamp AT TIME ZONE 'UTC'
+        ) THEN
+            EXECUTE format('CREATE TABLE %I PARTITION OF usage_events FOR VALUES FROM (%L) TO (%L)',
+                part, d::timestamp AT TIME ZONE 'UTC', (d + 1)::timestamp AT TIME ZONE 'UTC');
+            PERFORM explain_ledger_partition(part::regclass, 'Ledger rows received on ' || d || ' (UTC).');
+            made := made + 1;
+        END IF;
+    END LOOP;
+    RETURN made;
+END $$;
+-- +goose StatementEnd
+
+-- +goose StatementBegin
 CREATE OR REPLACE FUNCTION drop_ledger_partitions(before_day date) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     part    record;
     dropped integer := 0;
 BEGIN
+    PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
     FOR part IN
         SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
@@ -300,3 +330,27 @@ CREATE OR REPLACE FUNCTION ledger_whole_since(zone text) RETURNS date LANGUAGE s
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION ledger_whole_since(text) IS 'The first day, in a time zone, whose every event must still be in the ledger: it was received no earlier than five minutes before the day began, and retention has left all since.';
+-- +goose StatementBegin
+CREATE OR REPLACE FUNCTION make_ledger_partitions(first_day date, last_day date) RETURNS integer LANGUAGE plpgsql AS $$
+DECLARE
+    d    date;
+    made integer := 0;
+    part text;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    FOR d IN SELECT generate_series(first_day, last_day, interval '1 day')::date LOOP
+        part := 'usage_events_' || to_char(d, 'YYYYMMDD');
+        IF to_regclass(part) IS NULL AND NOT EXISTS (
+            SELECT FROM usage_events_default AS u
+             WHERE u.received_at >= d::timestamp AT TIME ZONE 'UTC'
+               AND u.received_at < (d + 1)::timestamp AT TIME ZONE 'UTC'
+        ) THEN
+            EXECUTE format('CREATE TABLE %I PARTITION OF usage_events FOR VALUES FROM (%L) TO (%L)',
+                part, d::timestamp AT TIME ZONE 'UTC', (d + 1)::timestamp AT TIME ZONE 'UTC');
+            PERFORM explain_ledger_partition(part::regclass, 'Ledger rows received on ' || d || ' (UTC).');
+            made := made + 1;
+        END IF;
+    END LOOP;
+    RETURN made;
+END $$;
+-- +goose StatementEnd

@@ -241,13 +241,13 @@ UPDATE api_keys AS k SET is_active = false, updated_at = now(), version = versio
 RETURNING k.id, k.name, k.expires_at;
 
 -- name: KeyPurgeLock :one
--- Locks a key's totals and counters, and so shuts out usage and admissions of it
--- before a purge: what is in flight commits first, what comes later finds the key
+-- Locks a key with its totals and counters, and so shuts out changes, usage and
+-- admissions of it before a purge: what is in flight commits first, what comes later finds the key
 -- unknown.
 SELECT t.key_id FROM key_totals AS t
   JOIN api_keys AS k ON k.id = t.key_id
   JOIN key_counters AS c ON c.key_id = t.key_id
- WHERE t.key_id = @key_id::uuid FOR UPDATE OF t, c;
+ WHERE t.key_id = @key_id::uuid FOR UPDATE OF k, t, c;
 
 -- name: KeyUntag :exec
 -- Moves what a key used on closed days from its tags to no tag, as long as it can

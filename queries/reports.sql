@@ -82,6 +82,10 @@ SELECT c.rollup::text AS rollup, c.tag::text AS tag, c.key_id::uuid AS key_id, c
  ORDER BY c.rollup, c.key_id, c.account_id, c.tag, c.day, c.model
  LIMIT @row_limit;
 
+-- name: ClosingDue :one
+-- Whether ClosingAdvance has anything to do.
+SELECT EXISTS (SELECT FROM closing_days AS g WHERE g.closing_until < (now() AT TIME ZONE @zone::text)::date - 1 AND g.not_before <= now())::boolean AS due;
+
 -- name: ClosingAdvance :one
 -- Has what is recorded for days before today noted as late, once a day; whether it
 -- changed anything. Gives up after 50 ms.

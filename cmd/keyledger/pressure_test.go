@@ -81,13 +81,22 @@ func TestBackPressure(t *testing.T) {
 		t.Errorf("another key's admission: %v", lease)
 	}
 	start := time.Now()
-	for i := range 20 {
-		if status, answer := post(t, base, "/v1/usage", event(free["id"], fmt.Sprintf("f%d", i))); status != 200 {
-			t.Errorf("another key's usage: %d %v", status, answer)
-		}
+	var others sync.WaitGroup
+	for i := range 20 { // many at once, beside units that have both keys and cannot go on
+		others.Go(func() {
+			for n := range 5 {
+				if status, answer := post(t, base, "/v1/usage", event(free["id"], fmt.Sprintf("f%d-%d", i, n))); status != 200 {
+					t.Errorf("another key's usage: %d %v", status, answer)
+				}
+			}
+		})
+		all.Go(func() {
+			post(t, base, "/v1/usage", map[string]any{"events": []any{event(free["id"], fmt.Sprintf("b%d", i)), event(held["id"], fmt.Sprintf("r%d", i))}})
+		})
 	}
+	others.Wait()
 	if took := time.Since(start); took > 3*time.Second {
-		t.Errorf("20 events of another key took %s", took)
+		t.Errorf("100 events of another key took %s", took)
 	}
 	release()
 	all.Wait()
@@ -110,6 +119,9 @@ func TestBackPressure(t *testing.T) {
 	}
 	start = time.Now()
 	for range 10 {
+		if status, answer := post(t, base, "/v1/admissions/"+lease["admissionId"].(string)+"/renew", map[string]any{}); status != 200 {
+			t.Errorf("another key's renewal: %d %v", status, answer)
+		}
 		if _, answer := post(t, base, "/v1/admissions", map[string]any{"apiKey": free["apiKey"]}); answer["allowed"] != true {
 			t.Errorf("another key's admission beside those that wait: %v", answer)
 		}

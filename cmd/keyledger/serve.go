@@ -118,7 +118,7 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 		return nil, err
 	}
 	writers := int32(cfg.Writers) //nolint:gosec // at most 100
-	if s.hot, err = db.OpenHot(ctx, cfg.DatabaseURL, 2*writers+2, db.ShortPatience); err != nil {
+	if s.hot, err = db.OpenHot(ctx, cfg.DatabaseURL, 2*writers+4, db.ShortPatience); err != nil {
 		return nil, err
 	}
 	if s.patient, err = db.OpenHot(ctx, cfg.DatabaseURL, writers+2, db.Patience); err != nil {

@@ -106,6 +106,8 @@ type Decider struct {
 	Refusals        *Refusals
 
 	group *coalesce.Lanes[Request, Decision, uuid.UUID] // nil: each request alone
+	quick *db.DB                                        // nil before Gather
+	waits chan struct{}
 }
 
 // none is what the statement takes as "no estimate".
@@ -280,7 +282,7 @@ func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
 }
 
 func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err error) {
-	err = d.DB.InTx(ctx, func(q *db.Queries) (err error) {
+	err = d.alone(ctx, func(q *db.Queries) (err error) {
 		n, err = q.AdmissionRelease(ctx, ids)
 		return err
 	})
@@ -294,7 +296,7 @@ func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err er
 // A lease that is over is a Conflict: its slot may be another's by now.
 func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
 	var rows []db.AdmissionRenewRow
-	err := d.DB.InTx(ctx, func(q *db.Queries) (err error) {
+	err := d.alone(ctx, func(q *db.Queries) (err error) {
 		rows, err = q.AdmissionRenew(ctx, db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), At: now})
 		return err
 	})

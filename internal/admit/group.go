@@ -18,13 +18,13 @@ const releaseTimeout = 5 * time.Second
 
 // Gather makes Decide take requests that come at the same time in groups, one
 // transaction each, on fast, a pool whose statements do not wait long for a row: call
-// it once, before the first Decide. Requests of a key that somebody else holds wait on
-// the decider's own pool, and none with them. An admission whose caller has gone before
+// it once, before the first Decide. Requests of a key that somebody else holds are tried
+// again, and none waits with them. An admission whose caller has gone before
 // it was decided is released at once, unless it has a request id: then the caller comes
 // back for it.
 func (d *Decider) Gather(ctx context.Context, fast *db.DB, limits coalesce.Limits, log *slog.Logger) {
 	quick := *d
-	quick.DB = fast
+	quick.DB, d.quick, d.waits = fast, fast, make(chan struct{}, maxWaits)
 	d.group = coalesce.NewLanes(coalesce.LanesOptions[Request, Decision, uuid.UUID]{
 		Options: coalesce.Options[Request, Decision]{
 			Limits: limits,
@@ -35,9 +35,9 @@ func (d *Decider) Gather(ctx context.Context, fast *db.DB, limits coalesce.Limit
 			},
 			Abandoned: func(requests []Request, decisions []Decision) { d.abandon(ctx, log, requests, decisions) },
 		},
-		Patient: d.decideNow,
-		Needs:   func(r Request) []uuid.UUID { return []uuid.UUID{r.KeyID} },
-		Stuck:   db.Stuck,
+		Patience: db.Patience,
+		Needs:    func(r Request) []uuid.UUID { return []uuid.UUID{r.KeyID} },
+		Stuck:    db.Stuck,
 		Held: func(ctx context.Context, keys []uuid.UUID) ([]uuid.UUID, error) {
 			held, err := fast.CountersHeld(ctx, keys)
 			if err != nil {
@@ -46,6 +46,29 @@ func (d *Decider) Gather(ctx context.Context, fast *db.DB, limits coalesce.Limit
 			return held, nil
 		},
 	})
+}
+
+// maxWaits is how many renewals and releases may wait at once for keys that are held: each
+// has a connection, and others need some too.
+const maxWaits = 2
+
+// alone does something that concerns one key: at once where nobody holds it, else with
+// patience, unless too many wait so already.
+func (d *Decider) alone(ctx context.Context, fn func(*db.Queries) error) error {
+	if d.quick == nil {
+		return d.DB.InTx(ctx, fn)
+	}
+	err := d.quick.InTx(ctx, fn)
+	if !db.Stuck(err) {
+		return err
+	}
+	select {
+	case d.waits <- struct{}{}:
+		defer func() { <-d.waits }()
+		return d.DB.InTx(ctx, fn)
+	default:
+		return err
+	}
 }
 
 func (d *Decider) decideNow(ctx context.Context, batch []Request) ([]Decision, error) {

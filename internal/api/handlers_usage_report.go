@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"encoding/csv"
-	"log/slog"
 	"net/http"
 	"slices"
 	"strconv"
@@ -48,7 +47,7 @@ func (s *Server) ReportUsage(ctx context.Context, r ReportUsageRequestObject) (R
 		return nil, err
 	}
 	if format == "csv" {
-		return csvReport{ctx, s.Reports, s.Log, q}, nil
+		return csvReport{ctx, s, q}, nil
 	}
 	return s.reportPage(ctx, q, after)
 }
@@ -113,7 +112,9 @@ func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
 		}
 	}
 	if p.KeyID != nil {
-		q.KeyID = *p.KeyID
+		if q.KeyID = *p.KeyID; q.KeyID == uuid.Nil {
+			wrong = append(wrong, fault.Field{Field: "keyId", Message: "must be the id of a key"})
+		}
 	}
 	for _, filter := range []struct {
 		field string
@@ -128,7 +129,11 @@ func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
 			wrong = append(wrong, fault.Field{Field: filter.field, Message: message})
 		}
 	}
-	q.Model = price.Normalize(q.Model)
+	if q.Model != "" {
+		if q.Model = price.Normalize(q.Model); q.Model == "" {
+			wrong = append(wrong, fault.Field{Field: "model", Message: "must be the name of a model"})
+		}
+	}
 	return q, wrong
 }
 
@@ -179,16 +184,21 @@ func period(row db.ReportRow) string {
 
 // csvReport is a report as one answer of any size: rows go out as they come in.
 type csvReport struct {
-	ctx     context.Context //nolint:containedctx // the generated interface passes none
-	reports *report.Reports
-	log     *slog.Logger
-	query   report.Query
+	ctx    context.Context //nolint:containedctx // the generated interface passes none
+	server *Server
+	query  report.Query
 }
 
 // VisitReportUsageResponse writes the report. What goes wrong before its first row is
 // answered as always; after it the connection is broken, so that nobody takes a part for
 // the whole.
 func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
+	// Each holds a connection, for as long as its client reads.
+	_, _, conns := c.server.DB.PoolStat()
+	defer c.server.streams.Add(-1)
+	if c.server.streams.Add(1) > max(1, conns/3) {
+		return fault.New(fault.Unavailable, "As many CSV reports as this service has connections for are under way. Try again.")
+	}
 	q := c.query
 	q.Limit = 0
 	out, control, rows := csv.NewWriter(w), http.NewResponseController(w), 0
@@ -197,7 +207,7 @@ func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
 		w.Header().Set("Content-Disposition", `attachment; filename="usage.csv"`)
 		_ = out.Write(csvHead(q.By)) // errors stay until Flush
 	}
-	err := c.reports.Usage(c.ctx, q, func(row db.ReportRow) error {
+	err := c.server.Reports.Usage(c.ctx, q, func(row db.ReportRow) error {
 		if rows == 0 {
 			begin()
 		}
@@ -215,7 +225,7 @@ func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
 	})
 	if err != nil {
 		if rows > 0 {
-			c.log.WarnContext(c.ctx, "a CSV report was broken off", "rows", rows, "error", err)
+			c.server.Log.WarnContext(c.ctx, "a CSV report was broken off", "rows", rows, "error", err)
 			_ = control.SetWriteDeadline(time.Unix(1, 0))
 		}
 		return err

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/labstack/echo/v4"
@@ -56,7 +57,8 @@ type Server struct {
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
 
-	repricing sync.Mutex // held by who prices again
+	repricing sync.Mutex   // held by who prices again
+	streams   atomic.Int32 // CSV reports under way
 	under     capacity
 }
 

@@ -148,8 +148,10 @@ func fillLedger(ctx context.Context, d *db.DB, keys, ledger int) error {
 			return fmt.Errorf("filling the ledger: %w", err)
 		}
 	}
-	const settle = `ANALYZE; SELECT advance_closing((now() AT TIME ZONE 'UTC')::date - 1); SELECT close_days(); VACUUM (ANALYZE) usage_closed; VACUUM usage_daily; CHECKPOINT`
-	for _, statement := range strings.Split(settle, "; ") {
+	for _, statement := range []string{
+		`ANALYZE`, `SELECT advance_closing((now() AT TIME ZONE 'UTC')::date - 1)`, `DO $$ BEGIN WHILE close_days() > 0 LOOP END LOOP; END $$`,
+		`VACUUM (ANALYZE) usage_closed`, `VACUUM usage_daily`, `CHECKPOINT`,
+	} {
 		if err := d.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("settling: %w", err)
 		}

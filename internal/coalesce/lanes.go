@@ -1,19 +1,19 @@
 package coalesce
 
 import (
-	"cmp"
 	"context"
 	"slices"
 	"sync"
 	"time"
 )
 
-// LanesOptions make Lanes. All of them must be set, as Flush.
+// LanesOptions make Lanes. All of them must be set, as Flush, which gives up soon when
+// what it needs is held.
 type LanesOptions[T, R any, N comparable] struct {
 	Options[T, R]
 
-	// Patient is Flush for items whose needs are held: it waits for them longer.
-	Patient func(ctx context.Context, batch []T) ([]R, error)
+	// Patience is how long an item whose needs stay held is tried again.
+	Patience time.Duration
 	// Needs are the things that an item cannot do without, each held by one at a time.
 	Needs func(T) []N
 	// Stuck tells whether a batch failed because it waited for its needs too long.
@@ -24,17 +24,23 @@ type LanesOptions[T, R any, N comparable] struct {
 
 // Lanes are a group whose batches do not wait for one item's sake: what an item
 // needs may be held by somebody else for long (a row that psql has locked). A batch
-// that is stuck goes on without the items whose needs are held. Those go to a patient
-// lane with one writer, and so do later items with the same needs for as long as any
-// of them waits there. It is safe for concurrent use.
+// that is stuck goes on without the items whose needs are held. Those are tried again in a
+// slow lane with one writer, for as long as their patience lasts, and so are later items
+// with the same needs, until one of them gets through. No batch of either lane waits
+// longer than Flush does, so whatever it has locked by then, others get at soon. It is
+// safe for concurrent use.
 type Lanes[T, R any, N comparable] struct {
-	o       LanesOptions[T, R, N]
-	fast    *Group[T, passed[R, N]]
-	patient *Group[T, passed[R, N]]
+	o    LanesOptions[T, R, N]
+	fast *Group[T, passed[R, N]]
+	slow *Group[T, passed[R, N]]
 
-	mu   sync.Mutex
-	held map[N]int // items in the patient lane, by what was held of their needs
+	mu    sync.Mutex
+	held  map[N]*hold
+	tried map[*time.Time]struct{} // since when each item that was stuck is tried
 }
+
+// hold is a need that is held: how many items in the slow lane wait for it.
+type hold struct{ items int }
 
 // passed is what became of an item in a batch that went on: its result, or why it
 // was left behind and which of its needs were held.
@@ -44,48 +50,88 @@ type passed[R any, N comparable] struct {
 	held   []N
 }
 
-// NewLanes makes lanes. The patient one lets no more wait than one batch holds, so
-// that what is held for long takes no room from the rest.
+// NewLanes makes lanes.
 func NewLanes[T, R any, N comparable](o LanesOptions[T, R, N]) *Lanes[T, R, N] {
-	l := &Lanes[T, R, N]{o: o, held: map[N]int{}}
-	options := Options[T, passed[R, N]]{Limits: o.Limits, Flush: l.sift(o.Flush), Weight: o.Weight, Single: o.Single}
+	l := &Lanes[T, R, N]{o: o, held: map[N]*hold{}, tried: map[*time.Time]struct{}{}}
+	options := Options[T, passed[R, N]]{Limits: o.Limits, Flush: l.sift, Weight: o.Weight, Single: o.Single}
 	if o.Abandoned != nil {
 		options.Abandoned = l.abandoned
 	}
 	l.fast = New(options)
-	options.Writers, options.MaxQueue, options.Flush = 1, cmp.Or(options.MaxBatch, defaultBatch), l.sift(o.Patient)
-	l.patient = New(options)
+	options.Writers = 1
+	l.slow = New(options)
 	return l
 }
 
-// Do is Group.Do. An item whose needs stay held longer than Patient waits gets
-// Patient's error.
+// Do is Group.Do. An item whose needs stay held for all of its patience gets the error
+// that it was stuck with last.
 func (l *Lanes[T, R, N]) Do(ctx context.Context, item T) (R, error) {
 	held := l.known(item)
-	if held == nil {
-		p, err := l.fast.Do(ctx, item)
-		if err != nil || p.stuck == nil {
+	start := time.Now()
+	defer l.note(&start, false)
+	for {
+		var p passed[R, N]
+		var err error
+		if held == nil {
+			p, err = l.fast.Do(ctx, item)
+		} else {
+			p, err = l.wait(ctx, item, held)
+		}
+		switch {
+		case err != nil || p.stuck == nil:
 			return p.result, err
+		case time.Since(start) >= l.o.Patience:
+			return p.result, p.stuck
 		}
 		held = p.held
+		l.note(&start, true)
 	}
-	l.count(held, 1)
-	defer l.count(held, -1)
-	p, err := l.patient.Do(ctx, item)
-	if err == nil {
-		err = p.stuck
-	}
-	return p.result, err
 }
 
-// known are those of an item's needs that items in the patient lane wait for.
+// note notes that an item was stuck, or that it is not tried any more.
+func (l *Lanes[T, R, N]) note(start *time.Time, stuck bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if stuck {
+		l.tried[start] = struct{}{}
+	} else {
+		delete(l.tried, start)
+	}
+}
+
+// wait tries an item in the slow lane, where later ones with the same needs follow it.
+func (l *Lanes[T, R, N]) wait(ctx context.Context, item T, needs []N) (passed[R, N], error) {
+	l.mu.Lock()
+	holds := make([]*hold, len(needs))
+	for i, need := range needs {
+		if l.held[need] == nil {
+			l.held[need] = &hold{}
+		}
+		holds[i] = l.held[need]
+		holds[i].items++
+	}
+	l.mu.Unlock()
+	p, err := l.slow.Do(ctx, item)
+	through := err == nil && p.stuck == nil
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for i, need := range needs {
+		holds[i].items--
+		if (through || holds[i].items == 0) && l.held[need] == holds[i] {
+			delete(l.held, need)
+		}
+	}
+	return p, err
+}
+
+// known are those of an item's needs that items in the slow lane wait for.
 func (l *Lanes[T, R, N]) known(item T) []N {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if len(l.held) == 0 {
 		return nil
 	}
-	return l.among(item, func(need N) bool { return l.held[need] > 0 })
+	return l.among(item, func(need N) bool { return l.held[need] != nil })
 }
 
 // among are an item's needs of which something is true; nil: none.
@@ -98,21 +144,17 @@ func (l *Lanes[T, R, N]) among(item T, is func(N) bool) (some []N) {
 	return some
 }
 
-func (l *Lanes[T, R, N]) count(needs []N, by int) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	for _, need := range needs {
-		if l.held[need] += by; l.held[need] == 0 {
-			delete(l.held, need)
-		}
-	}
-}
-
-// State is Group.State, of both lanes.
+// State is Group.State, of both lanes; what was stuck has been here since it first came.
 func (l *Lanes[T, R, N]) State() (waiting int, oldest time.Duration) {
 	fast, first := l.fast.State()
-	patient, second := l.patient.State()
-	return fast + patient, max(first, second)
+	slow, second := l.slow.State()
+	oldest = max(first, second)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for start := range l.tried {
+		oldest = max(oldest, time.Since(*start))
+	}
+	return fast + slow, oldest
 }
 
 // Close is Group.Close, of both lanes; what is left behind by then is refused.
@@ -120,42 +162,48 @@ func (l *Lanes[T, R, N]) Close(ctx context.Context) error {
 	if err := l.fast.Close(ctx); err != nil {
 		return err
 	}
-	return l.patient.Close(ctx)
+	return l.slow.Close(ctx)
 }
 
-// sift makes a flush that leaves behind what is stuck.
-func (l *Lanes[T, R, N]) sift(flush func(context.Context, []T) ([]R, error)) func(context.Context, []T) ([]passed[R, N], error) {
-	return func(ctx context.Context, batch []T) ([]passed[R, N], error) {
-		all := make([]passed[R, N], len(batch))
-		results, err := flush(ctx, batch)
-		if err != nil && l.o.Stuck(err) {
-			if results, err = l.without(ctx, flush, batch, err, all); err != nil && l.o.Stuck(err) {
-				for i := range all {
-					all[i].stuck = err
-				}
-				return all, nil
+// sift flushes a batch and leaves behind what is stuck.
+func (l *Lanes[T, R, N]) sift(ctx context.Context, batch []T) ([]passed[R, N], error) {
+	all := make([]passed[R, N], len(batch))
+	results, err := l.o.Flush(ctx, batch)
+	if err != nil && l.o.Stuck(err) {
+		if results, err = l.without(ctx, batch, err, all); err != nil && l.o.Stuck(err) {
+			for i := range all {
+				all[i].stuck = err
 			}
+			return all, nil
 		}
-		if err != nil {
-			return nil, err
-		}
-		for i := range all {
-			if all[i].stuck == nil {
-				all[i].result, results = results[0], results[1:]
-			}
-		}
-		return all, nil
 	}
+	if err != nil {
+		return nil, err
+	}
+	for i := range all {
+		if all[i].stuck == nil {
+			all[i].result, results = results[0], results[1:]
+		}
+	}
+	return all, nil
 }
+
+// glance is the time between two looks at what is held: what others lock for the moment
+// of a commit is not.
+const glance = 25 * time.Millisecond
 
 // without flushes a batch that was stuck without the items whose needs are held, and
 // notes those as left behind. None of them may be by now: then it is tried again.
-func (l *Lanes[T, R, N]) without(ctx context.Context, flush func(context.Context, []T) ([]R, error), batch []T, stuck error, all []passed[R, N]) ([]R, error) {
+func (l *Lanes[T, R, N]) without(ctx context.Context, batch []T, stuck error, all []passed[R, N]) ([]R, error) {
 	var needs []N
 	for _, item := range batch {
 		needs = append(needs, l.o.Needs(item)...)
 	}
 	held, err := l.o.Held(ctx, needs)
+	if err == nil && len(held) > 0 {
+		time.Sleep(glance)
+		held, err = l.o.Held(ctx, held)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -170,7 +218,7 @@ func (l *Lanes[T, R, N]) without(ctx context.Context, flush func(context.Context
 	if free == nil {
 		return nil, nil
 	}
-	return flush(ctx, free)
+	return l.o.Flush(ctx, free)
 }
 
 // abandoned tells of results that nobody claimed; what was left behind has none.

@@ -36,7 +36,7 @@ type Service struct {
 	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; off: none."`
 	AuthzAddr   string `env:"AUTHZ_ADDR" envDefault:"127.0.0.1:8081" desc:"Address of /v1/authz for reverse proxies; it needs no access token, so only they may reach it; off: none."`
 	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations and for hearing of changes when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
-	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database for everything but the hot path, which has three times WRITERS and four more of its own."`
+	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database for everything but the hot path, which has three times WRITERS and six more of its own."`
 
 	Writers     int `env:"WRITERS" envDefault:"2" desc:"Batches of admissions, and of usage, that are committed at the same time."`
 	MaxBatch    int `env:"MAX_BATCH" envDefault:"500" desc:"Most admissions, or usage events, in one transaction; 1: one transaction each."`

@@ -76,6 +76,21 @@ func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) er
 	if err != nil {
 		return fmt.Errorf("reporting usage: %w", err)
 	}
+	if q.needsLedger() { // retention may have taken the first day meanwhile
+		return r.reaches(ctx, q.From)
+	}
+	return nil
+}
+
+// reaches is the fault of a report that begins before the ledger does; nil: it does not.
+func (r *Reports) reaches(ctx context.Context, from time.Time) error {
+	since, err := r.DB.LedgerWhole(ctx, r.Timezone)
+	if err != nil {
+		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
+	}
+	if from.Before(since) {
+		return fault.Fields(fault.Field{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
+	}
 	return nil
 }
 
@@ -122,12 +137,8 @@ func (r *Reports) source(ctx context.Context, q Query) (func(*db.Queries) error,
 	case q.From.After(q.To):
 		return nil, fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
 	case q.needsLedger():
-		since, err := r.DB.LedgerWhole(ctx, r.Timezone)
-		if err != nil {
-			return nil, fmt.Errorf("asking how far back the ledger reaches: %w", err)
-		}
-		if q.From.Before(since) {
-			return nil, fault.Fields(fault.Field{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
+		if err := r.reaches(ctx, q.From); err != nil {
+			return nil, err
 		}
 		return func(ask *db.Queries) error {
 			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Zone: r.Timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,

@@ -15,8 +15,7 @@ import (
 // Gather makes Record take units that come at the same time in groups, one
 // transaction each, on fast, a pool whose statements do not wait long for a row: call
 // it once, before the first Record. A batch's weight is its events. Units of a key or
-// an account that somebody else holds wait on the recorder's own pool, and none with
-// them.
+// an account that somebody else holds are tried again, and none waits with them.
 func (r *Recorder) Gather(fast *db.DB, limits coalesce.Limits) {
 	quick := *r
 	quick.DB = fast
@@ -30,10 +29,10 @@ func (r *Recorder) Gather(fast *db.DB, limits coalesce.Limits) {
 				return code == fault.Invalid || code == fault.Conflict
 			},
 		},
-		Patient: r.recordAll,
-		Needs:   needs,
-		Stuck:   db.Stuck,
-		Held:    quick.held,
+		Patience: db.Patience,
+		Needs:    needs,
+		Stuck:    db.Stuck,
+		Held:     quick.held,
 	})
 }
 
