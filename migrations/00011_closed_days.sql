@@ -170,7 +170,7 @@ BEGIN
     DELETE FROM usage_closed;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION reopen_days() IS 'Forgets the sums of closed days, which are made anew from usage_daily within a minute: for when reconcile says that usage_closed differs.';
+COMMENT ON FUNCTION reopen_days() IS 'Forgets the sums of closed days, which are made anew from usage_daily in the background: for when reconcile says that usage_closed differs.';
 
 -- +goose StatementBegin
 CREATE FUNCTION retag_closed(moves jsonb) RETURNS void LANGUAGE plpgsql AS $$

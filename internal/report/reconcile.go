@@ -48,5 +48,12 @@ func (r *Reports) Reconcile(ctx context.Context, from, to time.Time) (Reconcilia
 	if err != nil {
 		return Reconciliation{}, fmt.Errorf("reconciling: %w", err)
 	}
+	again, err := r.DB.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Zone: r.Timezone})
+	if err != nil {
+		return Reconciliation{}, fmt.Errorf("finding the days to reconcile: %w", err)
+	}
+	if again.FromDay.After(days.FromDay) {
+		return Reconciliation{}, fault.New(fault.Unavailable, "Retention dropped the first of these days while they were read. Try again.")
+	}
 	return found, nil
 }
