@@ -124,36 +124,30 @@ func (q *Queries) ImportKeyCreate(ctx context.Context, arg ImportKeyCreateParams
 }
 
 const importKeysKnown = `-- name: ImportKeysKnown :many
-SELECT k.id::uuid AS key_id, coalesce(s.hash, '\x')::bytea AS hash, (k.deleted_at IS NOT NULL)::boolean AS deleted
-  FROM api_keys AS k LEFT JOIN api_key_secrets AS s ON s.key_id = k.id
- WHERE k.id = ANY($1::uuid[]) OR k.id IN (SELECT h.key_id FROM api_key_secrets AS h WHERE h.hash = ANY($2::bytea[]))
+SELECT k.id FROM api_keys AS k WHERE k.id = $1::uuid
+UNION
+SELECT s.key_id FROM api_key_secrets AS s WHERE s.hash = $2::bytea
 `
 
 type ImportKeysKnownParams struct {
-	KeyIDs []uuid.UUID
-	Hashes [][]byte
+	KeyID uuid.UUID
+	Hash  []byte
 }
 
-type ImportKeysKnownRow struct {
-	KeyID   uuid.UUID
-	Hash    []byte
-	Deleted bool
-}
-
-// Which of these ids, and of these hashes of secrets, belong to keys that are here, live or not.
-func (q *Queries) ImportKeysKnown(ctx context.Context, arg ImportKeysKnownParams) ([]ImportKeysKnownRow, error) {
-	rows, err := q.db.Query(ctx, importKeysKnown, arg.KeyIDs, arg.Hashes)
+// The keys that are here, live or not, with this id or this secret.
+func (q *Queries) ImportKeysKnown(ctx context.Context, arg ImportKeysKnownParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, importKeysKnown, arg.KeyID, arg.Hash)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []ImportKeysKnownRow{}
+	items := []uuid.UUID{}
 	for rows.Next() {
-		var i ImportKeysKnownRow
-		if err := rows.Scan(&i.KeyID, &i.Hash, &i.Deleted); err != nil {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
 			return nil, err
 		}
-		items = append(items, i)
+		items = append(items, id)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

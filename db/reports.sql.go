@@ -120,13 +120,13 @@ WITH ledger AS MATERIALIZED (
            coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
       FROM (SELECT s.scope, s.tag, u.day, u.model, sum(u.requests) AS requests, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens, sum(u.cache_create_tokens) AS cache_create_tokens, sum(u.cache_read_tokens) AS cache_read_tokens, sum(u.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(u.cost) AS cost
               FROM usage_daily AS u LEFT JOIN api_keys AS k ON k.id = u.key_id
-             CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS g (tag)) AS s
+             CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(tags_or_none(k.tags)) AS g (tag)) AS s
              WHERE u.day <= (SELECT d.closed_until FROM closed_days AS d) GROUP BY s.scope, s.tag, u.day, u.model) AS l
       FULL JOIN (SELECT x.scope, x.tag, x.day, x.model, sum(x.requests) AS requests, sum(x.input_tokens) AS input_tokens, sum(x.output_tokens) AS output_tokens, sum(x.cache_create_tokens) AS cache_create_tokens, sum(x.cache_read_tokens) AS cache_read_tokens, sum(x.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(x.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(x.cost) AS cost
               FROM (SELECT c.scope, c.tag, c.day, c.model, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_5m_tokens, c.ephemeral_1h_tokens, c.cost FROM usage_closed AS c
                     UNION ALL
                     SELECT s.scope, s.tag, e.day, e.model, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_5m_tokens, e.ephemeral_1h_tokens, e.cost FROM usage_late AS e LEFT JOIN api_keys AS k ON k.id = e.key_id
-                     CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS g (tag)) AS s
+                     CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(tags_or_none(k.tags)) AS g (tag)) AS s
                      WHERE e.day <= (SELECT d.closed_until FROM closed_days AS d)) AS x
              GROUP BY x.scope, x.tag, x.day, x.model) AS t ON t.scope = l.scope AND t.tag = l.tag AND t.day = l.day AND t.model = l.model
 ), found AS (
@@ -247,7 +247,7 @@ SELECT t.key_id::uuid AS key_id, coalesce(k.name, '(purged)')::text AS key_name,
        x.requests::bigint AS requests, x.input_tokens::bigint AS input_tokens, x.output_tokens::bigint AS output_tokens, x.cache_create_tokens::bigint AS cache_create_tokens, x.cache_read_tokens::bigint AS cache_read_tokens, x.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, x.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, x.cost::numeric AS cost
   FROM key_totals AS t
   LEFT JOIN api_keys AS k ON k.id = t.key_id
-  CROSS JOIN LATERAL unnest(CASE WHEN $1::boolean AND k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS g (tag)
+  CROSS JOIN LATERAL unnest(CASE WHEN $1::boolean THEN tags_or_none(k.tags) ELSE ARRAY[''] END) AS g (tag)
   CROSS JOIN LATERAL (
     SELECT CASE $2::text WHEN 'day' THEN d.day::text WHEN 'month' THEN to_char(d.day, 'YYYY-MM') ELSE '' END AS period, CASE WHEN $3::boolean THEN d.model ELSE '' END AS model, sum(d.requests)::bigint AS requests, sum(d.input_tokens)::bigint AS input_tokens, sum(d.output_tokens)::bigint AS output_tokens, sum(d.cache_create_tokens)::bigint AS cache_create_tokens, sum(d.cache_read_tokens)::bigint AS cache_read_tokens, sum(d.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(d.cost)::numeric AS cost
       FROM usage_daily AS d
@@ -360,7 +360,7 @@ WITH grouped AS (
            t.tag, sum(e.requests)::bigint AS requests, sum(e.input_tokens)::bigint AS input_tokens, sum(e.output_tokens)::bigint AS output_tokens, sum(e.cache_create_tokens)::bigint AS cache_create_tokens, sum(e.cache_read_tokens)::bigint AS cache_read_tokens, sum(e.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(e.cost)::numeric AS cost
       FROM usage_events AS e
       LEFT JOIN api_keys AS k ON k.id = e.key_id
-      CROSS JOIN LATERAL unnest(CASE WHEN $13::boolean AND k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS t (tag)
+      CROSS JOIN LATERAL unnest(CASE WHEN $13::boolean THEN tags_or_none(k.tags) ELSE ARRAY[''] END) AS t (tag)
      WHERE e.day BETWEEN $14::date AND $15::date
        AND e.received_at >= (CAST($14::date AS timestamp) AT TIME ZONE ($10::text)) - interval '2 days'
        AND ($16::uuid = '00000000-0000-0000-0000-000000000000' OR e.key_id = $16)

@@ -62,6 +62,9 @@ CREATE TABLE usage_late (
 COMMENT ON TABLE  usage_late IS 'What was recorded for days that are closed or being closed: in usage_daily already, and not yet in usage_closed.';
 COMMENT ON COLUMN usage_late.key_id IS 'The key; an anonymous id after a purge.';
 
+CREATE FUNCTION tags_or_none(tags text[]) RETURNS text[] LANGUAGE sql IMMUTABLE AS $$ SELECT CASE WHEN tags <> '{}' THEN tags ELSE ARRAY[''] END $$;
+COMMENT ON FUNCTION tags_or_none(text[]) IS 'The tags that a key counts under: its own, or the empty one where it has none or is purged.';
+
 -- Exact at any moment: closed days from their sums and what came late, the others from
 -- usage_daily.
 CREATE VIEW model_days AS
@@ -82,13 +85,13 @@ UNION ALL
 SELECT t.tag, l.day, l.model, l.requests, l.input_tokens, l.output_tokens, l.cache_create_tokens, l.cache_read_tokens, l.ephemeral_5m_tokens, l.ephemeral_1h_tokens, l.cost
   FROM usage_late AS l
   LEFT JOIN api_keys AS k ON k.id = l.key_id
-  CROSS JOIN LATERAL unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS t (tag)
+  CROSS JOIN LATERAL unnest(tags_or_none(k.tags)) AS t (tag)
  WHERE l.day <= (SELECT d.closed_until FROM closed_days AS d)
 UNION ALL
 SELECT t.tag, u.day, u.model, u.requests, u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_5m_tokens, u.ephemeral_1h_tokens, u.cost
   FROM usage_daily AS u
   LEFT JOIN api_keys AS k ON k.id = u.key_id
-  CROSS JOIN LATERAL unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS t (tag)
+  CROSS JOIN LATERAL unnest(tags_or_none(k.tags)) AS t (tag)
  WHERE u.day > (SELECT d.closed_until FROM closed_days AS d);
 COMMENT ON VIEW tag_days IS 'What the keys with each tag used of each model on each day, in rows to be added up; the empty tag is that of keys without any. A key with two tags is under both.';
 
@@ -150,7 +153,7 @@ BEGIN
         SELECT 'tag', t.tag, m.day, m.model, sum(m.requests)::bigint AS requests, sum(m.input_tokens)::bigint AS input_tokens, sum(m.output_tokens)::bigint AS output_tokens, sum(m.cache_create_tokens)::bigint AS cache_create_tokens, sum(m.cache_read_tokens)::bigint AS cache_read_tokens, sum(m.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(m.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(m.cost) AS cost
           FROM moved AS m
           LEFT JOIN api_keys AS k ON k.id = m.key_id
-          CROSS JOIN LATERAL unnest(CASE WHEN k.tags <> '{}' THEN k.tags ELSE ARRAY[''] END) AS t (tag)
+          CROSS JOIN LATERAL unnest(tags_or_none(k.tags)) AS t (tag)
          GROUP BY t.tag, m.day, m.model
     )
     INSERT INTO usage_closed AS c (scope, tag, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
@@ -203,8 +206,8 @@ DECLARE
     moves jsonb;
 BEGIN
     IF TG_OP = 'UPDATE' THEN
-        SELECT jsonb_agg(jsonb_build_object('id', n.id, 'before', CASE WHEN o.tags <> '{}' THEN o.tags ELSE ARRAY[''] END,
-                                            'after', CASE WHEN n.tags <> '{}' THEN n.tags ELSE ARRAY[''] END)) INTO moves
+        SELECT jsonb_agg(jsonb_build_object('id', n.id, 'before', tags_or_none(o.tags),
+                                            'after', tags_or_none(n.tags))) INTO moves
           FROM old_keys AS o JOIN new_keys AS n ON n.id = o.id WHERE n.tags <> o.tags;
     ELSE
         SELECT jsonb_agg(jsonb_build_object('id', o.id, 'before', o.tags, 'after', ARRAY[''])) INTO moves
@@ -299,6 +302,7 @@ DROP FUNCTION reopen_days();
 DROP FUNCTION close_days();
 DROP FUNCTION advance_closing(date);
 DROP VIEW tag_days, model_days;
+DROP FUNCTION tags_or_none(text[]);
 DROP TABLE usage_late, usage_closed, closed_days, closing_days;
 DELETE FROM service_settings WHERE name = 'ledger_since';
 -- +goose StatementBegin

@@ -78,7 +78,7 @@ ON CONFLICT (source, subject, model, day) DO UPDATE SET
     cost = i.cost + excluded.cost;
 
 -- name: ImportKeysKnown :many
--- Which of these ids, and of these hashes of secrets, belong to keys that are here, live or not.
-SELECT k.id::uuid AS key_id, coalesce(s.hash, '\x')::bytea AS hash, (k.deleted_at IS NOT NULL)::boolean AS deleted
-  FROM api_keys AS k LEFT JOIN api_key_secrets AS s ON s.key_id = k.id
- WHERE k.id = ANY(@key_ids::uuid[]) OR k.id IN (SELECT h.key_id FROM api_key_secrets AS h WHERE h.hash = ANY(@hashes::bytea[]));
+-- The keys that are here, live or not, with this id or this secret.
+SELECT k.id FROM api_keys AS k WHERE k.id = @key_id::uuid
+UNION
+SELECT s.key_id FROM api_key_secrets AS s WHERE s.hash = @hash::bytea;

@@ -3,6 +3,7 @@ package importer
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -176,17 +177,15 @@ func (im *Importer) create(ctx context.Context, q *db.Queries, r record) (action
 	if purged {
 		return Refused, "it was brought before and purged here since", nil
 	}
-	known, err := q.ImportKeysKnown(ctx, db.ImportKeysKnownParams{KeyIDs: []uuid.UUID{r.id}, Hashes: [][]byte{r.hash}})
+	known, err := q.ImportKeysKnown(ctx, db.ImportKeysKnownParams{KeyID: r.id, Hash: r.hash})
 	if err != nil {
 		return "", "", err
 	}
-	for _, row := range known {
-		if row.KeyID == r.id {
-			return Refused, "a key with this id is here already, and was not brought by an import", nil
-		}
+	if slices.Contains(known, r.id) {
+		return Refused, "a key with this id is here already, and was not brought by an import", nil
 	}
 	if len(known) > 0 {
-		return Refused, fmt.Sprintf("its secret opens another key here already (%s)", known[0].KeyID), nil
+		return Refused, fmt.Sprintf("its secret opens another key here already (%s)", known[0]), nil
 	}
 	if im.DryRun {
 		return Created, "", nil
