@@ -20,21 +20,23 @@ import (
 
 // Defines values for AdmissionAnswerCode.
 const (
-	AdmissionAnswerCodeALLOWED             AdmissionAnswerCode = "ALLOWED"
-	AdmissionAnswerCodeCLIENTNOTALLOWED    AdmissionAnswerCode = "CLIENT_NOT_ALLOWED"
-	AdmissionAnswerCodeCONCURRENCYEXCEEDED AdmissionAnswerCode = "CONCURRENCY_EXCEEDED"
-	AdmissionAnswerCodeDAILYCOSTEXCEEDED   AdmissionAnswerCode = "DAILY_COST_EXCEEDED"
-	AdmissionAnswerCodeDISABLED            AdmissionAnswerCode = "DISABLED"
-	AdmissionAnswerCodeEXPIRED             AdmissionAnswerCode = "EXPIRED"
-	AdmissionAnswerCodeMALFORMED           AdmissionAnswerCode = "MALFORMED"
-	AdmissionAnswerCodeMODELNOTALLOWED     AdmissionAnswerCode = "MODEL_NOT_ALLOWED"
-	AdmissionAnswerCodeMONTHLYCOSTEXCEEDED AdmissionAnswerCode = "MONTHLY_COST_EXCEEDED"
-	AdmissionAnswerCodeNOTFOUND            AdmissionAnswerCode = "NOT_FOUND"
-	AdmissionAnswerCodeREQUESTSEXCEEDED    AdmissionAnswerCode = "REQUESTS_EXCEEDED"
-	AdmissionAnswerCodeSERVICENOTPERMITTED AdmissionAnswerCode = "SERVICE_NOT_PERMITTED"
-	AdmissionAnswerCodeTOKENSEXCEEDED      AdmissionAnswerCode = "TOKENS_EXCEEDED"
-	AdmissionAnswerCodeTOTALCOSTEXCEEDED   AdmissionAnswerCode = "TOTAL_COST_EXCEEDED"
-	AdmissionAnswerCodeWEEKLYCOSTEXCEEDED  AdmissionAnswerCode = "WEEKLY_COST_EXCEEDED"
+	AdmissionAnswerCodeALLOWED               AdmissionAnswerCode = "ALLOWED"
+	AdmissionAnswerCodeCLIENTNOTALLOWED      AdmissionAnswerCode = "CLIENT_NOT_ALLOWED"
+	AdmissionAnswerCodeCONCURRENCYEXCEEDED   AdmissionAnswerCode = "CONCURRENCY_EXCEEDED"
+	AdmissionAnswerCodeDAILYCOSTEXCEEDED     AdmissionAnswerCode = "DAILY_COST_EXCEEDED"
+	AdmissionAnswerCodeDISABLED              AdmissionAnswerCode = "DISABLED"
+	AdmissionAnswerCodeEXPIRED               AdmissionAnswerCode = "EXPIRED"
+	AdmissionAnswerCodeMALFORMED             AdmissionAnswerCode = "MALFORMED"
+	AdmissionAnswerCodeMODELNOTALLOWED       AdmissionAnswerCode = "MODEL_NOT_ALLOWED"
+	AdmissionAnswerCodeMODELNOTPRICED        AdmissionAnswerCode = "MODEL_NOT_PRICED"
+	AdmissionAnswerCodeMONTHLYCOSTEXCEEDED   AdmissionAnswerCode = "MONTHLY_COST_EXCEEDED"
+	AdmissionAnswerCodeNOTFOUND              AdmissionAnswerCode = "NOT_FOUND"
+	AdmissionAnswerCodeREQUESTALREADYSETTLED AdmissionAnswerCode = "REQUEST_ALREADY_SETTLED"
+	AdmissionAnswerCodeREQUESTSEXCEEDED      AdmissionAnswerCode = "REQUESTS_EXCEEDED"
+	AdmissionAnswerCodeSERVICENOTPERMITTED   AdmissionAnswerCode = "SERVICE_NOT_PERMITTED"
+	AdmissionAnswerCodeTOKENSEXCEEDED        AdmissionAnswerCode = "TOKENS_EXCEEDED"
+	AdmissionAnswerCodeTOTALCOSTEXCEEDED     AdmissionAnswerCode = "TOTAL_COST_EXCEEDED"
+	AdmissionAnswerCodeWEEKLYCOSTEXCEEDED    AdmissionAnswerCode = "WEEKLY_COST_EXCEEDED"
 )
 
 // Valid indicates whether the value is a known member of the AdmissionAnswerCode enum.
@@ -56,9 +58,13 @@ func (e AdmissionAnswerCode) Valid() bool {
 		return true
 	case AdmissionAnswerCodeMODELNOTALLOWED:
 		return true
+	case AdmissionAnswerCodeMODELNOTPRICED:
+		return true
 	case AdmissionAnswerCodeMONTHLYCOSTEXCEEDED:
 		return true
 	case AdmissionAnswerCodeNOTFOUND:
+		return true
+	case AdmissionAnswerCodeREQUESTALREADYSETTLED:
 		return true
 	case AdmissionAnswerCodeREQUESTSEXCEEDED:
 		return true
@@ -636,13 +642,17 @@ type AdmissionList struct {
 // AdmissionRequest defines model for AdmissionRequest.
 type AdmissionRequest struct {
 	// APIKey The key text. Anything that is no such text is MALFORMED.
-	APIKey   interface{} `json:"apiKey,omitempty"`
-	DryRun   *bool       `json:"dryRun,omitempty"`
+	APIKey interface{} `json:"apiKey,omitempty"`
+
+	// DryRun Decide and consume nothing.
+	DryRun   *bool `json:"dryRun,omitempty"`
 	Estimate *struct {
 		// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
 		CostUsd *CostLimit `json:"costUsd,omitempty"`
 		Tokens  *int64     `json:"tokens,omitempty"`
 	} `json:"estimate,omitempty"`
+
+	// Explain Add every check with its numbers.
 	Explain *bool `json:"explain,omitempty"`
 
 	// KeyID In place of apiKey, for an admin's dry run.
@@ -831,6 +841,53 @@ type Health struct {
 
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
+
+// HolderKey What a key's holder sees of it. Nothing of what its owner notes beside it.
+type HolderKey struct {
+	AllowedClients        []string `json:"allowedClients"`
+	AllowedModels         []string `json:"allowedModels"`
+	ConcurrencyLimit      int32    `json:"concurrencyLimit"`
+	CurrentConcurrency    int64    `json:"currentConcurrency"`
+	CurrentWindowRequests int64    `json:"currentWindowRequests"`
+	CurrentWindowTokens   int64    `json:"currentWindowTokens"`
+
+	// DailyCost US dollars, all digits.
+	DailyCost USD `json:"dailyCost"`
+
+	// DailyCostLimit US dollars, all digits.
+	DailyCostLimit          USD        `json:"dailyCostLimit"`
+	EnableClientRestriction bool       `json:"enableClientRestriction"`
+	EnableModelRestriction  bool       `json:"enableModelRestriction"`
+	ExpiresAt               *MaybeTime `json:"expiresAt"`
+	KeyHint                 string     `json:"keyHint"`
+	LastUsedAt              *MaybeTime `json:"lastUsedAt"`
+
+	// MonthlyCostLimit US dollars, all digits.
+	MonthlyCostLimit  USD      `json:"monthlyCostLimit"`
+	Name              string   `json:"name"`
+	Permissions       []string `json:"permissions"`
+	RateLimitRequests int64    `json:"rateLimitRequests"`
+	RateLimitWindow   int32    `json:"rateLimitWindow"`
+
+	// ReservedCost US dollars, all digits.
+	ReservedCost     USD       `json:"reservedCost"`
+	ReservedTokens   int64     `json:"reservedTokens"`
+	RestrictedModels []string  `json:"restrictedModels"`
+	Status           KeyStatus `json:"status"`
+	TokenLimit       int64     `json:"tokenLimit"`
+
+	// TotalCost US dollars, all digits.
+	TotalCost USD `json:"totalCost"`
+
+	// TotalCostLimit US dollars, all digits.
+	TotalCostLimit USD `json:"totalCostLimit"`
+
+	// WeeklyCostLimit US dollars, all digits.
+	WeeklyCostLimit        USD        `json:"weeklyCostLimit"`
+	WindowEndTime          *MaybeTime `json:"windowEndTime"`
+	WindowRemainingSeconds *int64     `json:"windowRemainingSeconds"`
+	WindowStartTime        *MaybeTime `json:"windowStartTime"`
+}
 
 // IssuedKey defines model for IssuedKey.
 type IssuedKey struct {
@@ -1025,7 +1082,7 @@ type KeyBatchCreate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
+	// RestrictedModels Models denied, however they are spelled: case, _ and -, a provider path, a context marker such as [1m], region, ARN and version of Bedrock make no difference. An entry without a date bars every date and -latest; one with a date bars that date and the aliases that stand for it.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1091,7 +1148,7 @@ type KeyBatchUpdate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
+	// RestrictedModels Models denied, however they are spelled: case, _ and -, a provider path, a context marker such as [1m], region, ARN and version of Bedrock make no difference. An entry without a date bars every date and -latest; one with a date bars that date and the aliases that stand for it.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1153,7 +1210,7 @@ type KeyCreate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
+	// RestrictedModels Models denied, however they are spelled: case, _ and -, a provider path, a context marker such as [1m], region, ARN and version of Bedrock make no difference. An entry without a date bars every date and -latest; one with a date bars that date and the aliases that stand for it.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1293,7 +1350,7 @@ type KeyFields struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
+	// RestrictedModels Models denied, however they are spelled: case, _ and -, a provider path, a context marker such as [1m], region, ARN and version of Bedrock make no difference. An entry without a date bars every date and -latest; one with a date bars that date and the aliases that stand for it.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1389,7 +1446,7 @@ type KeyUpdate struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
+	// RestrictedModels Models denied, however they are spelled: case, _ and -, a provider path, a context marker such as [1m], region, ARN and version of Bedrock make no difference. An entry without a date bars every date and -latest; one with a date bars that date and the aliases that stand for it.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1733,13 +1790,15 @@ type RepriceRequest struct {
 
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
+	// GraceSeconds How long the old secret works on; 0 when left out.
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 }
 
 // Self defines model for Self.
 type Self struct {
-	Key   KeyDetails `json:"key"`
-	Usage Stats      `json:"usage"`
+	// Key What a key's holder sees of it. Nothing of what its owner notes beside it.
+	Key   HolderKey `json:"key"`
+	Usage Stats     `json:"usage"`
 }
 
 // Stats defines model for Stats.
@@ -1842,7 +1901,7 @@ type UsageEvent struct {
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
 
-	// OccurredAt Any past instant, at most 5 minutes ahead; default: now.
+	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead; default: now.
 	OccurredAt *wire.Time `json:"occurredAt,omitempty"`
 
 	// RequestID Counts once per key.
@@ -1875,7 +1934,7 @@ type UsageRequest struct {
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
 
-	// OccurredAt Any past instant, at most 5 minutes ahead; default: now.
+	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead; default: now.
 	OccurredAt *wire.Time `json:"occurredAt,omitempty"`
 
 	// RequestID Counts once per key.
@@ -2282,11 +2341,14 @@ type ClientInterface interface {
 
 	// AdmitWithBody Ask whether a request may go on
 	//
-	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// Always 200; the first of these that applies: the codes of verify,
+	// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+	// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+	// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+	// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 	//
 	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 	// numbers.
@@ -2298,11 +2360,14 @@ type ClientInterface interface {
 
 	// Admit Ask whether a request may go on
 	//
-	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// Always 200; the first of these that applies: the codes of verify,
+	// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+	// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+	// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+	// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 	//
 	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 	// numbers.
@@ -2749,11 +2814,14 @@ func (c *Client) GetAccountUsage(ctx context.Context, accountID string, params *
 
 // AdmitWithBody Ask whether a request may go on
 //
-// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// Always 200; the first of these that applies: the codes of verify,
+// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 // `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 // An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 //
 // With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 // numbers.
@@ -2775,11 +2843,14 @@ func (c *Client) AdmitWithBody(ctx context.Context, contentType string, body io.
 
 // Admit Ask whether a request may go on
 //
-// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// Always 200; the first of these that applies: the codes of verify,
+// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 // `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 // An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 //
 // With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 // numbers.
@@ -5619,11 +5690,14 @@ type ClientWithResponsesInterface interface {
 
 	// AdmitWithBodyWithResponse Ask whether a request may go on
 	//
-	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// Always 200; the first of these that applies: the codes of verify,
+	// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+	// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+	// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+	// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 	//
 	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 	// numbers.
@@ -5635,11 +5709,14 @@ type ClientWithResponsesInterface interface {
 
 	// AdmitWithResponse Ask whether a request may go on
 	//
-	// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-	// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+	// Always 200; the first of these that applies: the codes of verify,
+	// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+	// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 	// `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 	// An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+	// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+	// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+	// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 	//
 	// With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 	// numbers.
@@ -8108,11 +8185,14 @@ func (c *ClientWithResponses) GetAccountUsageWithResponse(ctx context.Context, a
 
 // AdmitWithBodyWithResponse Ask whether a request may go on
 //
-// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// Always 200; the first of these that applies: the codes of verify,
+// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 // `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 // An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 //
 // With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 // numbers.
@@ -8130,11 +8210,14 @@ func (c *ClientWithResponses) AdmitWithBodyWithResponse(ctx context.Context, con
 
 // AdmitWithResponse Ask whether a request may go on
 //
-// Always 200; the first of these that applies: the codes of verify, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`,
-// `CLIENT_NOT_ALLOWED`, `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
+// Always 200; the first of these that applies: the codes of verify,
+// `REQUEST_ALREADY_SETTLED`, `SERVICE_NOT_PERMITTED`, `MODEL_NOT_ALLOWED`, `CLIENT_NOT_ALLOWED`, `MODEL_NOT_PRICED`,
+// `CONCURRENCY_EXCEEDED`, `REQUESTS_EXCEEDED`, `TOKENS_EXCEEDED`, `DAILY_COST_EXCEEDED`,
 // `WEEKLY_COST_EXCEEDED`, `MONTHLY_COST_EXCEEDED`, `TOTAL_COST_EXCEEDED`, else `ALLOWED`. A refusal consumes nothing.
 // An admission takes a slot of concurrency for `leaseSeconds` and reserves the estimate until it is settled (usage
-// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission.
+// with its `admissionId`), released, or RESERVATION_TTL is over. The same (key, requestId) gives the same admission
+// while that is open and its lease lives. Once the lease is over or the admission released, the request is decided
+// anew; once usage under the id is recorded, it is refused with `REQUEST_ALREADY_SETTLED`.
 //
 // With `dryRun` nothing is consumed, and an admin may name the key by `keyId`; `explain` adds each check with its
 // numbers.

@@ -75,7 +75,8 @@ func (q *Queries) TokenCheck(ctx context.Context, arg TokenCheckParams) (AccessT
 
 const tokenCreate = `-- name: TokenCreate :one
 INSERT INTO access_tokens (id, name, role, hash, hint, expires_at)
-VALUES ($1, $2, $3, $4, $5, $6)
+SELECT $1, $2, $3, $4, $5, $6::timestamptz
+ WHERE $6::timestamptz IS NULL OR $6::timestamptz > now()
 RETURNING id, name, role, hash, hint, created_at, expires_at, revoked_at
 `
 
@@ -88,7 +89,8 @@ type TokenCreateParams struct {
 	ExpiresAt *time.Time
 }
 
-// Stores an access token by its hash. The row comes with an audit row.
+// Stores an access token by its hash, unless its end has passed by the database's clock:
+// then there is no row. The row comes with an audit row.
 func (q *Queries) TokenCreate(ctx context.Context, arg TokenCreateParams) (AccessToken, error) {
 	row := q.db.QueryRow(ctx, tokenCreate,
 		arg.ID,
@@ -146,25 +148,59 @@ func (q *Queries) TokenList(ctx context.Context) ([]AccessToken, error) {
 	return items, nil
 }
 
-const tokenRevoke = `-- name: TokenRevoke :one
-UPDATE access_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = $1
-RETURNING id, name, role, hash, hint, created_at, expires_at, revoked_at
+const tokenRevoke = `-- name: TokenRevoke :many
+WITH found AS MATERIALIZED (
+    SELECT t.id
+      FROM access_tokens AS t
+     WHERE t.id::text = $1::text OR t.name = $1::text AND t.revoked_at IS NULL
+     ORDER BY t.id
+       FOR UPDATE
+), revoked AS (
+    UPDATE access_tokens AS t SET revoked_at = coalesce(t.revoked_at, now())
+      FROM found AS f
+     WHERE t.id = f.id AND (SELECT count(*) FROM found) = 1
+    RETURNING t.id, t.name, t.role, t.revoked_at
+)
+SELECT f.id,
+       coalesce(r.name, '')::text AS name,
+       coalesce(r.role, '')::text AS role,
+       r.revoked_at
+  FROM found AS f
+  LEFT JOIN revoked AS r ON r.id = f.id
+ ORDER BY f.id
 `
 
-// Revokes a token at once for every later request. One revoked before keeps its
-// first time.
-func (q *Queries) TokenRevoke(ctx context.Context, id uuid.UUID) (AccessToken, error) {
-	row := q.db.QueryRow(ctx, tokenRevoke, id)
-	var i AccessToken
-	err := row.Scan(
-		&i.ID,
-		&i.Name,
-		&i.Role,
-		&i.Hash,
-		&i.Hint,
-		&i.CreatedAt,
-		&i.ExpiresAt,
-		&i.RevokedAt,
-	)
-	return i, err
+type TokenRevokeRow struct {
+	ID        uuid.UUID
+	Name      string
+	Role      string
+	RevokedAt *time.Time
+}
+
+// Revokes the token with this id, or with this name where only one live token has it, at
+// once for every later request. One revoked before keeps its first time. Every token that
+// matches is returned; where there are several, none is revoked.
+func (q *Queries) TokenRevoke(ctx context.Context, idOrName string) ([]TokenRevokeRow, error) {
+	rows, err := q.db.Query(ctx, tokenRevoke, idOrName)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []TokenRevokeRow{}
+	for rows.Next() {
+		var i TokenRevokeRow
+		if err := rows.Scan(
+			&i.ID,
+			&i.Name,
+			&i.Role,
+			&i.RevokedAt,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }

@@ -13,77 +13,48 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-const admissionFrees = `-- name: AdmissionFrees :many
-WITH asked AS (
-    SELECT a.key_id, a.measure, a.most, a.used, a.ask, a.period_end, a.ord FROM ROWS FROM (unnest($1::uuid[]), unnest($2::text[]), unnest($3::numeric[]), unnest($4::numeric[]),
-        unnest($5::numeric[]), unnest($6::timestamptz[])) WITH ORDINALITY AS a (key_id, measure, most, used, ask, period_end, ord)
-), held AS MATERIALIZED (
-    SELECT o.key_id, 'leases' AS measure, o.lease_expires_at AS ends_at, 1::numeric AS amount FROM admissions AS o
-     WHERE o.is_open AND o.key_id = ANY($1::uuid[]) AND o.lease_expires_at > $7::timestamptz
-    UNION ALL
-    SELECT o.key_id, 'tokens', o.reserved_until, o.reserved_tokens::numeric FROM admissions AS o
-     WHERE o.is_open AND o.key_id = ANY($1::uuid[]) AND o.reserved_until > $7::timestamptz AND o.reserved_tokens > 0
-    UNION ALL
-    SELECT o.key_id, 'cost', o.reserved_until, o.reserved_cost FROM admissions AS o
-     WHERE o.is_open AND o.key_id = ANY($1::uuid[]) AND o.reserved_until > $7::timestamptz AND o.reserved_cost > 0
-), falling AS MATERIALIZED (
-    -- What is still held from each end on.
-    SELECT h.key_id, h.measure, h.ends_at AS since,
-           sum(h.amount) OVER (PARTITION BY h.key_id, h.measure) - sum(h.amount) OVER (PARTITION BY h.key_id, h.measure ORDER BY h.ends_at) AS amount
-      FROM held AS h
-    UNION ALL
-    SELECT a.key_id, a.measure, $7::timestamptz, coalesce((SELECT sum(h.amount) FROM held AS h WHERE h.key_id = a.key_id AND h.measure = a.measure), 0)
-      FROM (SELECT DISTINCT d.key_id, d.measure FROM asked AS d) AS a
-), frees AS (
-    SELECT a.ord, min(CASE
-               WHEN f.amount <= a.most - a.used - a.ask AND f.amount < a.most - a.used THEN f.since
-               WHEN f.amount <= a.most - a.ask AND f.amount < a.most AND a.period_end < '9999-12-31' THEN greatest(f.since, a.period_end)
-           END) AS at
-      FROM asked AS a JOIN falling AS f ON f.key_id = a.key_id AND f.measure = a.measure
-     GROUP BY a.ord
-)
-SELECT (f.ord - 1)::bigint AS index, f.at::timestamptz AS at FROM frees AS f WHERE f.at IS NOT NULL
+const admissionEnds = `-- name: AdmissionEnds :many
+SELECT e.measure::text AS measure,
+       e.seconds::bigint AS seconds,
+       sum(e.amount)::numeric AS amount
+  FROM (
+       SELECT 'leases' AS measure, ceil(extract(epoch FROM o.lease_expires_at - $1::timestamptz)) AS seconds, 1::numeric AS amount
+         FROM admissions AS o
+        WHERE o.is_open AND o.key_id = $2 AND o.lease_expires_at > $1::timestamptz
+       UNION ALL
+       SELECT r.measure, ceil(extract(epoch FROM o.reserved_until - $1::timestamptz)), r.amount
+         FROM admissions AS o
+        CROSS JOIN LATERAL (VALUES ('tokens', o.reserved_tokens::numeric), ('cost', o.reserved_cost)) AS r (measure, amount)
+        WHERE o.reserves AND o.key_id = $2 AND o.reserved_until > $1::timestamptz AND r.amount > 0
+  ) AS e
+ GROUP BY e.measure, e.seconds
+ ORDER BY e.measure, e.seconds
 `
 
-type AdmissionFreesParams struct {
-	KeyIDs     []uuid.UUID
-	Measures   []string
-	Most       []decimal.Decimal
-	Used       []decimal.Decimal
-	Asks       []decimal.Decimal
-	PeriodEnds []time.Time
-	At         time.Time
+type AdmissionEndsParams struct {
+	Now   time.Time
+	KeyID uuid.UUID
 }
 
-type AdmissionFreesRow struct {
-	Index int64
-	At    time.Time
+type AdmissionEndsRow struct {
+	Measure string
+	Seconds int64
+	Amount  decimal.Decimal
 }
 
-// For refused requests, when each limit that stands in their way frees enough at
-// the earliest, if nothing happens but the passing of time: leases and
-// reservations end, and a period's use counts no more once it is over. Asked in
-// the transaction of the decision, so that it sees what that has just written.
-// Parallel arrays, one element a limit: measure is leases, tokens or cost; a limit
-// that never frees enough has no row. 9999-12-31 is a period that never ends.
-func (q *Queries) AdmissionFrees(ctx context.Context, arg AdmissionFreesParams) ([]AdmissionFreesRow, error) {
-	rows, err := q.db.Query(ctx, admissionFrees,
-		arg.KeyIDs,
-		arg.Measures,
-		arg.Most,
-		arg.Used,
-		arg.Asks,
-		arg.PeriodEnds,
-		arg.At,
-	)
+// What a key holds at an instant, by when it ends if nothing settles it: live leases,
+// reserved tokens and reserved USD, added up by whole seconds from the instant on,
+// rounded up. At most one row a measure and second, whatever the key holds.
+func (q *Queries) AdmissionEnds(ctx context.Context, arg AdmissionEndsParams) ([]AdmissionEndsRow, error) {
+	rows, err := q.db.Query(ctx, admissionEnds, arg.Now, arg.KeyID)
 	if err != nil {
 		return nil, err
 	}
 	defer rows.Close()
-	items := []AdmissionFreesRow{}
+	items := []AdmissionEndsRow{}
 	for rows.Next() {
-		var i AdmissionFreesRow
-		if err := rows.Scan(&i.Index, &i.At); err != nil {
+		var i AdmissionEndsRow
+		if err := rows.Scan(&i.Measure, &i.Seconds, &i.Amount); err != nil {
 			return nil, err
 		}
 		items = append(items, i)
@@ -92,6 +63,21 @@ func (q *Queries) AdmissionFrees(ctx context.Context, arg AdmissionFreesParams) 
 		return nil, err
 	}
 	return items, nil
+}
+
+const admissionLock = `-- name: AdmissionLock :exec
+SELECT 1
+  FROM (SELECT a.key_id FROM admissions AS a WHERE a.id = $1 LIMIT 1) AS a
+ CROSS JOIN LATERAL (
+       SELECT c.key_id FROM key_counters AS c WHERE c.key_id = a.key_id FOR NO KEY UPDATE
+ ) AS c
+`
+
+// Locks the counters of an admission's key, as a decision does, until the transaction
+// ends: no slot is counted as free and kept at once.
+func (q *Queries) AdmissionLock(ctx context.Context, id uuid.UUID) error {
+	_, err := q.db.Exec(ctx, admissionLock, id)
+	return err
 }
 
 const admissionPrune = `-- name: AdmissionPrune :execrows
@@ -103,13 +89,13 @@ DELETE FROM admissions AS a
 `
 
 type AdmissionPruneParams struct {
-	At             *time.Time
+	Now            *time.Time
 	HorizonSeconds int32
 }
 
 // Forgets up to a thousand ended admissions from before the deduplication horizon.
 func (q *Queries) AdmissionPrune(ctx context.Context, arg AdmissionPruneParams) (int64, error) {
-	result, err := q.db.Exec(ctx, admissionPrune, arg.At, arg.HorizonSeconds)
+	result, err := q.db.Exec(ctx, admissionPrune, arg.Now, arg.HorizonSeconds)
 	if err != nil {
 		return 0, err
 	}
@@ -135,15 +121,29 @@ func (q *Queries) AdmissionRelease(ctx context.Context, ids []uuid.UUID) (int64,
 }
 
 const admissionRenew = `-- name: AdmissionRenew :many
-SELECT r.renewed::boolean AS renewed, coalesce(r.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at
-  FROM renew_lease($1::uuid, $2::integer, $3::integer, $4::timestamptz) AS r
+WITH clock AS MATERIALIZED (
+    SELECT coalesce($2::timestamptz, clock_timestamp()) AS instant
+), longer AS (
+    UPDATE admissions AS a
+       SET lease_expires_at = greatest(a.lease_expires_at, c.instant + make_interval(secs => $3::integer)),
+           reserved_until = greatest(a.reserved_until, c.instant
+               + make_interval(secs => greatest($4::integer, $3::integer)))
+      FROM clock AS c
+     WHERE a.id = $1 AND a.is_open AND a.lease_expires_at > c.instant
+    RETURNING a.lease_expires_at
+)
+SELECT (l.lease_expires_at IS NOT NULL)::boolean AS renewed,
+       coalesce(l.lease_expires_at, a.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at
+  FROM admissions AS a
+  LEFT JOIN longer AS l ON true
+ WHERE a.id = $1
 `
 
 type AdmissionRenewParams struct {
 	ID                 uuid.UUID
+	Now                *time.Time
 	LeaseSeconds       int32
 	ReservationSeconds int32
-	At                 *time.Time
 }
 
 type AdmissionRenewRow struct {
@@ -151,14 +151,15 @@ type AdmissionRenewRow struct {
 	LeaseExpiresAt time.Time
 }
 
-// Extends a live lease and its reservation; a lease that is over stays over. No
-// row when there is no such admission.
+// Extends a live lease and its reservation, and returns the lease's end; a lease that is
+// over stays over. No row when there is no such admission. It must follow
+// AdmissionLock in the same transaction.
 func (q *Queries) AdmissionRenew(ctx context.Context, arg AdmissionRenewParams) ([]AdmissionRenewRow, error) {
 	rows, err := q.db.Query(ctx, admissionRenew,
 		arg.ID,
+		arg.Now,
 		arg.LeaseSeconds,
 		arg.ReservationSeconds,
-		arg.At,
 	)
 	if err != nil {
 		return nil, err
@@ -191,8 +192,8 @@ UPDATE admissions AS a SET is_open = false, ended_by = 'expired', ended_at = now
 // Closes up to ten thousand admissions whose lease and reservation are both over, so
 // that the open ones stay few. They can still be settled. The order is that of the
 // index of open admissions: closed ones, most of the table, are not read.
-func (q *Queries) AdmissionSweep(ctx context.Context, at *time.Time) (int64, error) {
-	result, err := q.db.Exec(ctx, admissionSweep, at)
+func (q *Queries) AdmissionSweep(ctx context.Context, now *time.Time) (int64, error) {
+	result, err := q.db.Exec(ctx, admissionSweep, now)
 	if err != nil {
 		return 0, err
 	}
@@ -210,7 +211,7 @@ SELECT a.key_id,
 `
 
 type AdmissionsHeldParams struct {
-	At     *time.Time
+	Now    *time.Time
 	KeyIDs []uuid.UUID
 }
 
@@ -223,7 +224,7 @@ type AdmissionsHeldRow struct {
 
 // What keys hold at this moment: live leases, and reserved tokens and USD.
 func (q *Queries) AdmissionsHeld(ctx context.Context, arg AdmissionsHeldParams) ([]AdmissionsHeldRow, error) {
-	rows, err := q.db.Query(ctx, admissionsHeld, arg.At, arg.KeyIDs)
+	rows, err := q.db.Query(ctx, admissionsHeld, arg.Now, arg.KeyIDs)
 	if err != nil {
 		return nil, err
 	}
@@ -248,7 +249,7 @@ func (q *Queries) AdmissionsHeld(ctx context.Context, arg AdmissionsHeldParams) 
 }
 
 const admissionsLive = `-- name: AdmissionsLive :many
-SELECT id, key_id, request_id, service, model, admitted_at, lease_expires_at, reserved_until, reserved_tokens, reserved_cost, is_open, ended_by, ended_at FROM admissions AS a
+SELECT id, key_id, request_id, service, model, admitted_at, lease_expires_at, reserved_until, reserved_tokens, reserved_cost, is_open, is_current, reserves, ended_by, ended_at FROM admissions AS a
  WHERE a.is_open AND a.key_id = ANY($1::uuid[])
    AND (a.lease_expires_at > coalesce($2::timestamptz, now()) OR a.reserved_until > coalesce($2::timestamptz, now()))
  ORDER BY a.admitted_at, a.id
@@ -257,14 +258,14 @@ SELECT id, key_id, request_id, service, model, admitted_at, lease_expires_at, re
 
 type AdmissionsLiveParams struct {
 	KeyIDs   []uuid.UUID
-	At       *time.Time
+	Now      *time.Time
 	RowLimit int32
 }
 
 // The open admissions of keys whose lease or reservation still counts, oldest
 // first.
 func (q *Queries) AdmissionsLive(ctx context.Context, arg AdmissionsLiveParams) ([]Admission, error) {
-	rows, err := q.db.Query(ctx, admissionsLive, arg.KeyIDs, arg.At, arg.RowLimit)
+	rows, err := q.db.Query(ctx, admissionsLive, arg.KeyIDs, arg.Now, arg.RowLimit)
 	if err != nil {
 		return nil, err
 	}
@@ -284,6 +285,8 @@ func (q *Queries) AdmissionsLive(ctx context.Context, arg AdmissionsLiveParams) 
 			&i.ReservedTokens,
 			&i.ReservedCost,
 			&i.IsOpen,
+			&i.IsCurrent,
+			&i.Reserves,
 			&i.EndedBy,
 			&i.EndedAt,
 		); err != nil {
@@ -298,33 +301,239 @@ func (q *Queries) AdmissionsLive(ctx context.Context, arg AdmissionsLiveParams) 
 }
 
 const admit = `-- name: Admit :many
-SELECT r.index::bigint AS index, r.code::text AS code, r.let_through::boolean AS let_through,
-       coalesce(r.admission_id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id, r.repeated::boolean AS repeated,
-       coalesce(r.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at,
-       r.decided_at::timestamptz AS decided_at,
-       r.cost_asked::text AS cost_asked, coalesce(r.key_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS key_expires_at,
-       coalesce(r.concurrency_limit, -1)::bigint AS concurrency_limit, coalesce(r.concurrency_used, 0)::bigint AS concurrency_used,
-       coalesce(r.requests_limit, -1)::bigint AS requests_limit, coalesce(r.requests_used, 0)::bigint AS requests_used,
-       coalesce(r.window_end, '0001-01-01T00:00:00Z')::timestamptz AS window_end,
-       coalesce(r.tokens_limit, -1)::bigint AS tokens_limit, coalesce(r.tokens_used, 0)::bigint AS tokens_used, coalesce(r.tokens_reserved, 0)::bigint AS tokens_reserved,
-       coalesce(r.daily_limit::text, '')::text AS daily_limit, coalesce(r.daily_used::text, '')::text AS daily_used,
-       coalesce(r.weekly_limit::text, '')::text AS weekly_limit, coalesce(r.weekly_used::text, '')::text AS weekly_used,
-       coalesce(r.monthly_limit::text, '')::text AS monthly_limit, coalesce(r.monthly_used::text, '')::text AS monthly_used,
-       coalesce(r.total_limit::text, '')::text AS total_limit, coalesce(r.total_used::text, '')::text AS total_used,
-       coalesce(r.cost_reserved::text, '0')::text AS cost_reserved,
-       r.day_end::timestamptz AS day_end, r.week_end::timestamptz AS week_end, r.month_end::timestamptz AS month_end
-  FROM admit_group($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[],
-       $8::bigint[], CAST($9::text[] AS numeric[]), $10::integer[], $11::boolean[], $12::boolean[],
-       $13::numeric, $14::integer, $15::text, $16::timestamptz) AS r
+WITH clock AS MATERIALIZED (
+    -- After the wait for the locks: now() is the transaction's start.
+    SELECT coalesce($2::timestamptz, clock_timestamp()) AS instant
+), today AS MATERIALIZED (
+    SELECT c.instant,
+           d.day,
+           date_trunc('week', d.day)::date AS week,
+           date_trunc('month', d.day)::date AS month,
+           (date_trunc('month', d.day) + interval '1 month')::date AS next_month
+      FROM clock AS c
+     CROSS JOIN LATERAL (SELECT (c.instant AT TIME ZONE $1::text)::date AS day) AS d
+), asked AS MATERIALIZED (
+    SELECT a.id, a.key_id, a.request_id, a.service, a.model, a.model_name, a.denied_names, a.clients, a.tokens, a.cost, a.lease_seconds, a.unpriced, a.dry, a.ord
+      FROM ROWS FROM (
+           unnest($3::uuid[]), unnest($4::uuid[]), unnest($5::text[]),
+           unnest($6::text[]), unnest($7::text[]), unnest($8::text[]),
+           unnest($9::text[]), unnest($10::text[]), unnest($11::bigint[]),
+           unnest(CAST($12::text[] AS numeric[])), unnest($13::integer[]),
+           unnest($14::boolean[]), unnest($15::boolean[])
+      ) WITH ORDINALITY AS a (
+           id, key_id, request_id, service, model, model_name, denied_names, clients, tokens, cost,
+           lease_seconds, unpriced, dry, ord)
+), earlier AS MATERIALIZED (
+    -- What became of the request id before: its current admission, and whether usage
+    -- was recorded under it.
+    SELECT a.ord, e.id, e.lease_expires_at,
+           coalesce(e.is_open AND e.lease_expires_at > t.instant, false) AS lives,
+           coalesce(e.ended_by = 'settled', false) OR coalesce(g.recorded, false) AS settled
+      FROM asked AS a
+     CROSS JOIN today AS t
+      LEFT JOIN LATERAL (
+           SELECT o.id, o.lease_expires_at, o.is_open, o.ended_by
+             FROM admissions AS o
+            WHERE o.key_id = a.key_id AND o.request_id = a.request_id AND o.is_current
+            LIMIT 1
+      ) AS e ON true
+      LEFT JOIN LATERAL (
+           SELECT true AS recorded
+             FROM usage_dedup AS d
+            WHERE d.key_id = a.key_id AND d.dedup_key = 'r:' || a.request_id
+            LIMIT 1
+      ) AS g ON true
+     WHERE a.request_id <> ''
+), key AS MATERIALIZED (
+    -- Each key's limits and what is used of them. A limit that is not set is null,
+    -- and its use is not even read.
+    SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names,
+           k.enforcement = 'observe' AS observes,
+           nullif(k.concurrency_limit, 0)::bigint AS leases_max,
+           h.leases,
+           k.rate_limit_window > 0 AS windowed,
+           w.window_open,
+           CASE WHEN w.window_open THEN c.window_start ELSE t.instant END AS window_start,
+           CASE WHEN w.window_open THEN c.window_start ELSE t.instant END
+               + k.rate_limit_window * interval '1 minute' AS window_end,
+           CASE WHEN k.rate_limit_window > 0 THEN nullif(k.rate_limit_requests, 0) END AS requests_max,
+           CASE WHEN w.window_open THEN c.requests ELSE 0 END AS requests,
+           CASE WHEN k.rate_limit_window > 0 THEN nullif(k.token_limit, 0) END AS tokens_max,
+           CASE WHEN w.window_open THEN c.tokens ELSE 0 END AS used_tokens,
+           r.tokens AS held_tokens,
+           r.cost AS held_cost,
+           nullif(k.daily_cost_limit, 0) AS daily_max,
+           nullif(k.weekly_cost_limit, 0) AS weekly_max,
+           nullif(k.monthly_cost_limit, 0) AS monthly_max,
+           nullif(k.total_cost_limit, 0) AS total_max,
+           u.daily, u.weekly, u.monthly, u.total
+      FROM (SELECT DISTINCT a.key_id FROM asked AS a) AS d
+     CROSS JOIN today AS t
+     CROSS JOIN LATERAL (SELECT x.id, x.name, x.description, x.token_limit, x.rate_limit_window, x.rate_limit_requests, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.permissions, x.enable_model_restriction, x.restricted_models, x.allowed_models, x.enable_client_restriction, x.allowed_clients, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.estimate_per_request, x.enforcement, x.tags, x.expires_at, x.is_active, x.created_by, x.created_at, x.updated_at, x.deleted_at, x.version, x.restricted_model_names, x.allowed_model_names FROM api_keys AS x WHERE x.id = d.key_id LIMIT 1) AS k
+     CROSS JOIN LATERAL (SELECT x.key_id, x.window_start, x.requests, x.tokens FROM key_counters AS x WHERE x.key_id = d.key_id LIMIT 1) AS c
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS leases
+             FROM admissions AS o
+            WHERE o.is_open AND o.key_id = d.key_id AND o.lease_expires_at > t.instant AND k.concurrency_limit > 0
+     ) AS h
+     CROSS JOIN LATERAL (
+           SELECT coalesce(sum(o.reserved_tokens), 0)::bigint AS tokens,
+                  coalesce(sum(o.reserved_cost), 0) AS cost
+             FROM admissions AS o
+            WHERE o.reserves AND o.key_id = d.key_id AND o.reserved_until > t.instant
+     ) AS r
+     CROSS JOIN LATERAL (
+           SELECT coalesce(
+                  k.rate_limit_window > 0
+                  AND t.instant < c.window_start + k.rate_limit_window * interval '1 minute', false) AS window_open
+     ) AS w
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN k.daily_cost_limit > 0 THEN coalesce((
+                       SELECT y.cost FROM daily_cost AS y WHERE y.key_id = d.key_id AND y.day = t.day), 0) END AS daily,
+                  CASE WHEN k.weekly_cost_limit > 0 THEN coalesce((
+                       SELECT sum(y.cost) FROM daily_cost AS y
+                        WHERE y.key_id = d.key_id AND y.day >= t.week AND y.day < t.week + 7), 0) END AS weekly,
+                  CASE WHEN k.monthly_cost_limit > 0 THEN coalesce((
+                       SELECT sum(y.cost) FROM daily_cost AS y
+                        WHERE y.key_id = d.key_id AND y.day >= t.month AND y.day < t.next_month), 0) END AS monthly,
+                  CASE WHEN k.total_cost_limit > 0 THEN (
+                       SELECT x.cost FROM key_totals AS x WHERE x.key_id = d.key_id) END AS total
+     ) AS u
+), weighed AS MATERIALIZED (
+    SELECT a.id, a.key_id, a.request_id, a.service, a.model, a.model_name, a.denied_names, a.clients, a.tokens, a.cost, a.lease_seconds, a.unpriced, a.dry, a.ord, e.id AS earlier_id,
+           coalesce(e.lives, false) AS again,
+           e.settled,
+           coalesce(k.daily_max, k.weekly_max, k.monthly_max, k.total_max) IS NOT NULL AS has_cost_limit,
+           CASE WHEN a.cost >= 0 THEN a.cost
+                WHEN coalesce(k.daily_max, k.weekly_max, k.monthly_max, k.total_max) IS NULL THEN 0
+                ELSE coalesce(k.estimate_per_request, $16::numeric) END AS weight
+      FROM asked AS a
+      LEFT JOIN earlier AS e ON e.ord = a.ord
+      LEFT JOIN key AS k ON k.id = a.key_id
+), judged AS MATERIALIZED (
+    SELECT w.id, w.key_id, w.request_id, w.service, w.model, w.model_name, w.denied_names, w.clients, w.tokens, w.cost, w.lease_seconds, w.unpriced, w.dry, w.ord, w.earlier_id, w.again, w.settled, w.has_cost_limit, w.weight,
+           CASE WHEN k.id IS NULL OR k.deleted_at IS NOT NULL THEN 'NOT_FOUND'
+                WHEN NOT k.is_active THEN 'DISABLED'
+                WHEN t.instant > k.expires_at THEN 'EXPIRED'
+                WHEN w.settled THEN 'REQUEST_ALREADY_SETTLED'
+                WHEN NOT k.permissions && ARRAY['all', w.service] THEN 'SERVICE_NOT_PERMITTED'
+                WHEN k.enable_model_restriction
+                     AND cardinality(k.restricted_model_names) > 0
+                     AND (w.model_name = ''
+                          OR k.restricted_model_names && string_to_array(w.denied_names, U&'\001F')) THEN 'MODEL_NOT_ALLOWED'
+                WHEN k.enable_model_restriction
+                     AND cardinality(k.allowed_model_names) > 0
+                     AND w.model_name <> ALL (k.allowed_model_names) THEN 'MODEL_NOT_ALLOWED'
+                WHEN k.enable_client_restriction
+                     AND cardinality(k.allowed_clients) > 0
+                     AND NOT k.allowed_clients && string_to_array(w.clients, ',') THEN 'CLIENT_NOT_ALLOWED'
+                WHEN w.unpriced AND w.has_cost_limit AND w.weight <= 0 THEN 'MODEL_NOT_PRICED'
+           END AS barred
+      FROM weighed AS w
+     CROSS JOIN today AS t
+      LEFT JOIN key AS k ON k.id = w.key_id
+), decided AS MATERIALIZED (
+    SELECT j.id, j.key_id, j.request_id, j.service, j.model, j.model_name, j.denied_names, j.clients, j.tokens, j.cost, j.lease_seconds, j.unpriced, j.dry, j.ord, j.earlier_id, j.again, j.settled, j.has_cost_limit, j.weight, j.barred, k.window_open, k.windowed, k.observes,
+           admit_in_order(
+               j.barred, coalesce(k.observes, false), j.dry OR j.again, j.lease_seconds > 0, j.tokens, j.weight,
+               k.leases_max - k.leases, k.requests_max - k.requests, k.tokens_max - k.used_tokens - k.held_tokens,
+               k.daily_max - k.daily - k.held_cost, k.weekly_max - k.weekly - k.held_cost,
+               k.monthly_max - k.monthly - k.held_cost, k.total_max - k.total - k.held_cost
+           ) OVER (PARTITION BY j.key_id ORDER BY j.ord) AS state
+      FROM judged AS j
+      LEFT JOIN key AS k ON k.id = j.key_id
+), outcome AS MATERIALIZED (
+    -- A request whose admission is open and alive takes nothing again, and no limit
+    -- refuses it; what the key may do at all is asked anew.
+    SELECT d.id, d.key_id, d.request_id, d.service, d.model, d.model_name, d.denied_names, d.clients, d.tokens, d.cost, d.lease_seconds, d.unpriced, d.dry, d.ord, d.earlier_id, d.again, d.settled, d.has_cost_limit, d.weight, d.barred, d.window_open, d.windowed, d.observes, d.state,
+           CASE WHEN d.again THEN coalesce(d.barred, 'ALLOWED') ELSE (d.state).code END AS code,
+           NOT d.again AND d.barred IS NULL AND ((d.state).code = 'ALLOWED' OR d.observes) AS passed
+      FROM decided AS d
+), superseded AS (
+    -- The request is decided anew: its earlier admission keeps its reservation, and
+    -- gives up the id.
+    UPDATE admissions AS a SET is_current = false
+      FROM (SELECT o.earlier_id AS id FROM outcome AS o
+             WHERE o.passed = true AND o.dry = false AND o.earlier_id IS NOT NULL AND o.again = false) AS s
+     WHERE a.id = s.id
+    RETURNING a.id
+), admitted AS (
+    INSERT INTO admissions (
+           id, key_id, request_id, service, model, admitted_at, lease_expires_at, reserved_until,
+           reserved_tokens, reserved_cost)
+    SELECT o.id, o.key_id, nullif(o.request_id, ''), nullif(o.service, ''), nullif(o.model, ''), t.instant,
+           CASE WHEN o.lease_seconds > 0 THEN t.instant + make_interval(secs => o.lease_seconds) END,
+           t.instant + make_interval(secs => greatest($17::integer, o.lease_seconds)),
+           o.tokens, o.weight
+      FROM outcome AS o
+     CROSS JOIN today AS t
+     WHERE o.passed AND NOT o.dry
+       AND (SELECT count(*) FROM superseded) >= 0 -- after them: they hold the ids
+), counted AS (
+    -- An upsert, though the row exists and is locked: no plan finds it otherwise than
+    -- by the primary key.
+    INSERT INTO key_counters AS c (key_id, window_start, requests, tokens)
+    SELECT k.id, k.window_start, k.requests + n.requests, k.used_tokens
+      FROM (SELECT o.key_id, count(*) AS requests FROM outcome AS o
+             WHERE o.passed AND NOT o.dry AND o.windowed GROUP BY o.key_id) AS n
+      JOIN key AS k ON k.id = n.key_id
+    ON CONFLICT (key_id) DO UPDATE SET
+           window_start = excluded.window_start, requests = excluded.requests, tokens = excluded.tokens
+)
+SELECT (o.ord - 1)::bigint AS index,
+       o.code::text AS code,
+       (o.passed AND o.code <> 'ALLOWED')::boolean AS let_through,
+       coalesce(a.id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id,
+       o.again::boolean AS repeated,
+       coalesce(a.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at,
+       t.instant::timestamptz AS decided_at,
+       o.weight::text AS cost_asked,
+       coalesce(k.expires_at, '0001-01-01T00:00:00Z')::timestamptz AS key_expires_at,
+       coalesce(k.leases_max, -1)::bigint AS concurrency_limit,
+       coalesce(k.leases + (o.state).leases, 0)::bigint AS concurrency_used,
+       coalesce(k.requests_max, -1)::bigint AS requests_limit,
+       coalesce(k.requests + (o.state).requests, 0)::bigint AS requests_used,
+       coalesce(CASE WHEN k.window_open OR k.windowed AND (o.state).requests > 0 THEN k.window_end END,
+                '0001-01-01T00:00:00Z')::timestamptz AS window_end,
+       coalesce(k.tokens_max, -1)::bigint AS tokens_limit,
+       coalesce(k.used_tokens, 0)::bigint AS tokens_used,
+       coalesce(k.held_tokens + (o.state).tokens, 0)::bigint AS tokens_reserved,
+       coalesce(k.daily_max::text, '')::text AS daily_limit,
+       coalesce(k.daily::text, '')::text AS daily_used,
+       coalesce(k.weekly_max::text, '')::text AS weekly_limit,
+       coalesce(k.weekly::text, '')::text AS weekly_used,
+       coalesce(k.monthly_max::text, '')::text AS monthly_limit,
+       coalesce(k.monthly::text, '')::text AS monthly_used,
+       coalesce(k.total_max::text, '')::text AS total_limit,
+       coalesce(k.total::text, '')::text AS total_used,
+       coalesce((k.held_cost + (o.state).cost)::text, '0')::text AS cost_reserved,
+       day_start(t.day + 1, $1::text)::timestamptz AS day_end,
+       day_start(t.week + 7, $1::text)::timestamptz AS week_end,
+       day_start(t.next_month, $1::text)::timestamptz AS month_end
+  FROM outcome AS o
+ CROSS JOIN today AS t
+  LEFT JOIN key AS k ON k.id = o.key_id
+  LEFT JOIN earlier AS e ON e.ord = o.ord
+ CROSS JOIN LATERAL (
+       SELECT CASE WHEN o.again AND o.code = 'ALLOWED' THEN e.id
+                   WHEN o.passed AND NOT o.dry THEN o.id END AS id,
+              CASE WHEN o.again AND o.code = 'ALLOWED' THEN e.lease_expires_at
+                   WHEN o.passed AND NOT o.dry AND o.lease_seconds > 0
+                   THEN t.instant + make_interval(secs => o.lease_seconds) END AS lease_expires_at
+ ) AS a
+ ORDER BY o.ord
 `
 
 type AdmitParams struct {
+	Timezone           string
+	Now                *time.Time
 	IDs                []uuid.UUID
 	KeyIDs             []uuid.UUID
 	RequestIDs         []string
 	Services           []string
 	Models             []string
 	ModelNames         []string
+	DeniedNames        []string
 	Clients            []string
 	Tokens             []int64
 	Costs              []string
@@ -333,8 +542,6 @@ type AdmitParams struct {
 	Dry                []bool
 	DefaultEstimate    decimal.Decimal
 	ReservationSeconds int32
-	Zone               string
-	At                 *time.Time
 }
 
 type AdmitRow struct {
@@ -370,18 +577,29 @@ type AdmitRow struct {
 }
 
 // Decides a batch of requests in order and writes the admissions of those let
-// through, exactly, over all replicas and under any concurrency: see the function
-// admit_group in migrations. Going in, a cost of -1 is "no estimate" and 0 lease seconds
-// "no lease"; coming out, -1 and the empty text are "no such limit", the zero id and
-// the year 1 "none". Amounts go as text: most of them nobody reads.
+// through. It must follow CountersLock in the same transaction: the statement's own
+// snapshot then sees what the holder before has written, so that limits hold exactly
+// over all replicas and under any concurrency. No two requests of a batch may share
+// key and request id.
+//
+// Going in, a cost of -1 is "no estimate", 0 lease seconds "no lease", and
+// denied_names are names of the model separated by U+001F; coming out, -1 and the empty
+// text are "no such limit", the zero id and the year 1 "none". Amounts go as text:
+// most of them nobody reads.
+//
+// The plan cannot depend on statistics: what was asked is materialised first, and
+// each key's rows are looked up from it one by one, each by the one index that fits.
 func (q *Queries) Admit(ctx context.Context, arg AdmitParams) ([]AdmitRow, error) {
 	rows, err := q.db.Query(ctx, admit,
+		arg.Timezone,
+		arg.Now,
 		arg.IDs,
 		arg.KeyIDs,
 		arg.RequestIDs,
 		arg.Services,
 		arg.Models,
 		arg.ModelNames,
+		arg.DeniedNames,
 		arg.Clients,
 		arg.Tokens,
 		arg.Costs,
@@ -390,8 +608,6 @@ func (q *Queries) Admit(ctx context.Context, arg AdmitParams) ([]AdmitRow, error
 		arg.Dry,
 		arg.DefaultEstimate,
 		arg.ReservationSeconds,
-		arg.Zone,
-		arg.At,
 	)
 	if err != nil {
 		return nil, err
@@ -469,6 +685,21 @@ func (q *Queries) CountersHeld(ctx context.Context, keyIds []uuid.UUID) ([]uuid.
 		return nil, err
 	}
 	return items, nil
+}
+
+const countersLock = `-- name: CountersLock :exec
+SELECT 1
+  FROM (SELECT DISTINCT u.id FROM ROWS FROM (unnest($1::uuid[])) AS u (id) ORDER BY u.id) AS k
+ CROSS JOIN LATERAL (
+       SELECT c.key_id FROM key_counters AS c WHERE c.key_id = k.id FOR NO KEY UPDATE
+ ) AS c
+`
+
+// Locks the counters of keys in id order, until the transaction ends: whoever decides
+// about a key waits here for the one before. Unknown keys have none.
+func (q *Queries) CountersLock(ctx context.Context, keyIds []uuid.UUID) error {
+	_, err := q.db.Exec(ctx, countersLock, keyIds)
+	return err
 }
 
 const refusalsAdd = `-- name: RefusalsAdd :exec

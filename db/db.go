@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"time"
 
 	"github.com/google/uuid"
@@ -32,9 +33,6 @@ type Actor struct {
 
 // pingTimeout bounds the first answer of a database.
 const pingTimeout = 10 * time.Second
-
-// planLifetime bounds how long a plan is kept that may not be right any more.
-const planLifetime = 10 * time.Minute
 
 // How long a statement waits for a row that another transaction holds.
 const (
@@ -65,12 +63,10 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 }
 
 // OpenHot is Open for what every request of a relay waits on: admissions, usage and
-// the lookup of keys. These have connections of their own, always open, so that
-// neither reports nor a database that takes no more connections stop them. Their
+// the lookup of keys. It has connections of its own, always open, so that
+// neither reports nor a database that takes no more connections stop them. Its
 // few large statements are planned once a connection: planned at each call, as
-// PostgreSQL would, they take twice as long. A plan that is kept must be right for the
-// tables as they will be: made while one is still empty, it would scan it for ever, so
-// indexes are used wherever there is one. A row that somebody holds is waited for until
+// PostgreSQL would, they take twice as long. A row that somebody holds is waited for until
 // patience ends (Stuck).
 func OpenHot(ctx context.Context, url string, conns int32, patience time.Duration) (*DB, error) {
 	cfg, err := poolConfig(url)
@@ -78,9 +74,10 @@ func OpenHot(ctx context.Context, url string, conns int32, patience time.Duratio
 		return nil, err
 	}
 	cfg.MinConns, cfg.MaxConns = conns, conns
-	cfg.MaxConnLifetime, cfg.MaxConnLifetimeJitter = planLifetime, planLifetime/5
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_generic_plan"
-	cfg.ConnConfig.RuntimeParams["enable_seqscan"] = "off"
+	// The hot tables are in memory, where a page found by an index costs what the next
+	// page of a scan costs. PostgreSQL's default is meant for disks that seek.
+	cfg.ConnConfig.RuntimeParams["random_page_cost"] = "1.1"
 	cfg.ConnConfig.RuntimeParams["lock_timeout"] = fmt.Sprintf("%dms", patience.Milliseconds())
 	return open(ctx, cfg)
 }
@@ -165,13 +162,40 @@ func (d *DB) Scan(ctx context.Context, sql string, args []any, into ...any) erro
 const maxTries = 5
 
 // InTx runs fn in one transaction and commits when it returns nil. A deadlock or
-// a serialization failure runs it again, up to five times in all, so fn must be
-// repeatable.
+// a serialization failure runs it again after a short random pause, up to five times
+// in all, so fn must be repeatable.
 func (d *DB) InTx(ctx context.Context, fn func(*Queries) error) error {
+	return retry(ctx, func() error {
+		return pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(New(tx)) })
+	})
+}
+
+// Snapshot runs fn on one snapshot of the database, which changes nothing: all that fn
+// reads is of the same instant.
+func (d *DB) Snapshot(ctx context.Context, fn func(*Reader) error) error {
+	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
+	return pgx.BeginTxFunc(ctx, d.pool, options, func(tx pgx.Tx) error { return fn(&Reader{New(tx), tx}) })
+}
+
+// Reader reads from one connection.
+type Reader struct {
+	*Queries
+
+	from DBTX
+}
+
+// retry runs fn until it succeeds, fails for good, or has been tried maxTries times.
+func retry(ctx context.Context, fn func() error) error {
 	for try := 1; ; try++ {
-		err := pgx.BeginFunc(ctx, d.pool, func(tx pgx.Tx) error { return fn(New(tx)) })
+		err := fn()
 		if err == nil || try == maxTries || !retryable(err) {
 			return err
+		}
+		pause := time.Duration(try) * 10 * time.Millisecond
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(rand.N(pause)): //nolint:gosec // jitter, not a secret
 		}
 	}
 }

@@ -403,7 +403,8 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 const keyPurge = `-- name: KeyPurge :exec
 WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = $2::uuid),
      counters AS (DELETE FROM key_counters AS c WHERE c.key_id = $2::uuid),
-     idempotency AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = $2::uuid),
+     rotations AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = $2::uuid AND i.operation <> 'create'),
+     creation AS (UPDATE idempotency_keys AS i SET key_id = $1::uuid WHERE i.key_id = $2::uuid AND i.operation = 'create'),
      ledger AS (UPDATE usage_events AS e SET key_id = $1::uuid, request_id = NULL, reason = NULL WHERE e.key_id = $2::uuid),
      dedup AS (UPDATE usage_dedup AS d SET key_id = $1::uuid,
          dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = $2::uuid),
@@ -423,7 +424,8 @@ type KeyPurgeParams struct {
 
 // Erases a key and its secrets; its ledger rows and rollups move to an
 // anonymous id, so that every sum stays; request ids and reasons, which are
-// free text, go. KeyPurgeLock and KeyUntag come before it.
+// free text, go. The Idempotency-Key that made it is remembered, so that a repeat makes no
+// second key. KeyPurgeLock and KeyUntag come before it.
 func (q *Queries) KeyPurge(ctx context.Context, arg KeyPurgeParams) error {
 	_, err := q.db.Exec(ctx, keyPurge, arg.AnonymousID, arg.KeyID)
 	return err
@@ -712,14 +714,18 @@ func (q *Queries) SecretAdd(ctx context.Context, arg SecretAddParams) error {
 }
 
 const secretFind = `-- name: SecretFind :one
+WITH secret AS MATERIALIZED (
+    SELECT s.hash, s.key_id, s.scheme, s.pepper_id, s.hint, s.created_at, s.expires_at
+      FROM ROWS FROM (unnest($2::bytea[])) AS h (hash)
+     CROSS JOIN LATERAL (SELECT x.hash, x.key_id, x.scheme, x.pepper_id, x.hint, x.created_at, x.expires_at FROM api_key_secrets AS x WHERE x.hash = h.hash LIMIT 1) AS s
+     LIMIT 1
+)
 SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint, s.expires_at AS secret_ends,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
-  FROM api_key_secrets AS s
+  FROM secret AS s
   JOIN api_keys AS k ON k.id = s.key_id
- WHERE s.hash = ANY($2::bytea[])
-   AND k.deleted_at IS NULL
+ WHERE k.deleted_at IS NULL
    AND (s.expires_at IS NULL OR s.expires_at > coalesce($1::timestamptz, now()))
- LIMIT 1
 `
 
 type SecretFindParams struct {
@@ -738,7 +744,9 @@ type SecretFindRow struct {
 }
 
 // The key that one of these hashes opens, unless it is deleted or the secret's
-// grace is over, with the database's clock to judge its expiry by.
+// grace is over, with the database's clock to judge its expiry by. The secret is
+// found first and alone, then its key by id: whatever the statistics say, that is one
+// descent of each primary key.
 func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) (SecretFindRow, error) {
 	row := q.db.QueryRow(ctx, secretFind, arg.Now, arg.Hashes)
 	var i SecretFindRow

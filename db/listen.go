@@ -38,16 +38,20 @@ const (
 )
 
 // Listener hears which rows have changed, on a connection of its own. It knows
-// whether it can hear: it is live only as long as it hears the nonces that it sends
-// through the pool. Behind PgBouncer in transaction mode LISTEN succeeds and hears
+// whether it can hear: it is live only as long as it hears the nonces that it sends,
+// on a second connection of its own, to the server that the pool has. A pool that is
+// busy delays neither; one that opens a connection may have another server since, so the
+// second connection is then made anew. Behind PgBouncer in transaction mode LISTEN succeeds and hears
 // nothing; a half-open connection is silent, not broken; and after a failover the two
 // may have different servers.
 type Listener struct {
 	// URL is a direct connection to the database.
 	URL string
-	// DB is the pool that the nonce is sent through.
+	// DB is the pool whose answers are remembered: nonces go to the server that it has.
 	DB  *DB
 	Log *slog.Logger
+	// Beat is told how long each nonce took from its sending until it was heard; nil: nobody.
+	Beat func(took time.Duration)
 	// Changed is told of each change: a kind and an id. Called by one goroutine.
 	Changed func(kind, id string)
 	// Reset is called when changes may have been missed, before the listener counts
@@ -102,43 +106,84 @@ func (l *Listener) Run(ctx context.Context) {
 
 // listen listens on one connection until it fails. It calls ready once it hears.
 func (l *Listener) listen(ctx context.Context, ready func()) error {
+	starting, cancel := context.WithTimeout(ctx, pingTimeout)
+	defer cancel()
 	cfg, err := pgx.ParseConfig(l.URL)
 	if err != nil {
 		return errors.New("the URL to listen on is not a PostgreSQL URL or keyword string")
 	}
 	setDefault(cfg, "application_name", "keyledger listener")
-	starting, cancel := context.WithTimeout(ctx, pingTimeout)
-	defer cancel()
 	conn, err := pgx.ConnectConfig(starting, cfg)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)
 	}
-	defer func() {
-		closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = conn.Close(closing)
-	}()
+	defer closeConn(ctx, conn)
 	if _, err := conn.Exec(starting, "LISTEN "+channel); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
 	l.Reset()
-	if err := l.beat(ctx, conn); err != nil {
+	out := &sender{pool: l.DB}
+	defer out.close(ctx)
+	if err := l.beat(ctx, conn, out); err != nil {
 		return err
 	}
 	ready()
-	return l.hear(ctx, conn)
+	return l.hear(ctx, conn, out)
 }
 
-// beat sends a nonce through the pool and waits until it is heard here: proof that
+// sender is a connection to the server that a pool has.
+type sender struct {
+	pool   *DB
+	conn   *pgx.Conn
+	opened int64 // connections that the pool had opened when this one was made
+}
+
+// get is the connection, made anew when the pool has opened one since.
+func (s *sender) get(ctx context.Context) (*pgx.Conn, error) {
+	opened := s.pool.pool.Stat().NewConnsCount()
+	if s.conn != nil && s.opened == opened {
+		return s.conn, nil
+	}
+	s.close(ctx)
+	cfg := s.pool.pool.Config().ConnConfig
+	cfg.RuntimeParams["application_name"] = "keyledger heartbeat"
+	conn, err := pgx.ConnectConfig(ctx, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to send: %w", err)
+	}
+	s.conn, s.opened = conn, opened
+	return conn, nil
+}
+
+func (s *sender) close(ctx context.Context) {
+	if s.conn != nil {
+		closeConn(ctx, s.conn)
+		s.conn = nil
+	}
+}
+
+func closeConn(ctx context.Context, conn *pgx.Conn) {
+	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	_ = conn.Close(closing)
+}
+
+// beat sends a nonce to where the pool's statements go and waits until it is heard here: proof that
 // what is committed there is told here, and that all that was told before has been
 // passed on. With it comes the database's clock.
-func (l *Listener) beat(ctx context.Context, conn *pgx.Conn) error {
+func (l *Listener) beat(ctx context.Context, conn *pgx.Conn, out *sender) error {
 	ctx, cancel := context.WithTimeout(ctx, answerTimeout)
 	defer cancel()
 	nonce := kindNonce + " " + uuid.NewString()
-	sent := time.Now()
 	var now time.Time
-	if err := l.DB.Scan(ctx, "SELECT clock_timestamp() FROM pg_notify($1, $2)", []any{channel, nonce}, &now); err != nil {
+	// The simple protocol prepares nothing: it works through any pooler.
+	const sql = "SELECT clock_timestamp() FROM pg_notify($1, $2)"
+	to, err := out.get(ctx)
+	if err != nil {
+		return err
+	}
+	sent := time.Now()
+	if err := to.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol, channel, nonce).Scan(&now); err != nil {
 		return fmt.Errorf("sending the nonce: %w", err)
 	}
 	answered := time.Since(sent)
@@ -154,11 +199,14 @@ func (l *Listener) beat(ctx context.Context, conn *pgx.Conn) error {
 	}
 	l.offset.Store(int64(now.Sub(sent.Add(answered / 2))))
 	l.asked.Store(int64(sent.Sub(began)))
+	if l.Beat != nil {
+		l.Beat(time.Since(sent))
+	}
 	return nil
 }
 
 // hear tells of changes as they come, and sends a nonce in between.
-func (l *Listener) hear(ctx context.Context, conn *pgx.Conn) error {
+func (l *Listener) hear(ctx context.Context, conn *pgx.Conn, out *sender) error {
 	next := time.Now().Add(heartbeat)
 	for {
 		waiting, cancel := context.WithDeadline(ctx, next)
@@ -171,7 +219,7 @@ func (l *Listener) hear(ctx context.Context, conn *pgx.Conn) error {
 			return fmt.Errorf("waiting for changes: %w", err)
 		}
 		if !time.Now().Before(next) {
-			if err := l.beat(ctx, conn); err != nil {
+			if err := l.beat(ctx, conn, out); err != nil {
 				return err
 			}
 			next = time.Now().Add(heartbeat)

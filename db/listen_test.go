@@ -157,10 +157,15 @@ func TestFailover(t *testing.T) {
 	t.Parallel()
 	old, fresh := pgtest.URL(t), pgtest.URL(t)
 	through := newProxy(t, old)
-	e := listen(t, pgtest.Open(t, through.url), old)
+	pool := pgtest.Open(t, through.url)
+	e := listen(t, pool, old)
 	within(t, 5*time.Second, "live", e.Live)
 	through.database.Store(new(databaseOf(t, fresh)))
 	pgtest.Exec(t, pgtest.Open(t, fresh), "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'keyledger' AND datname = $1", databaseOf(t, old))
+	within(t, 5*time.Second, "on the other server", func() bool {
+		var name string
+		return pool.Scan(context.Background(), "SELECT current_database()", nil, &name) == nil && name == databaseOf(t, fresh)
+	})
 	within(t, 1500*time.Millisecond, "deaf", func() bool { return !e.Live() })
 	for range 30 {
 		time.Sleep(100 * time.Millisecond)

@@ -128,7 +128,7 @@ type Admission struct {
 	ID uuid.UUID
 	// The key; an anonymous id after a purge.
 	KeyID uuid.UUID
-	// Caller's id of the request; the same one gives the same admission.
+	// Caller's id of the request; the same one gives the same admission while that is open and its lease lives.
 	RequestID *string
 	// Service asked for; null: not told.
 	Service *string
@@ -146,6 +146,10 @@ type Admission struct {
 	ReservedCost decimal.Decimal
 	// Neither settled nor released nor found expired: its lease and reservation count while their time lasts.
 	IsOpen bool
+	// The latest admission of its request id. False: the request was decided anew under a later admission.
+	IsCurrent bool
+	// Whether it is open and reserves tokens or cost. Computed.
+	Reserves bool
 	// How it ended: settled by usage, released, or expired; null: open.
 	EndedBy *string
 	// When it ended; null: open.

@@ -14,12 +14,12 @@ type ReportRow = ReportSumsRow
 // Stream runs a query that returns many rows and hands on each as it comes, so that an
 // answer of any size takes no memory. ask calls the query; T has its columns in order. It
 // ends with each's error, or with ctx's, at the row that it has come to.
-func Stream[T any](ctx context.Context, d *DB, ask func(*Queries) error, each func(T) error) error {
+func Stream[T any](ctx context.Context, r *Reader, ask func(*Queries) error, each func(T) error) error {
 	var noted note
 	if err := ask(New(&noted)); !errors.Is(err, errNoted) {
 		return fmt.Errorf("a query was to be noted: %w", err)
 	}
-	rows, err := d.pool.Query(ctx, noted.sql, noted.args...)
+	rows, err := r.from.Query(ctx, noted.sql, noted.args...)
 	if err != nil {
 		return err
 	}

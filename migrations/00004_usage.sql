@@ -118,21 +118,23 @@ END $$;
 COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the ledger partitions of UTC days before this one; returns how many. Rollups stay.';
 
 CREATE TABLE usage_dedup (
-    key_id      uuid           NOT NULL,
-    dedup_key   text           NOT NULL,
-    event_id    uuid           NOT NULL,
-    model       text           NOT NULL,
-    cost        numeric(38,12) NOT NULL,
-    priced      boolean        NOT NULL,
-    fingerprint bigint         NOT NULL,
-    received_at timestamptz    NOT NULL,
+    key_id       uuid           NOT NULL,
+    dedup_key    text           NOT NULL,
+    event_id     uuid           NOT NULL,
+    admission_id uuid,
+    model        text           NOT NULL,
+    cost         numeric(38,12) NOT NULL,
+    priced       boolean        NOT NULL,
+    fingerprint  bigint         NOT NULL,
+    received_at  timestamptz    NOT NULL,
     PRIMARY KEY (key_id, dedup_key)
 );
 CREATE INDEX usage_dedup_received ON usage_dedup USING brin (received_at);
 COMMENT ON TABLE  usage_dedup IS 'The gate before the ledger: an event is recorded only by whoever inserts its row here. Not partitioned, so a repeat is caught across midnight. Pruned after the deduplication horizon.';
 COMMENT ON COLUMN usage_dedup.key_id IS 'The key.';
-COMMENT ON COLUMN usage_dedup.dedup_key IS '"r:" and the request id, else "e:" and the event id; "v:" and the event taken back for a void.';
+COMMENT ON COLUMN usage_dedup.dedup_key IS '"r:" and the request id, "a:" and the admission''s id, else "e:" and the event id; "v:" and the event taken back for a void.';
 COMMENT ON COLUMN usage_dedup.event_id IS 'Ledger row of the first event with this key.';
+COMMENT ON COLUMN usage_dedup.admission_id IS 'Admission that the first event settled; null: none.';
 COMMENT ON COLUMN usage_dedup.model IS 'Model of the first event, normalised: a duplicate is answered with it.';
 COMMENT ON COLUMN usage_dedup.cost IS 'USD of the first event: a duplicate is answered with it.';
 COMMENT ON COLUMN usage_dedup.priced IS 'Whether the first event had a price.';

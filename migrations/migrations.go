@@ -137,13 +137,18 @@ func (m *Migrator) Versions(ctx context.Context) (current, needed int64, err err
 	return current, needed, nil
 }
 
-// Needed is the schema version that this binary needs.
-func Needed() int64 {
+// Needed is the schema version that this binary needs: the highest number of a file.
+func Needed() (version int64) {
 	entries, err := files.ReadDir(".")
 	if err != nil {
 		return 0 // an embedded folder can always be read
 	}
-	return int64(len(entries))
+	for _, e := range entries {
+		if n, err := goose.NumericComponent(e.Name()); err == nil {
+			version = max(version, n)
+		}
+	}
+	return version
 }
 
 func steps(results []*goose.MigrationResult) []Step {

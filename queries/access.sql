@@ -1,7 +1,9 @@
 -- name: TokenCreate :one
--- Stores an access token by its hash. The row comes with an audit row.
+-- Stores an access token by its hash, unless its end has passed by the database's clock:
+-- then there is no row. The row comes with an audit row.
 INSERT INTO access_tokens (id, name, role, hash, hint, expires_at)
-VALUES (@id, @name, @role, @hash, @hint, sqlc.narg('expires_at'))
+SELECT @id, @name, @role, @hash, @hint, sqlc.narg('expires_at')::timestamptz
+ WHERE sqlc.narg('expires_at')::timestamptz IS NULL OR sqlc.narg('expires_at')::timestamptz > now()
 RETURNING *;
 
 -- name: TokenBootstrap :execrows
@@ -22,11 +24,29 @@ SELECT * FROM access_tokens
  WHERE hash = @hash AND revoked_at IS NULL
    AND (expires_at IS NULL OR expires_at >= coalesce(sqlc.narg('now')::timestamptz, now()));
 
--- name: TokenRevoke :one
--- Revokes a token at once for every later request. One revoked before keeps its
--- first time.
-UPDATE access_tokens SET revoked_at = coalesce(revoked_at, now()) WHERE id = @id
-RETURNING *;
+-- name: TokenRevoke :many
+-- Revokes the token with this id, or with this name where only one live token has it, at
+-- once for every later request. One revoked before keeps its first time. Every token that
+-- matches is returned; where there are several, none is revoked.
+WITH found AS MATERIALIZED (
+    SELECT t.id
+      FROM access_tokens AS t
+     WHERE t.id::text = @id_or_name::text OR t.name = @id_or_name::text AND t.revoked_at IS NULL
+     ORDER BY t.id
+       FOR UPDATE
+), revoked AS (
+    UPDATE access_tokens AS t SET revoked_at = coalesce(t.revoked_at, now())
+      FROM found AS f
+     WHERE t.id = f.id AND (SELECT count(*) FROM found) = 1
+    RETURNING t.id, t.name, t.role, t.revoked_at
+)
+SELECT f.id,
+       coalesce(r.name, '')::text AS name,
+       coalesce(r.role, '')::text AS role,
+       r.revoked_at
+  FROM found AS f
+  LEFT JOIN revoked AS r ON r.id = f.id
+ ORDER BY f.id;
 
 -- name: TokenList :many
 -- Every token ever issued, newest first.

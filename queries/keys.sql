@@ -130,15 +130,21 @@ SELECT pepper_id, count(*) AS secrets FROM api_key_secrets
 
 -- name: SecretFind :one
 -- The key that one of these hashes opens, unless it is deleted or the secret's
--- grace is over, with the database's clock to judge its expiry by.
+-- grace is over, with the database's clock to judge its expiry by. The secret is
+-- found first and alone, then its key by id: whatever the statistics say, that is one
+-- descent of each primary key.
+WITH secret AS MATERIALIZED (
+    SELECT s.*
+      FROM ROWS FROM (unnest(@hashes::bytea[])) AS h (hash)
+     CROSS JOIN LATERAL (SELECT x.* FROM api_key_secrets AS x WHERE x.hash = h.hash LIMIT 1) AS s
+     LIMIT 1
+)
 SELECT sqlc.embed(k), s.hash, s.scheme, s.pepper_id, s.hint, s.expires_at AS secret_ends,
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of
-  FROM api_key_secrets AS s
+  FROM secret AS s
   JOIN api_keys AS k ON k.id = s.key_id
- WHERE s.hash = ANY(@hashes::bytea[])
-   AND k.deleted_at IS NULL
-   AND (s.expires_at IS NULL OR s.expires_at > coalesce(sqlc.narg('now')::timestamptz, now()))
- LIMIT 1;
+ WHERE k.deleted_at IS NULL
+   AND (s.expires_at IS NULL OR s.expires_at > coalesce(sqlc.narg('now')::timestamptz, now()));
 
 -- name: KeyShow :many
 -- Keys by id, deleted ones too, each with its hint, totals and window.
@@ -258,10 +264,12 @@ SELECT retag_closed(jsonb_build_array(jsonb_build_object('id', k.id, 'before', k
 -- name: KeyPurge :exec
 -- Erases a key and its secrets; its ledger rows and rollups move to an
 -- anonymous id, so that every sum stays; request ids and reasons, which are
--- free text, go. KeyPurgeLock and KeyUntag come before it.
+-- free text, go. The Idempotency-Key that made it is remembered, so that a repeat makes no
+-- second key. KeyPurgeLock and KeyUntag come before it.
 WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
      counters AS (DELETE FROM key_counters AS c WHERE c.key_id = @key_id::uuid),
-     idempotency AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid),
+     rotations AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid AND i.operation <> 'create'),
+     creation AS (UPDATE idempotency_keys AS i SET key_id = @anonymous_id::uuid WHERE i.key_id = @key_id::uuid AND i.operation = 'create'),
      ledger AS (UPDATE usage_events AS e SET key_id = @anonymous_id::uuid, request_id = NULL, reason = NULL WHERE e.key_id = @key_id::uuid),
      dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid,
          dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = @key_id::uuid),

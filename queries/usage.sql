@@ -5,197 +5,297 @@
 -- One row comes back for each event: refused (the key is unknown; then nothing of
 -- its unit is recorded), recorded (dearer: than was reserved), or neither: a
 -- duplicate, whose first answer DedupFind reads (a statement of its own, since
--- this one cannot see a row it has just waited for), or of a refused unit.
+-- this one cannot see a row it has just waited for), or of a refused unit. With it
+-- comes the admission that the event settles: the one it names, else the current one
+-- of its request id, else the zero id.
 --
 -- The totals rows of all keys are locked first, in id order, and held to the
 -- end of the transaction. Batches that share keys therefore go one after
 -- another and cannot deadlock on what belongs to a key; accounts are upserted
--- last, sorted; counters of windows are taken in id order too, as admit does.
+-- last, sorted; counters of windows are taken in id order too, as CountersLock does.
 -- The gate (usage_dedup) admits each (key, dedup key) once, also within one
 -- batch: an event passes if it got all of its own, by request id (or event id)
 -- and by admission. An event with an admission settles it: the lease ends and the
 -- reservation is freed in the same instant in which its cost counts. What is recorded
 -- for a closed day is noted in usage_late, for close_days.
+--
+-- The plan cannot depend on statistics: rows that exist are looked up one by one from
+-- the materialised input, by their primary key, and rollups are upserted, which
+-- always goes by theirs.
 WITH input AS MATERIALIZED (
-    SELECT i.*, (i.occurred_at AT TIME ZONE @timezone::text)::date AS day
+    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id,
+           i.occurred_at, (i.occurred_at AT TIME ZONE @timezone::text)::date AS day,
+           i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
+           i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason,
+           coalesce(nullif(i.admission_id, '00000000-0000-0000-0000-000000000000'), c.id) AS admission_id,
+           i.unit, i.ord
       FROM ROWS FROM (
-        unnest(@event_ids::uuid[]), unnest(@kinds::text[]), unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[]),
-        unnest(@account_ids::text[]), unnest(@models::text[]), unnest(@models_received::text[]), unnest(@request_ids::text[]),
-        unnest(@occurred_ats::timestamptz[]), unnest(@requests::bigint[]),
-        unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
-        unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]),
-        unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
-        unnest(CAST(@costs::text[] AS numeric[])), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
-        unnest(@adjusts::uuid[]), unnest(@reasons::text[]), unnest(@admission_ids::uuid[]), unnest(@units::bigint[])
+           unnest(@event_ids::uuid[]), unnest(@kinds::text[]), unnest(@key_ids::uuid[]),
+           unnest(@dedup_keys::text[]), unnest(@account_ids::text[]), unnest(@models::text[]),
+           unnest(@models_received::text[]), unnest(@request_ids::text[]), unnest(@occurred_ats::timestamptz[]),
+           unnest(@requests::bigint[]), unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
+           unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]),
+           unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
+           unnest(CAST(@costs::text[] AS numeric[])), unnest(@priced::boolean[]), unnest(@fingerprints::bigint[]),
+           unnest(@adjusts::uuid[]), unnest(@reasons::text[]), unnest(@admission_ids::uuid[]), unnest(@units::bigint[])
       ) WITH ORDINALITY AS i (
-        event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
-        input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens,
-        cost, priced, fingerprint, adjusts, reason, admission_id, unit, ord)
+           event_id, kind, key_id, dedup_key, account_id, model, model_received, request_id, occurred_at, requests,
+           input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens,
+           ephemeral_1h_tokens, cost, priced, fingerprint, adjusts, reason, admission_id, unit, ord)
+      LEFT JOIN LATERAL (
+           SELECT o.id
+             FROM admissions AS o
+            WHERE o.key_id = i.key_id AND o.request_id = i.request_id AND o.is_current
+              AND i.kind = 'usage' AND i.request_id <> ''
+              AND i.admission_id = '00000000-0000-0000-0000-000000000000'
+            LIMIT 1
+      ) AS c ON true
+), keys AS MATERIALIZED (
+    SELECT DISTINCT u.id FROM ROWS FROM (unnest(@key_ids::uuid[])) AS u (id) ORDER BY u.id
 ), locked AS MATERIALIZED (
-    SELECT t.key_id FROM key_totals AS t
-     WHERE t.key_id = ANY(@key_ids::uuid[])
-     ORDER BY t.key_id
-       FOR NO KEY UPDATE
+    SELECT t.key_id
+      FROM keys AS k
+     CROSS JOIN LATERAL (
+           SELECT x.key_id FROM key_totals AS x WHERE x.key_id = k.id FOR NO KEY UPDATE
+     ) AS t
 ), known AS MATERIALIZED (
-    SELECT k.id, k.rate_limit_window FROM api_keys AS k WHERE k.id = ANY(@key_ids::uuid[])
+    SELECT a.id, a.rate_limit_window
+      FROM keys AS k
+     CROSS JOIN LATERAL (SELECT x.id, x.rate_limit_window FROM api_keys AS x WHERE x.id = k.id LIMIT 1) AS a
 ), refused AS MATERIALIZED (
-    SELECT i.ord, i.unit FROM input AS i
-     WHERE NOT EXISTS (SELECT FROM locked AS l WHERE l.key_id = i.key_id)
-        OR (i.kind = 'usage' AND NOT EXISTS (SELECT FROM known AS k WHERE k.id = i.key_id))
+    SELECT i.ord, i.unit
+      FROM input AS i
+     WHERE i.key_id NOT IN (SELECT l.key_id FROM locked AS l)
+        OR i.kind = 'usage' AND i.key_id NOT IN (SELECT k.id FROM known AS k)
 ), wanted AS MATERIALIZED (
-    SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key FROM input AS i
-    UNION
-    SELECT i.ord, i.event_id, i.key_id, 'a:' || i.admission_id::text AS gate_key FROM input AS i
-     WHERE i.admission_id <> '00000000-0000-0000-0000-000000000000'
+    SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key, i.model, i.cost, i.priced, i.fingerprint,
+           i.admission_id, i.unit
+      FROM input AS i
+    UNION ALL
+    SELECT i.ord, i.event_id, i.key_id, 'a:' || i.admission_id::text, i.model, i.cost, i.priced, i.fingerprint,
+           i.admission_id, i.unit
+      FROM input AS i
+     WHERE i.admission_id IS NOT NULL AND i.dedup_key <> 'a:' || i.admission_id::text
 ), gate AS (
-    INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
-    SELECT w.key_id, w.gate_key, w.event_id, i.model, i.cost, i.priced, i.fingerprint, now()
-      FROM wanted AS w JOIN input AS i ON i.ord = w.ord
-     WHERE i.unit NOT IN (SELECT r.unit FROM refused AS r)
+    INSERT INTO usage_dedup (key_id, dedup_key, event_id, admission_id, model, cost, priced, fingerprint, received_at)
+    SELECT w.key_id, w.gate_key, w.event_id, w.admission_id, w.model, w.cost, w.priced, w.fingerprint, now()
+      FROM wanted AS w
+     WHERE w.unit NOT IN (SELECT r.unit FROM refused AS r)
      ORDER BY w.key_id, w.gate_key, w.ord
     ON CONFLICT (key_id, dedup_key) DO NOTHING
     RETURNING event_id, dedup_key
 ), fresh AS MATERIALIZED (
     -- In a CASE, each IN is a hash table made once; a join of estimates as small as
     -- these would be a nested loop, and large batches would pay its square.
-    SELECT i.* FROM input AS i
+    SELECT i.*
+      FROM input AS i
      WHERE CASE WHEN (i.event_id, i.dedup_key) IN (SELECT g.event_id, g.dedup_key FROM gate AS g)
-                THEN i.admission_id = '00000000-0000-0000-0000-000000000000'
+                THEN i.admission_id IS NULL
                   OR (i.event_id, 'a:' || i.admission_id::text) IN (SELECT g.event_id, g.dedup_key FROM gate AS g) END
 ), ledger AS (
-    INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id,
-        occurred_at, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-        ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced, adjusts, reason)
-    SELECT f.event_id, now(), f.kind, f.key_id, nullif(f.account_id, ''), f.model, f.model_received, nullif(f.request_id, ''),
-        f.occurred_at, f.day, f.requests, f.input_tokens, f.output_tokens, f.cache_create_tokens, f.cache_read_tokens,
-        f.ephemeral_5m_tokens, f.ephemeral_1h_tokens, f.cost, f.priced,
-        nullif(f.adjusts, '00000000-0000-0000-0000-000000000000'), nullif(f.reason, '')
+    INSERT INTO usage_events (
+           event_id, received_at, kind, key_id, account_id, model, model_received, request_id, occurred_at, day,
+           requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+           ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced, adjusts, reason)
+    SELECT f.event_id, now(), f.kind, f.key_id, nullif(f.account_id, ''), f.model, f.model_received,
+           nullif(f.request_id, ''), f.occurred_at, f.day,
+           f.requests, f.input_tokens, f.output_tokens, f.cache_create_tokens, f.cache_read_tokens,
+           f.ephemeral_5m_tokens, f.ephemeral_1h_tokens, f.cost, f.priced,
+           nullif(f.adjusts, '00000000-0000-0000-0000-000000000000'), nullif(f.reason, '')
       FROM fresh AS f
 ), totals AS (
-    UPDATE key_totals AS t SET
-        requests = t.requests + s.requests,
-        input_tokens = t.input_tokens + s.input_tokens,
-        output_tokens = t.output_tokens + s.output_tokens,
-        cache_create_tokens = t.cache_create_tokens + s.cache_create_tokens,
-        cache_read_tokens = t.cache_read_tokens + s.cache_read_tokens,
-        ephemeral_5m_tokens = t.ephemeral_5m_tokens + s.ephemeral_5m_tokens,
-        ephemeral_1h_tokens = t.ephemeral_1h_tokens + s.ephemeral_1h_tokens,
-        cost = t.cost + s.cost,
-        last_used_at = greatest(t.last_used_at, s.last_used_at)
-      FROM (SELECT f.key_id, sum(f.requests)::bigint AS requests, sum(f.input_tokens)::bigint AS input_tokens, sum(f.output_tokens)::bigint AS output_tokens,
-                   sum(f.cache_create_tokens)::bigint AS cache_create_tokens, sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
-                   sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(f.cost) AS cost,
-                   max(f.occurred_at) FILTER (WHERE f.kind = 'usage') AS last_used_at
-              FROM fresh AS f GROUP BY f.key_id) AS s
-     WHERE t.key_id = s.key_id
+    INSERT INTO key_totals AS t (
+           key_id, requests, input_tokens, output_tokens, cache_create_tokens,
+           cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, last_used_at)
+    SELECT f.key_id,
+           sum(f.requests)::bigint AS requests,
+           sum(f.input_tokens)::bigint AS input_tokens,
+           sum(f.output_tokens)::bigint AS output_tokens,
+           sum(f.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+           sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(f.cost) AS cost,
+           max(f.occurred_at) FILTER (WHERE f.kind = 'usage') AS last_used_at
+      FROM fresh AS f
+     GROUP BY f.key_id
+     ORDER BY f.key_id
+    ON CONFLICT (key_id) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost,
+           last_used_at = greatest(t.last_used_at, excluded.last_used_at)
 ), days AS (
     INSERT INTO daily_cost AS t (key_id, day, cost)
-    SELECT f.key_id, f.day, sum(f.cost) FROM fresh AS f GROUP BY f.key_id, f.day ORDER BY f.key_id, f.day
+    SELECT f.key_id, f.day, sum(f.cost)
+      FROM fresh AS f
+     GROUP BY f.key_id, f.day
+     ORDER BY f.key_id, f.day
     ON CONFLICT (key_id, day) DO UPDATE SET cost = t.cost + excluded.cost
 ), models AS (
-    INSERT INTO usage_daily AS t (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
-        cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-    SELECT f.key_id, f.day, f.model, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
-        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
-        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost)
-      FROM fresh AS f GROUP BY f.key_id, f.day, f.model ORDER BY f.key_id, f.day, f.model
+    INSERT INTO usage_daily AS t (
+           key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
+           cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    SELECT f.key_id, f.day, f.model,
+           sum(f.requests)::bigint AS requests,
+           sum(f.input_tokens)::bigint AS input_tokens,
+           sum(f.output_tokens)::bigint AS output_tokens,
+           sum(f.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+           sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(f.cost) AS cost
+      FROM fresh AS f
+     GROUP BY f.key_id, f.day, f.model
+     ORDER BY f.key_id, f.day, f.model
     ON CONFLICT (key_id, day, model) DO UPDATE SET
-        requests = t.requests + excluded.requests,
-        input_tokens = t.input_tokens + excluded.input_tokens,
-        output_tokens = t.output_tokens + excluded.output_tokens,
-        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
-        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-        cost = t.cost + excluded.cost
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost
 ), late AS (
-    INSERT INTO usage_late (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-    SELECT f.key_id, f.day, f.model, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint, sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint, sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost)
-      FROM fresh AS f WHERE f.day <= (SELECT c.closing_until FROM closing_days AS c WHERE c.only_row)
+    INSERT INTO usage_late (
+           key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
+           cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    SELECT f.key_id, f.day, f.model,
+           sum(f.requests)::bigint AS requests,
+           sum(f.input_tokens)::bigint AS input_tokens,
+           sum(f.output_tokens)::bigint AS output_tokens,
+           sum(f.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+           sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(f.cost) AS cost
+      FROM fresh AS f
+     WHERE f.day <= (SELECT c.closing_until FROM closing_days AS c WHERE c.only_row)
      GROUP BY f.key_id, f.day, f.model
 ), counters AS MATERIALIZED (
-    SELECT c.key_id FROM key_counters AS c
-     WHERE c.key_id = ANY(ARRAY(SELECT k.id FROM known AS k WHERE k.rate_limit_window > 0))
-     ORDER BY c.key_id
-       FOR NO KEY UPDATE
+    SELECT c.key_id, k.rate_limit_window
+      FROM known AS k
+     CROSS JOIN LATERAL (
+           SELECT x.key_id FROM key_counters AS x WHERE x.key_id = k.id AND k.rate_limit_window > 0 FOR NO KEY UPDATE
+     ) AS c
 ), windows AS (
-    UPDATE key_counters AS c SET tokens = c.tokens + w.tokens
-      FROM (SELECT f.key_id, sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint AS tokens
-              FROM fresh AS f WHERE f.kind = 'usage' GROUP BY f.key_id) AS w
-      JOIN api_keys AS k ON k.id = w.key_id AND k.rate_limit_window > 0
-     WHERE c.key_id = w.key_id AND (SELECT count(*) FROM counters) >= 0
-       AND clock_timestamp() < c.window_start + k.rate_limit_window * interval '1 minute'
+    INSERT INTO key_counters AS c (key_id, tokens)
+    SELECT f.key_id,
+           sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint
+      FROM fresh AS f
+     WHERE f.kind = 'usage' AND f.key_id IN (SELECT l.key_id FROM counters AS l)
+     GROUP BY f.key_id
+    ON CONFLICT (key_id) DO UPDATE SET tokens = c.tokens + excluded.tokens
+     WHERE clock_timestamp() < c.window_start
+           + (SELECT k.rate_limit_window FROM counters AS k WHERE k.key_id = excluded.key_id) * interval '1 minute'
 ), settled AS (
     UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
       FROM fresh AS f
-     WHERE f.admission_id <> '00000000-0000-0000-0000-000000000000' AND a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
-       AND (SELECT count(*) FROM counters) >= 0 -- counters before admissions, as renew_lease takes them
+     WHERE a.id = f.admission_id AND a.key_id = f.key_id AND f.kind = 'usage'
+       AND (SELECT count(*) FROM counters) >= 0 -- counters before admissions, as a renewal takes them
     RETURNING f.event_id, f.cost > a.reserved_cost AND a.reserved_cost > 0 AS dearer
 ), account_days AS (
-    INSERT INTO account_usage AS t (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
-        cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-    SELECT f.account_id, f.day, f.model, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
-        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
-        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost)
-      FROM fresh AS f WHERE f.account_id <> ''
-     GROUP BY f.account_id, f.day, f.model ORDER BY f.account_id, f.day, f.model
+    INSERT INTO account_usage AS t (
+           account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens,
+           cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    SELECT f.account_id, f.day, f.model,
+           sum(f.requests)::bigint AS requests,
+           sum(f.input_tokens)::bigint AS input_tokens,
+           sum(f.output_tokens)::bigint AS output_tokens,
+           sum(f.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+           sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(f.cost) AS cost
+      FROM fresh AS f
+     WHERE f.account_id <> ''
+     GROUP BY f.account_id, f.day, f.model
+     ORDER BY f.account_id, f.day, f.model
     ON CONFLICT (account_id, day, model) DO UPDATE SET
-        requests = t.requests + excluded.requests,
-        input_tokens = t.input_tokens + excluded.input_tokens,
-        output_tokens = t.output_tokens + excluded.output_tokens,
-        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
-        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-        cost = t.cost + excluded.cost
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost
 ), accounts AS (
-    INSERT INTO account_totals AS t (account_id, requests, input_tokens, output_tokens, cache_create_tokens,
-        cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
-    SELECT f.account_id, sum(f.requests)::bigint, sum(f.input_tokens)::bigint, sum(f.output_tokens)::bigint,
-        sum(f.cache_create_tokens)::bigint, sum(f.cache_read_tokens)::bigint,
-        sum(f.ephemeral_5m_tokens)::bigint, sum(f.ephemeral_1h_tokens)::bigint, sum(f.cost),
-        min(f.occurred_at), max(f.occurred_at)
-      FROM fresh AS f WHERE f.account_id <> ''
-     GROUP BY f.account_id ORDER BY f.account_id
+    INSERT INTO account_totals AS t (
+           account_id, requests, input_tokens, output_tokens, cache_create_tokens,
+           cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost,
+           first_used_at, last_used_at)
+    SELECT f.account_id,
+           sum(f.requests)::bigint AS requests,
+           sum(f.input_tokens)::bigint AS input_tokens,
+           sum(f.output_tokens)::bigint AS output_tokens,
+           sum(f.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(f.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(f.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+           sum(f.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(f.cost) AS cost,
+           min(f.occurred_at) AS first_used_at,
+           max(f.occurred_at) AS last_used_at
+      FROM fresh AS f
+     WHERE f.account_id <> ''
+     GROUP BY f.account_id
+     ORDER BY f.account_id
     ON CONFLICT (account_id) DO UPDATE SET
-        requests = t.requests + excluded.requests,
-        input_tokens = t.input_tokens + excluded.input_tokens,
-        output_tokens = t.output_tokens + excluded.output_tokens,
-        cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-        cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-        ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
-        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-        cost = t.cost + excluded.cost,
-        first_used_at = least(t.first_used_at, excluded.first_used_at),
-        last_used_at = greatest(t.last_used_at, excluded.last_used_at)
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_5m_tokens = t.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost,
+           first_used_at = least(t.first_used_at, excluded.first_used_at),
+           last_used_at = greatest(t.last_used_at, excluded.last_used_at)
 )
 SELECT (i.ord - 1)::bigint AS index,
-       (r.ord IS NOT NULL)::boolean AS refused,
-       (f.event_id IS NOT NULL)::boolean AS recorded,
-       coalesce(s.dearer, false)::boolean AS dearer
+       (i.ord IN (SELECT r.ord FROM refused AS r))::boolean AS refused,
+       (i.event_id IN (SELECT f.event_id FROM fresh AS f))::boolean AS recorded,
+       (i.event_id IN (SELECT s.event_id FROM settled AS s WHERE s.dearer))::boolean AS dearer,
+       coalesce(i.admission_id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id
   FROM input AS i
-  LEFT JOIN refused AS r ON r.ord = i.ord
-  LEFT JOIN fresh AS f ON f.event_id = i.event_id
-  LEFT JOIN settled AS s ON s.event_id = i.event_id
  ORDER BY i.ord;
 
 -- name: DedupFind :many
 -- The first events behind these (key, dedup key) pairs, given as parallel
--- arrays: what duplicates are answered with.
-SELECT d.key_id, d.dedup_key, d.event_id, d.model, d.cost, d.priced, d.fingerprint
+-- arrays: what duplicates are answered with. The zero id: it named no admission.
+SELECT d.key_id, d.dedup_key, d.event_id, d.model, d.cost, d.priced, d.fingerprint,
+       coalesce(d.admission_id, '00000000-0000-0000-0000-000000000000')::uuid AS admission_id
   FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[])) AS w (key_id, dedup_key)
-  JOIN usage_dedup AS d ON d.key_id = w.key_id AND d.dedup_key = w.dedup_key;
+ CROSS JOIN LATERAL (
+       SELECT x.* FROM usage_dedup AS x WHERE x.key_id = w.key_id AND x.dedup_key = w.dedup_key LIMIT 1
+ ) AS d;
 
 -- name: DedupForget :exec
 -- Removes gates that events hold which were stopped by another gate of theirs:
 -- left there, they would stop usage that was never recorded.
 DELETE FROM usage_dedup AS d
- USING ROWS FROM (unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[]), unnest(@event_ids::uuid[])) AS s (key_id, dedup_key, event_id)
+ USING ROWS FROM (
+       unnest(@key_ids::uuid[]), unnest(@dedup_keys::text[]), unnest(@event_ids::uuid[])
+ ) AS s (key_id, dedup_key, event_id)
  WHERE d.key_id = s.key_id AND d.dedup_key = s.dedup_key AND d.event_id = s.event_id;
+
+-- name: AdmissionsEnd :exec
+-- Ends open admissions whose requests have been settled by another event: neither slot
+-- nor reservation of theirs stays behind.
+UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
+ WHERE a.id = ANY(@ids::uuid[]) AND a.is_open;
 
 -- name: AdmissionKeys :many
 -- The keys of admissions, for events that name only those.
-SELECT id, key_id FROM admissions WHERE id = ANY(@admission_ids::uuid[]);
+SELECT a.id, a.key_id
+  FROM ROWS FROM (unnest(@admission_ids::uuid[])) AS u (id)
+ CROSS JOIN LATERAL (SELECT x.id, x.key_id FROM admissions AS x WHERE x.id = u.id LIMIT 1) AS a;
 
 -- name: DedupPrune :execrows
 -- Forgets up to a thousand events received before the deduplication horizon.
@@ -257,12 +357,13 @@ SELECT u.event_id, u.key_id, coalesce(u.account_id, '')::text AS account_id, u.m
    AND u.requests + coalesce(a.requests, 0) > 0;
 
 -- name: AdjustedBesides :many
--- Which of these keys' events have been adjusted since an event id was made, but for
--- the adjustments that are known. Asked after LedgerAppend in its transaction, which holds the keys:
--- nobody adjusts them meanwhile.
+-- Which of these keys' events have been adjusted since an instant of the database's clock,
+-- but for the adjustments that are known. Asked after LedgerAppend in its transaction,
+-- which holds the keys: nobody adjusts them meanwhile.
 SELECT DISTINCT x.adjusts::uuid AS event_id
   FROM usage_events AS x
- WHERE x.key_id = ANY(@key_ids::uuid[]) AND x.event_id > @since::uuid AND x.kind = 'adjustment' AND x.adjusts = ANY(@event_ids::uuid[])
+ WHERE x.key_id = ANY(@key_ids::uuid[]) AND x.received_at >= @since::timestamptz
+   AND x.kind = 'adjustment' AND x.adjusts = ANY(@event_ids::uuid[])
    AND x.event_id <> ALL(@known::uuid[]);
 
 -- name: KeyNames :many

@@ -137,7 +137,7 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 		}
 		return nil, nil, err
 	}
-	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable}
+	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable, Denied: price.Denied}
 	for _, client := range cfg.Clients {
 		rules.Clients = append(rules.Clients, client.ID)
 	}

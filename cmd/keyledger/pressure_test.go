@@ -139,14 +139,14 @@ func TestBackPressure(t *testing.T) {
 	release()
 	all.Wait()
 
-	// Two changes that wait take both connections of the pool for all but the hot path.
+	// Changes that wait take all connections of their pool, and nobody else's.
 	release = pgtest.Hold(t, dbURL, "SELECT FROM api_keys WHERE id = $1 FOR UPDATE", held["id"])
-	for range 2 {
+	for range 3 {
 		all.Go(func() { post(t, base, "/v1/keys/"+held["id"].(string)+"/rotate", map[string]any{}) })
 	}
 	eventually(t, "/readyz tells of the connections", func() bool {
 		_, body := get(t, base+"/readyz")
-		return strings.Contains(body, `"connections":"all 2 are in use`)
+		return strings.Contains(body, `"connections":"all 3 for changes of keys are in use`)
 	})
 	if status, answer := post(t, base, "/v1/usage", event(free["id"], "while")); status != 200 {
 		t.Errorf("usage while all connections are taken: %d %v", status, answer)

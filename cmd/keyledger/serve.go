@@ -74,21 +74,23 @@ func newLogger(cfg config.Loaded, w io.Writer) *slog.Logger {
 
 // service is everything that runs, wired together.
 type service struct {
-	cfg      config.Loaded
-	log      *slog.Logger
-	db       *db.DB
-	migrator *migrations.Migrator
-	passes   *expire.Passes
-	public   listener
-	metrics  *listener // nil: none wanted
-	authz    *listener // nil: none wanted
-	refusals *admit.Refusals
-	hot      *db.DB // for what others wait behind
-	patient  *db.DB // for what may wait for a row
-	changes  *db.Listener
-	decider  *admit.Decider
-	recorder *usage.Recorder
-	reports  *report.Reports
+	cfg       config.Loaded
+	log       *slog.Logger
+	db        *db.DB // for lists and all else
+	migrator  *migrations.Migrator
+	passes    *expire.Passes
+	public    listener
+	metrics   *listener // nil: none wanted
+	authz     *listener // nil: none wanted
+	refusals  *admit.Refusals
+	hot       *db.DB // for what others wait behind
+	patient   *db.DB // for what may wait for a row
+	changing  *db.DB // for changes of keys and background passes: they wait behind no reader
+	reporting *db.DB // for reports
+	changes   *db.Listener
+	decider   *admit.Decider
+	recorder  *usage.Recorder
+	reports   *report.Reports
 }
 
 type listener struct {
@@ -99,6 +101,13 @@ type listener struct {
 
 // shutdownGrace is how long requests under way may take when the service stops.
 const shutdownGrace = 15 * time.Second
+
+const (
+	// reportShare: one in so many of MAX_CONNS is for reports, which may take long.
+	reportShare = 3
+	// changeConns is for changes of keys, each of which takes milliseconds.
+	changeConns = 3
+)
 
 // start opens everything in order, and fails with what to do about it.
 func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service, err error) {
@@ -111,10 +120,19 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 			s.close()
 		}
 	}()
-	if s.public.Listener, err = listen(ctx, cfg.Addr); err != nil {
+	public, err := listen(ctx, cfg.Addr)
+	if err != nil {
 		return nil, err
 	}
-	if s.db, err = db.Open(ctx, cfg.DatabaseURL, cfg.MaxConns); err != nil {
+	s.public.Listener = api.PerAddress(public, cfg.MaxPerAddr, cfg.TrustedProxies)
+	reports := max(1, cfg.MaxConns/reportShare)
+	if s.db, err = db.Open(ctx, cfg.DatabaseURL, max(1, cfg.MaxConns-reports)); err != nil {
+		return nil, err
+	}
+	if s.reporting, err = db.Open(ctx, cfg.DatabaseURL, reports); err != nil {
+		return nil, err
+	}
+	if s.changing, err = db.Open(ctx, cfg.DatabaseURL, changeConns); err != nil {
 		return nil, err
 	}
 	writers := int32(cfg.Writers) //nolint:gosec // at most 100
@@ -230,6 +248,7 @@ func (s *service) run(ctx context.Context) error {
 	background.Go(func() { s.changes.Run(loops) })
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
+	background.Go(func() { loop.Every(loops, s.log, "statistics", time.Second, time.Minute, s.refreshStatistics) })
 	background.Go(func() { loop.Every(loops, s.log, "close days", time.Minute, time.Hour, s.closeDays) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
 	failed := make(chan error, len(s.listeners()))
@@ -251,6 +270,15 @@ func (s *service) run(ctx context.Context) error {
 	stopLoops()
 	background.Wait()
 	return errors.Join(err, s.refusals.Flush(closing))
+}
+
+// refreshStatistics keeps plans right for tables that have grown.
+func (s *service) refreshStatistics(ctx context.Context) error {
+	tables, err := s.changing.RefreshStatistics(ctx)
+	if len(tables) > 0 {
+		s.log.InfoContext(ctx, "tables that had outgrown their statistics were analysed", "tables", tables)
+	}
+	return err
 }
 
 // closeDays adds up days that are over, for reports.
@@ -288,7 +316,7 @@ func (s *service) close() {
 	if s.migrator != nil {
 		_ = s.migrator.Close()
 	}
-	for _, pool := range []*db.DB{s.hot, s.patient, s.db} {
+	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.db} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -31,17 +31,17 @@ func (s *service) wire(ctx context.Context) (err error) {
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
 	}
-	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable}
+	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable, Denied: price.Denied}
 	for _, c := range cfg.Clients {
 		rules.Clients = append(rules.Clients, c.ID)
 	}
-	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log}
+	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log, Beat: m.Beat}
 	tokens := &access.Tokens{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[[32]byte, *access.Live](maxTokens, s.changes.Live)}
 	prices := &price.Store{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[struct{}, *price.Catalogue](1, s.changes.Live)}
 	verifier := &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
 		Memory: cache.New[[32]byte, *verify.Key](cfg.CacheKeys, s.changes.Live)}
 	s.hear(verifier.Memory, tokens.Memory, prices.Memory)
-	s.passes = &expire.Passes{DB: s.db, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
+	s.passes = &expire.Passes{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
 	if err := s.prepare(ctx, prices, tokens); err != nil {
 		return err
 	}
@@ -56,12 +56,12 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
 	}}
 	s.gather(ctx, m)
-	s.reports = &report.Reports{DB: s.db, Timezone: cfg.Timezone}
+	s.reports = &report.Reports{DB: s.reporting, Timezone: cfg.Timezone}
 	m.Cache("keys", verifier.Memory.Stat)
 	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
-		Keys: &issue.Keys{DB: s.db, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
+		Keys: &issue.Keys{DB: s.changing, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
@@ -132,6 +132,8 @@ func (s *service) gather(ctx context.Context, m *metrics.Metrics) {
 	m.Queue("usage", s.recorder.State)
 	m.Pool("hot", s.hot.PoolStat)
 	m.Pool("patient", s.patient.PoolStat)
-	m.Pool("rest", s.db.PoolStat)
+	m.Pool("changes", s.changing.PoolStat)
+	m.Pool("reports", s.reporting.PoolStat)
+	m.Pool("reads", s.db.PoolStat)
 	m.Listening(s.changes.Live)
 }

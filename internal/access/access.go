@@ -115,9 +115,6 @@ func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Rol
 	if !slices.Contains(Roles, role) {
 		wrong = append(wrong, fault.Field{Field: "role", Message: "must be admin, relay or reader"})
 	}
-	if expiresAt != nil && !expiresAt.After(time.Now()) {
-		wrong = append(wrong, fault.Field{Field: "expires", Message: "must be in the future"})
-	}
 	if wrong != nil {
 		return "", row, fault.Fields(wrong...)
 	}
@@ -127,6 +124,9 @@ func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Rol
 			ID: uuid.New(), Name: name, Role: string(role), Hash: hash(text), Hint: hint(text), ExpiresAt: expiresAt})
 		return err
 	})
+	if db.Missing(err) {
+		return "", row, fault.Fields(fault.Field{Field: "expires", Message: "must be in the future"})
+	}
 	if err != nil {
 		return "", row, fmt.Errorf("creating a token: %w", err)
 	}
@@ -149,29 +149,25 @@ func (t *Tokens) Bootstrap(ctx context.Context, text string) (made bool, err err
 
 // Revoke ends a token, by id, or by name where only one live token has it.
 // NotFound when there is none, Conflict with the ids when there are several.
-func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row db.AccessToken, err error) {
-	all, err := t.DB.TokenList(ctx)
-	if err != nil {
-		return row, fmt.Errorf("listing tokens: %w", err)
-	}
-	var ids []string
-	for _, token := range all {
-		if token.ID.String() == idOrName || token.Name == idOrName && token.RevokedAt == nil {
-			row = token
-			ids = append(ids, token.ID.String())
-		}
-	}
-	switch {
-	case len(ids) == 0:
-		return row, fault.New(fault.NotFound, fmt.Sprintf("No token has the id %q, and no live one that name.", idOrName))
-	case len(ids) > 1:
-		return row, fault.New(fault.Conflict, fmt.Sprintf("%d live tokens are named %q: revoke one by its id: %s.", len(ids), idOrName, strings.Join(ids, ", ")))
-	}
+func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row db.TokenRevokeRow, err error) {
+	var found []db.TokenRevokeRow
 	err = t.DB.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
-		row, err = q.TokenRevoke(ctx, row.ID)
+		found, err = q.TokenRevoke(ctx, idOrName)
 		return err
 	})
-	return row, err
+	switch {
+	case err != nil:
+		return row, fmt.Errorf("revoking a token: %w", err)
+	case len(found) == 0:
+		return row, fault.New(fault.NotFound, fmt.Sprintf("No token has the id %q, and no live one that name.", idOrName))
+	case len(found) > 1:
+		ids := make([]string, len(found))
+		for i, one := range found {
+			ids[i] = one.ID.String()
+		}
+		return row, fault.New(fault.Conflict, fmt.Sprintf("%d live tokens are named %q: revoke one by its id: %s.", len(ids), idOrName, strings.Join(ids, ", ")))
+	}
+	return found[0], nil
 }
 
 // New makes a token text that Bootstrap can store.

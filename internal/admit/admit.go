@@ -6,7 +6,6 @@ package admit
 import (
 	"context"
 	"fmt"
-	"math"
 	"strings"
 	"time"
 
@@ -25,9 +24,11 @@ type Code string
 
 // The codes, in the order in which they are tried, after those of verify.
 const (
+	RequestSettled      Code = "REQUEST_ALREADY_SETTLED"
 	ServiceNotPermitted Code = "SERVICE_NOT_PERMITTED"
 	ModelNotAllowed     Code = "MODEL_NOT_ALLOWED"
 	ClientNotAllowed    Code = "CLIENT_NOT_ALLOWED"
+	ModelNotPriced      Code = "MODEL_NOT_PRICED"
 	ConcurrencyExceeded Code = "CONCURRENCY_EXCEEDED"
 	RequestsExceeded    Code = "REQUESTS_EXCEEDED"
 	TokensExceeded      Code = "TOKENS_EXCEEDED"
@@ -41,9 +42,11 @@ const (
 // messages are the codes in words.
 var messages = map[Code]string{ //nolint:gosec // words, no credentials
 	"NOT_FOUND": "API key not found", "DISABLED": "API key is disabled", "EXPIRED": "API key has expired",
+	RequestSettled:      "Usage of this request was recorded already",
 	ServiceNotPermitted: "The key may not use this service",
 	ModelNotAllowed:     "The key may not use this model",
 	ClientNotAllowed:    "The key may not be used by this client",
+	ModelNotPriced:      "The model has no price, and the key has a cost limit",
 	ConcurrencyExceeded: "Too many requests in flight",
 	RequestsExceeded:    "Too many requests in this window",
 	TokensExceeded:      "Too many tokens in this window",
@@ -57,7 +60,7 @@ var messages = map[Code]string{ //nolint:gosec // words, no credentials
 // Request asks whether a request of a key may go on.
 type Request struct {
 	KeyID        uuid.UUID
-	RequestID    string           // empty: none; the same one gives the same admission
+	RequestID    string           // empty: none; the same one gives the same admission while its lease lives
 	Service      string           // empty: not told
 	Model        string           // as received; empty: not told
 	UserAgent    string           // empty: not told
@@ -102,12 +105,20 @@ type Decider struct {
 	Timezone        string          // IANA zone whose midnights part days
 	DefaultEstimate decimal.Decimal // USD reserved for a request without an estimate, on a key without one
 	ReservationTTL  time.Duration
-	RefuseUnpriced  bool // refuse models without a price on keys with a cost limit
+	RefuseUnpriced  bool // refuse models without a price or an estimate on keys with a cost limit
 	Refusals        *Refusals
 
-	group *coalesce.Lanes[Request, Decision, uuid.UUID] // nil: each request alone
-	quick *db.DB                                        // nil before Gather
+	group *coalesce.Lanes[Request, decided, uuid.UUID] // nil: each request alone
+	quick *db.DB                                       // nil before Gather
 	waits chan struct{}
+	ends  endings
+}
+
+// decided is a decision with the row that it was made of.
+type decided struct {
+	Decision
+
+	row db.AdmitRow
 }
 
 // none is what the statement takes as "no estimate".
@@ -119,7 +130,11 @@ var none = decimal.NewFromInt(-1)
 func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decision, error) {
 	// A dry run is decided alone: a request of the same id must not get its answer.
 	if d.group != nil && now == nil && !r.DryRun {
-		return d.group.Do(ctx, r)
+		one, err := d.group.Do(ctx, r)
+		if err != nil {
+			return Decision{}, err
+		}
+		return d.withWait(ctx, r, one, d.remembered), nil
 	}
 	all, err := d.DecideAll(ctx, []Request{r}, now)
 	if err != nil {
@@ -128,38 +143,73 @@ func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decisi
 	return all[0], nil
 }
 
-// DecideAll decides requests in order, in one transaction; each sees what the
-// ones before it have taken.
+// DecideAll decides requests in order; each sees what the ones before it have taken.
+// Those of different request ids are decided in one transaction.
 func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.Time) ([]Decision, error) {
-	params, err := d.params(ctx, requests, now)
+	all, err := d.decideAll(ctx, requests, now)
 	if err != nil {
 		return nil, err
 	}
-	var rows []db.AdmitRow
-	var retryAt map[int64]time.Time
-	err = d.DB.InTx(ctx, func(q *db.Queries) (err error) {
-		if rows, err = q.Admit(ctx, params); err != nil {
-			return err
-		}
-		retryAt, err = waits(ctx, q, requests, rows)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("deciding: %w", err)
-	}
-	decisions := make([]Decision, len(rows))
-	for i, row := range rows {
-		decisions[i] = decision(row)
-		decisions[i].CostFrom, decisions[i].Unpriced = costFrom(requests[row.Index], params.Costs[row.Index]), params.Unpriced[row.Index]
-		if at, helps := retryAt[row.Index]; helps {
-			wait := int64(math.Ceil(at.Sub(row.DecidedAt).Seconds()))
-			decisions[i].RetryAfterSeconds = &wait
-		}
-		if r := requests[row.Index]; !r.DryRun && !decisions[i].Repeated {
-			d.Refusals.count(r.KeyID, row)
-		}
+	decisions := make([]Decision, len(all))
+	for i, one := range all {
+		decisions[i] = d.withWait(ctx, requests[i], one, d.read)
 	}
 	return decisions, nil
+}
+
+func (d *Decider) decideAll(ctx context.Context, requests []Request, now *time.Time) ([]decided, error) {
+	all := make([]decided, len(requests))
+	for _, places := range rounds(requests) {
+		round := make([]Request, len(places))
+		for i, place := range places {
+			round[i] = requests[place]
+		}
+		params, err := d.params(ctx, round, now)
+		if err != nil {
+			return nil, err
+		}
+		var rows []db.AdmitRow
+		err = d.DB.Pipeline(ctx, func(q *db.Queries) (err error) {
+			if err = q.CountersLock(ctx, params.KeyIDs); err == nil {
+				rows, err = q.Admit(ctx, params)
+			}
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("deciding: %w", err)
+		}
+		for i, row := range rows {
+			one := decided{decision(row), row}
+			one.CostFrom, one.Unpriced = costFrom(round[i], params.Costs[i]), params.Unpriced[i]
+			if !round[i].DryRun && !one.Repeated {
+				d.Refusals.count(round[i].KeyID, row)
+			}
+			all[places[i]] = one
+		}
+	}
+	return all, nil
+}
+
+// rounds splits requests, by their places, into lists in which no two share key and
+// request id: a repeat is decided when the one before it is.
+func rounds(requests []Request) (lists [][]int) {
+	type id struct {
+		key     uuid.UUID
+		request string
+	}
+	seen := map[id]int{}
+	for i, r := range requests {
+		nth := 0
+		if r.RequestID != "" {
+			nth = seen[id{r.KeyID, r.RequestID}]
+			seen[id{r.KeyID, r.RequestID}]++
+		}
+		if nth == len(lists) {
+			lists = append(lists, nil)
+		}
+		lists[nth] = append(lists[nth], i)
+	}
+	return lists
 }
 
 func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time) (db.AdmitParams, error) {
@@ -170,7 +220,7 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 	if now != nil {
 		at = *now
 	}
-	p := db.AdmitParams{DefaultEstimate: d.DefaultEstimate, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Zone: d.Timezone, At: now}
+	p := db.AdmitParams{DefaultEstimate: d.DefaultEstimate, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Timezone: d.Timezone, Now: now}
 	for _, r := range requests {
 		entry, priced := catalogue.Lookup(r.Model, at)
 		cost := none
@@ -186,6 +236,7 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 		p.Services = append(p.Services, r.Service)
 		p.Models = append(p.Models, r.Model)
 		p.ModelNames = append(p.ModelNames, price.Comparable(r.Model))
+		p.DeniedNames = append(p.DeniedNames, strings.Join(catalogue.Names(r.Model), "\x1f"))
 		p.Clients = append(p.Clients, d.clientsOf(r.UserAgent))
 		p.Tokens = append(p.Tokens, r.Tokens)
 		p.Costs = append(p.Costs, cost.String())
@@ -282,9 +333,11 @@ func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
 }
 
 func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err error) {
-	err = d.alone(ctx, func(q *db.Queries) (err error) {
-		n, err = q.AdmissionRelease(ctx, ids)
-		return err
+	err = d.alone(ctx, func(from *db.DB) error {
+		return from.InTx(ctx, func(q *db.Queries) (err error) {
+			n, err = q.AdmissionRelease(ctx, ids)
+			return err
+		})
 	})
 	if err != nil {
 		return 0, fmt.Errorf("releasing admissions: %w", err)
@@ -296,9 +349,14 @@ func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err er
 // A lease that is over is a Conflict: its slot may be another's by now.
 func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
 	var rows []db.AdmissionRenewRow
-	err := d.alone(ctx, func(q *db.Queries) (err error) {
-		rows, err = q.AdmissionRenew(ctx, db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), At: now})
-		return err
+	params := db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Now: now}
+	err := d.alone(ctx, func(from *db.DB) error {
+		return from.Pipeline(ctx, func(q *db.Queries) (err error) {
+			if err = q.AdmissionLock(ctx, id); err == nil {
+				rows, err = q.AdmissionRenew(ctx, params)
+			}
+			return err
+		})
 	})
 	if err != nil {
 		return time.Time{}, fmt.Errorf("renewing a lease: %w", err)

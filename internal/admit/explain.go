@@ -18,7 +18,7 @@ type Check struct {
 }
 
 // order is the order in which rules are tried, by the code that each refuses with.
-var order = []Code{"NOT_FOUND", "DISABLED", "EXPIRED", ServiceNotPermitted, ModelNotAllowed, ClientNotAllowed,
+var order = []Code{"NOT_FOUND", "DISABLED", "EXPIRED", RequestSettled, ServiceNotPermitted, ModelNotAllowed, ClientNotAllowed, ModelNotPriced,
 	ConcurrencyExceeded, RequestsExceeded, TokensExceeded, DailyCostExceeded, WeeklyCostExceeded, MonthlyCostExceeded, TotalCostExceeded}
 
 // Explain tells which rules a request was held against, in order, with their
@@ -64,14 +64,20 @@ func keyDetail(code Code, k db.APIKey, r Request, d Decision) string {
 	case ServiceNotPermitted:
 		return fmt.Sprintf("service %q; permitted: %s", r.Service, strings.Join(k.Permissions, ", "))
 	case ModelNotAllowed:
-		var rules []string
-		if k.EnableModelRestriction {
-			rules = append(rules, fmt.Sprintf("model %q; denied: %s; allowed: %s", r.Model, orNone(k.RestrictedModels), orAny(k.AllowedModels)))
+		if !k.EnableModelRestriction {
+			return ""
 		}
-		if d.Unpriced {
-			rules = append(rules, fmt.Sprintf("model %q has no price, and such models are refused on a key with a cost limit", r.Model))
+		return fmt.Sprintf("model %q; denied: %s; allowed: %s", r.Model, orNone(k.RestrictedModels), orAny(k.AllowedModels))
+	case ModelNotPriced:
+		if !d.Unpriced {
+			return ""
 		}
-		return strings.Join(rules, "; ")
+		return fmt.Sprintf("model %q has no price: on a key with a cost limit it needs an estimate above 0, and has %s USD", r.Model, d.Cost)
+	case RequestSettled:
+		if r.RequestID == "" {
+			return ""
+		}
+		return fmt.Sprintf("request id %q", r.RequestID)
 	case ClientNotAllowed:
 		if !k.EnableClientRestriction {
 			return ""

@@ -23,17 +23,20 @@ const releaseTimeout = 5 * time.Second
 // it was decided is released at once, unless it has a request id: then the caller comes
 // back for it.
 func (d *Decider) Gather(ctx context.Context, fast *db.DB, limits coalesce.Limits, log *slog.Logger) {
-	quick := *d
-	quick.DB, d.quick, d.waits = fast, fast, make(chan struct{}, maxWaits)
-	d.group = coalesce.NewLanes(coalesce.LanesOptions[Request, Decision, uuid.UUID]{
-		Options: coalesce.Options[Request, Decision]{
+	quick := &Decider{DB: fast, Prices: d.Prices, Clients: d.Clients, Timezone: d.Timezone, DefaultEstimate: d.DefaultEstimate,
+		ReservationTTL: d.ReservationTTL, RefuseUnpriced: d.RefuseUnpriced, Refusals: d.Refusals}
+	d.quick, d.waits = fast, make(chan struct{}, maxWaits)
+	d.group = coalesce.NewLanes(coalesce.LanesOptions[Request, decided, uuid.UUID]{
+		Options: coalesce.Options[Request, decided]{
 			Limits: limits,
-			Flush:  quick.decideNow,
+			Flush: func(ctx context.Context, batch []Request) ([]decided, error) {
+				return quick.decideAll(ctx, batch, nil)
+			},
 			Single: func(err error) bool {
 				code := db.Fault(err).Code
 				return code == fault.Invalid || code == fault.Conflict
 			},
-			Abandoned: func(requests []Request, decisions []Decision) { d.abandon(ctx, log, requests, decisions) },
+			Abandoned: func(requests []Request, decisions []decided) { d.abandon(ctx, log, requests, decisions) },
 		},
 		Patience: db.Patience,
 		Needs:    func(r Request) []uuid.UUID { return []uuid.UUID{r.KeyID} },
@@ -54,29 +57,25 @@ const maxWaits = 2
 
 // alone does something that concerns one key: at once where nobody holds it, else with
 // patience, unless too many wait so already.
-func (d *Decider) alone(ctx context.Context, fn func(*db.Queries) error) error {
+func (d *Decider) alone(ctx context.Context, fn func(*db.DB) error) error {
 	if d.quick == nil {
-		return d.DB.InTx(ctx, fn)
+		return fn(d.DB)
 	}
-	err := d.quick.InTx(ctx, fn)
+	err := fn(d.quick)
 	if !db.Stuck(err) {
 		return err
 	}
 	select {
 	case d.waits <- struct{}{}:
 		defer func() { <-d.waits }()
-		return d.DB.InTx(ctx, fn)
+		return fn(d.DB)
 	default:
 		return err
 	}
 }
 
-func (d *Decider) decideNow(ctx context.Context, batch []Request) ([]Decision, error) {
-	return d.DecideAll(ctx, batch, nil)
-}
-
 // abandon releases admissions that nobody waits for.
-func (d *Decider) abandon(ctx context.Context, log *slog.Logger, requests []Request, decisions []Decision) {
+func (d *Decider) abandon(ctx context.Context, log *slog.Logger, requests []Request, decisions []decided) {
 	var ids []uuid.UUID
 	for i, r := range requests {
 		if r.RequestID == "" && decisions[i].AdmissionID != uuid.Nil {

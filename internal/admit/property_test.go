@@ -1,6 +1,7 @@
 package admit_test
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -25,7 +26,67 @@ type model struct {
 	requests, tokens int64
 	open             map[uuid.UUID]*slot
 	spent            map[string]decimal.Decimal // by day
-	settled          map[uuid.UUID]bool
+
+	requestOf map[uuid.UUID]string // of admissions; none: ""
+	current   map[string]uuid.UUID // latest admission of each request id
+	ended     map[uuid.UUID]bool   // admissions that usage has ended
+	recorded  map[string]first     // by what usage is counted once by
+}
+
+// first is the usage that was recorded first under a request id or admission.
+type first struct {
+	admission uuid.UUID
+	tokens    int64
+	at        time.Time
+}
+
+func newModel(window int64) *model {
+	return &model{window: window, open: map[uuid.UUID]*slot{}, spent: map[string]decimal.Decimal{}, requestOf: map[uuid.UUID]string{},
+		current: map[string]uuid.UUID{}, ended: map[uuid.UUID]bool{}, recorded: map[string]first{}}
+}
+
+// repeats is what a request id alone decides; "": it decides nothing.
+func (m *model) repeats(request string, at time.Time) (code admit.Code, id uuid.UUID) {
+	if request == "" {
+		return "", uuid.Nil
+	}
+	id = m.current[request]
+	if _, used := m.recorded["r:"+request]; used || m.ended[id] {
+		return admit.RequestSettled, uuid.Nil
+	}
+	if s := m.open[id]; s != nil && s.lease.After(at) {
+		return admit.Allowed, id
+	}
+	return "", uuid.Nil
+}
+
+// settle is the contract on usage that counts once, in the plainest words: whether an
+// event is recorded. named: the event names the admission; else its request id found it.
+func (m *model) settle(admission uuid.UUID, request string, named bool, tokens int64, at time.Time) bool {
+	event := first{admission, tokens, at}
+	byRequest, again := m.recorded["r:"+request]
+	again = again && request != ""
+	_, settled := m.recorded["a:"+admission.String()]
+	otherRun := again && byRequest.admission != admission && (byRequest.tokens != tokens || !byRequest.at.Equal(at))
+	if admission == uuid.Nil {
+		settled, otherRun = again, false
+	}
+	if settled || again && !otherRun {
+		if named && m.open[admission] != nil {
+			m.ended[admission] = true
+			delete(m.open, admission)
+		}
+		return false
+	}
+	if admission != uuid.Nil {
+		m.recorded["a:"+admission.String()] = event
+		m.ended[admission] = true
+		delete(m.open, admission)
+	}
+	if request != "" && !again {
+		m.recorded["r:"+request] = event
+	}
+	return true
 }
 
 type slot struct {
@@ -109,8 +170,18 @@ func (h *history) admits() {
 	cost := decimal.New(rapid.SampledFrom([]int64{0, 1, 5, 40}).Draw(h.T, "cost"), -4)
 	n := rapid.IntRange(1, 3).Draw(h.T, "batch")
 	batch := make([]admit.Request, n)
+	var order, later []int // a repeat within the batch is decided after the rest
 	for i := range batch {
-		batch[i] = admit.Request{KeyID: h.id, LeaseSeconds: int32(lease), Tokens: tokens, CostUSD: &cost}
+		request := rapid.SampledFrom([]string{"", "", "r1", "r2", "r3"}).Draw(h.T, "request")
+		if slices.ContainsFunc(batch[:i], func(r admit.Request) bool { return request != "" && r.RequestID == request }) {
+			later = append(later, i)
+		} else {
+			order = append(order, i)
+		}
+		batch[i] = admit.Request{KeyID: h.id, RequestID: request, LeaseSeconds: int32(lease), Tokens: tokens, CostUSD: &cost}
+	}
+	if n == 3 && len(later) == 2 && batch[1].RequestID == batch[2].RequestID && batch[0].RequestID == batch[1].RequestID {
+		order, later = []int{0, 1}, []int{2} // three times the same: one after another
 	}
 	got, err := h.s.admit.DecideAll(ctx, batch, &h.now)
 	if err != nil {
@@ -118,10 +189,19 @@ func (h *history) admits() {
 	}
 	defer func() {
 		for _, d := range got {
-			h.checkWait(d, lease > 0, tokens, cost)
+			if d.Code != admit.RequestSettled {
+				h.checkWait(d, lease > 0, tokens, cost)
+			}
 		}
 	}()
-	for i, d := range got {
+	for _, i := range append(order, later...) {
+		d, request := got[i], batch[i].RequestID
+		if code, id := h.m.repeats(request, h.now); code != "" {
+			if d.Code != code || d.AdmissionID != id || d.Repeated != (code == admit.Allowed) {
+				h.Fatalf("request %q at %s: %s %s, the model says %s %s", request, h.now, d.Code, d.AdmissionID, code, id)
+			}
+			continue
+		}
 		want := h.m.decide(h.now, lease > 0, tokens, cost)
 		if d.Code != want {
 			h.Fatalf("request %d at %s: the database says %s, the model %s\n%+v\n%+v", i, h.now, d.Code, want, d.Limits, h.m)
@@ -129,6 +209,9 @@ func (h *history) admits() {
 		if d.Allowed {
 			h.m.admit(d.AdmissionID, h.now, lease, tokens, cost)
 			h.ids = append(h.ids, d.AdmissionID)
+			if h.m.requestOf[d.AdmissionID] = request; request != "" {
+				h.m.current[request] = d.AdmissionID
+			}
 		}
 	}
 }
@@ -188,22 +271,30 @@ func (h *history) renews() {
 	}
 }
 
-// settles records input tokens of gpt-4o, $2.50 a million, at the history's time.
+// settles records input tokens of gpt-4o, $2.50 a million, at the history's time: by an
+// admission, by it and its request id, or by the request id alone.
 func (h *history) settles() {
 	id, _ := h.pick()
 	tokens := rapid.SampledFrom([]int64{0, 40, 400, 4000}).Draw(h.T, "settled")
-	got, err := h.s.record.Record(ctx, []usage.Event{{AdmissionID: id, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: tokens}, OccurredAt: h.now}})
+	event := usage.Event{AdmissionID: id, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: tokens}, OccurredAt: h.now}
+	by := rapid.SampledFrom([]string{"admission", "both", "request"}).Draw(h.T, "by")
+	request := h.m.requestOf[id]
+	if by != "admission" {
+		event.RequestID = request
+	}
+	if by == "request" && request != "" {
+		event.KeyID, event.AdmissionID, id = h.id, uuid.Nil, h.m.current[request]
+	}
+	got, err := h.s.record.Record(ctx, []usage.Event{event})
 	if err != nil {
 		h.Fatal(err)
 	}
-	if got[0].Duplicate != h.m.settled[id] {
-		h.Fatalf("settled before: %v, the answer says %v", h.m.settled[id], got[0].Duplicate)
+	if recorded := h.m.settle(id, event.RequestID, event.AdmissionID != uuid.Nil, tokens, h.now); recorded == got[0].Duplicate {
+		h.Fatalf("usage by %s of %s, request %q: recorded %v says the model, duplicate %v the answer", by, id, request, recorded, got[0].Duplicate)
 	}
-	if h.m.settled[id] {
+	if got[0].Duplicate {
 		return
 	}
-	h.m.settled[id] = true
-	delete(h.m.open, id)
 	day := h.now.Format(time.DateOnly)
 	h.m.spent[day] = h.m.spent[day].Add(decimal.NewFromInt(tokens).Mul(decimal.New(25, -7)))
 	// Window tokens are counted by the database's own clock, which runs beside
@@ -239,15 +330,16 @@ func (h *history) sweeps() {
 }
 
 // Guarantee: over random interleavings of admissions, renewals, releases,
-// settlements, expiry, changes of limits and steps of the clock, the database
-// decides as a plain model in memory does, every time. make soak runs 10 000
+// settlements, expiry, changes of limits and steps of the clock, with request ids
+// repeated after every kind of end, the database decides and records as a plain model in
+// memory does, every time. make soak runs 10 000
 // histories.
 func TestHistoriesProperty(t *testing.T) {
 	t.Parallel()
 	d := pgtest.New(t)
 	s := newStand(t, d, "UTC")
 	rapid.Check(t, func(r *rapid.T) {
-		m := &model{window: rapid.SampledFrom([]int64{0, 1, 30}).Draw(r, "window"), open: map[uuid.UUID]*slot{}, spent: map[string]decimal.Decimal{}, settled: map[uuid.UUID]bool{}}
+		m := newModel(rapid.SampledFrom([]int64{0, 1, 30}).Draw(r, "window"))
 		h := &history{T: r, s: s, m: m, id: s.key(key.Columns{"rate_limit_window": m.window}), now: start}
 		h.patches()
 		for range rapid.IntRange(5, 25).Draw(r, "steps") {
@@ -257,7 +349,7 @@ func TestHistoriesProperty(t *testing.T) {
 			}
 			map[string]func(){"admits": h.admits, "settles": h.settles, "releases": h.releases, "renews": h.renews, "waits": h.waits, "patches": h.patches, "sweeps": h.sweeps}[step]()
 		}
-		held, err := d.AdmissionsHeld(ctx, db.AdmissionsHeldParams{KeyIDs: []uuid.UUID{h.id}, At: &h.now})
+		held, err := d.AdmissionsHeld(ctx, db.AdmissionsHeldParams{KeyIDs: []uuid.UUID{h.id}, Now: &h.now})
 		if err != nil {
 			r.Fatal(err)
 		}

@@ -3,69 +3,90 @@ package admit
 import (
 	"context"
 	"fmt"
-	"strconv"
+	"log/slog"
+	"math"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
+	"golang.org/x/sync/singleflight"
 
 	"github.com/keyledger/keyledger/db"
 )
 
-// never is a period without an end, as the statement takes it.
-var never = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+// What bounds the question when a refused request could pass. It is asked apart from
+// the decision, whose batch others wait for, and its answer is remembered: a client that
+// hammers a refused key costs one query a second, however much the key holds.
+const (
+	endsRemembered = time.Second
+	endsTimeout    = 250 * time.Millisecond
+	endsAtOnce     = 2      // queries under way
+	endsKept       = 10_000 // keys remembered
+)
 
 // limitByCode names the limit that each code refuses by.
 var limitByCode = map[Code]string{ConcurrencyExceeded: "concurrency", RequestsExceeded: "requests", TokensExceeded: "tokens",
 	DailyCostExceeded: "dailyCost", WeeklyCostExceeded: "weeklyCost", MonthlyCostExceeded: "monthlyCost", TotalCostExceeded: "totalCost"}
 
-// obstacle is one limit that a refused request must wait for. Equal ones are
-// asked about once.
+// obstacle is one limit that a refused request must wait for.
 type obstacle struct {
-	key             uuid.UUID
 	measure         string // what is held against it: leases, tokens or cost
-	most, used, ask string
-	periodEnd       time.Time
+	most, used, ask decimal.Decimal
+	periodEnd       time.Time // zero: it never ends
 }
 
-// waits finds when each request that a limit refused could pass at the earliest,
-// if nothing happens but the passing of time: when the last of its limits frees
-// enough. A request that no waiting helps has none. It costs nothing when nothing
-// was refused by a limit.
-func waits(ctx context.Context, q *db.Queries, requests []Request, rows []db.AdmitRow) (map[int64]time.Time, error) {
-	var asked []obstacle
-	known := map[obstacle]bool{}
-	for _, row := range rows {
-		for _, o := range obstacles(requests[row.Index], row) {
-			if !known[o] {
-				known[o] = true
-				asked = append(asked, o)
-			}
-		}
+// ending is an amount that a key holds until so many seconds after an instant.
+type ending struct {
+	seconds int64
+	amount  decimal.Decimal
+}
+
+// endings remembers what keys hold and when it ends.
+type endings struct {
+	flights singleflight.Group
+	mu      sync.Mutex
+	known   map[uuid.UUID]held
+	busy    int
+}
+
+// held is what a key held at an instant, by measure, the earliest end first.
+type held struct {
+	at   time.Time // by the database's clock
+	read time.Time // by ours
+	ends map[string][]ending
+}
+
+// withWait is a decision with the time after which a request that a limit has refused
+// could pass at the earliest, if nothing happens but the passing of time: when the
+// last of its limits frees enough. A request that no waiting helps has none, nor has one
+// for which that could not be found out in time. Others cost nothing.
+func (d *Decider) withWait(ctx context.Context, r Request, one decided, holds func(context.Context, uuid.UUID, time.Time) (held, error)) Decision {
+	decision := one.Decision
+	if !refusedByLimit(one.row) {
+		return decision
 	}
-	free, err := frees(ctx, q, asked, rows[0].DecidedAt)
+	found, err := holds(ctx, r.KeyID, one.row.DecidedAt)
 	if err != nil {
-		return nil, err
+		slog.DebugContext(ctx, "when a refused request could pass was not found out", "keyId", r.KeyID, "error", err)
+		return decision
 	}
-	found := map[int64]time.Time{}
-	for _, row := range rows {
-		if !refusedByLimit(row) {
-			continue
+	at := one.row.DecidedAt
+	for _, o := range obstacles(r, one.row) {
+		freeAt, ever := o.frees(one.row.DecidedAt, found)
+		if !ever {
+			return decision
 		}
-		at, passes := row.DecidedAt, true
-		for _, o := range obstacles(requests[row.Index], row) {
-			freeAt, ever := free[o]
-			passes = passes && ever
-			at = latest(at, freeAt)
-		}
-		if row.RequestsLimit >= 0 && row.RequestsUsed >= row.RequestsLimit {
-			at = latest(at, row.WindowEnd)
-		}
-		if expires := instant(row.KeyExpiresAt); passes && (expires == nil || !at.After(*expires)) {
-			found[row.Index] = at
-		}
+		at = latest(at, freeAt)
 	}
-	return found, nil
+	if one.row.RequestsLimit >= 0 && one.row.RequestsUsed >= one.row.RequestsLimit {
+		at = latest(at, one.row.WindowEnd)
+	}
+	if expires := instant(one.row.KeyExpiresAt); expires == nil || !at.After(*expires) {
+		wait := int64(math.Ceil(at.Sub(one.row.DecidedAt).Seconds()))
+		decision.RetryAfterSeconds = &wait
+	}
+	return decision
 }
 
 func refusedByLimit(row db.AdmitRow) bool {
@@ -73,63 +94,133 @@ func refusedByLimit(row db.AdmitRow) bool {
 	return byLimit && !row.LetThrough
 }
 
-// obstacles are the limits that hold leases and reservations, for a request that a
-// limit has refused; none for another.
+// obstacles are the limits of a key that hold leases and reservations.
 func obstacles(r Request, row db.AdmitRow) (list []obstacle) {
-	if !refusedByLimit(row) {
-		return nil
+	if r.LeaseSeconds > 0 && row.ConcurrencyLimit >= 0 {
+		list = append(list, obstacle{"leases", decimal.NewFromInt(row.ConcurrencyLimit), decimal.Zero, decimal.NewFromInt(1), time.Time{}})
 	}
-	add := func(measure, most, used, ask string, end time.Time) {
-		if most != "" {
-			list = append(list, obstacle{r.KeyID, measure, most, used, ask, end})
+	if row.TokensLimit >= 0 {
+		list = append(list, obstacle{"tokens", decimal.NewFromInt(row.TokensLimit), decimal.NewFromInt(row.TokensUsed), decimal.NewFromInt(r.Tokens), row.WindowEnd})
+	}
+	for _, cost := range []struct {
+		limit, used string
+		end         time.Time
+	}{{row.DailyLimit, row.DailyUsed, row.DayEnd}, {row.WeeklyLimit, row.WeeklyUsed, row.WeekEnd}, {row.MonthlyLimit, row.MonthlyUsed, row.MonthEnd}, {row.TotalLimit, row.TotalUsed, time.Time{}}} {
+		if cost.limit != "" {
+			list = append(list, obstacle{"cost", amount(cost.limit), amount(cost.used), amount(row.CostAsked), cost.end})
 		}
 	}
-	if r.LeaseSeconds > 0 {
-		add("leases", count(row.ConcurrencyLimit), "0", "1", never)
-	}
-	windowEnd := never
-	if end := instant(row.WindowEnd); end != nil {
-		windowEnd = *end
-	}
-	add("tokens", count(row.TokensLimit), count(row.TokensUsed), count(r.Tokens), windowEnd)
-	add("cost", row.DailyLimit, row.DailyUsed, row.CostAsked, row.DayEnd)
-	add("cost", row.WeeklyLimit, row.WeeklyUsed, row.CostAsked, row.WeekEnd)
-	add("cost", row.MonthlyLimit, row.MonthlyUsed, row.CostAsked, row.MonthEnd)
-	add("cost", row.TotalLimit, row.TotalUsed, row.CostAsked, never)
 	return list
 }
 
-// count is a number in the form of an obstacle; empty for the statement's "no such
-// limit".
-func count(n int64) string {
-	if n < 0 {
-		return ""
+// frees is the earliest instant at which a limit has room for what is asked; false: waiting
+// does not help. Leases and reservations end, and a period's use counts no more once
+// the period is over.
+func (o obstacle) frees(decided time.Time, h held) (at time.Time, ever bool) {
+	left := decimal.Zero
+	for _, e := range h.ends[o.measure] {
+		left = left.Add(e.amount)
 	}
-	return strconv.FormatInt(n, 10)
+	room := func(used decimal.Decimal) bool {
+		return !left.GreaterThan(o.most.Sub(used).Sub(o.ask)) && left.LessThan(o.most.Sub(used))
+	}
+	consider := func(candidate time.Time) {
+		if !ever || candidate.Before(at) {
+			at, ever = candidate, true
+		}
+	}
+	since := decided
+	for next := 0; ; next++ {
+		if room(o.used) {
+			consider(since)
+		}
+		if o.periodEnd.Year() > 1 && room(decimal.Zero) {
+			consider(latest(since, o.periodEnd))
+		}
+		if next == len(h.ends[o.measure]) {
+			return at, ever
+		}
+		e := h.ends[o.measure][next]
+		left, since = left.Sub(e.amount), h.at.Add(time.Duration(e.seconds)*time.Second)
+	}
 }
 
-func frees(ctx context.Context, q *db.Queries, asked []obstacle, at time.Time) (map[obstacle]time.Time, error) {
-	if asked == nil {
-		return nil, nil
+// remembered is what a key holds, as it was within the last second.
+func (d *Decider) remembered(ctx context.Context, key uuid.UUID, at time.Time) (held, error) {
+	if h, known := d.ends.get(key); known {
+		return h, nil
 	}
-	p := db.AdmissionFreesParams{At: at}
-	for _, o := range asked {
-		p.KeyIDs = append(p.KeyIDs, o.key)
-		p.Measures = append(p.Measures, o.measure)
-		p.Most = append(p.Most, decimal.RequireFromString(o.most))
-		p.Used = append(p.Used, decimal.RequireFromString(o.used))
-		p.Asks = append(p.Asks, decimal.RequireFromString(o.ask))
-		p.PeriodEnds = append(p.PeriodEnds, o.periodEnd)
+	found := d.ends.flights.DoChan(key.String(), func() (any, error) {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), endsTimeout)
+		defer cancel()
+		if !d.ends.enter() {
+			return held{}, context.DeadlineExceeded
+		}
+		defer d.ends.leave()
+		h, err := d.read(ctx, key, at)
+		if err == nil {
+			d.ends.put(key, h)
+		}
+		return h, err
+	})
+	select {
+	case r := <-found:
+		h, _ := r.Val.(held) // zero where reading failed
+		return h, r.Err
+	case <-ctx.Done():
+		return held{}, ctx.Err()
 	}
-	rows, err := q.AdmissionFrees(ctx, p)
+}
+
+// read asks the database what a key holds at an instant.
+func (d *Decider) read(ctx context.Context, key uuid.UUID, at time.Time) (held, error) {
+	from := d.DB
+	if d.quick != nil {
+		from = d.quick
+	}
+	rows, err := from.AdmissionEnds(ctx, db.AdmissionEndsParams{KeyID: key, Now: at})
 	if err != nil {
-		return nil, fmt.Errorf("finding when limits free enough: %w", err)
+		return held{}, fmt.Errorf("reading what a key holds: %w", err)
 	}
-	free := make(map[obstacle]time.Time, len(rows))
+	h := held{at: at, read: time.Now(), ends: map[string][]ending{}}
 	for _, row := range rows {
-		free[asked[row.Index]] = row.At
+		h.ends[row.Measure] = append(h.ends[row.Measure], ending{row.Seconds, row.Amount})
 	}
-	return free, nil
+	return h, nil
+}
+
+// get is what is remembered of a key, if it was read less than a second before.
+func (e *endings) get(key uuid.UUID) (held, bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	h, known := e.known[key]
+	return h, known && time.Since(h.read) < endsRemembered
+}
+
+func (e *endings) put(key uuid.UUID, h held) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.known == nil || len(e.known) >= endsKept {
+		e.known = map[uuid.UUID]held{} // a second's worth is soon read again
+	}
+	e.known[key] = h
+}
+
+// enter reports whether another query may be under way; leave ends it.
+func (e *endings) enter() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.busy == endsAtOnce {
+		return false
+	}
+	e.busy++
+	return true
+}
+
+func (e *endings) leave() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.busy--
 }
 
 func latest(a, b time.Time) time.Time {

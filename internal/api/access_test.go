@@ -155,16 +155,21 @@ func TestBootstrap(t *testing.T) {
 	}
 }
 
-// Guarantee: a key holder sees its own key with the key alone, and nothing
-// without a valid one.
+// Guarantee: a key holder sees what its own key may use and has used with the key
+// alone, nothing of what its owner notes beside it, and nothing without a valid key.
 func TestSelf(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, options{})
-	id, secret := h.create(map[string]any{"name": "mine", "dailyCostLimit": 3})
+	id, secret := h.create(map[string]any{"name": "mine", "dailyCostLimit": 3, "description": "a note", "tags": []string{"a-team"}, "claudeAccountId": "upstream-1"})
 	h.want(h.record(map[string]any{"keyId": id, "model": "claude-sonnet-4-20250514", "usage": readmeUsage}), 200)
 	a := h.want(h.as(secret, "GET", "/v1/self", nil), 200)
 	b := h.want(h.as("", "GET", "/v1/self", nil, "x-api-key", secret), 200)
-	if a.text("key", "id") != id || b.text("key", "dailyCostLimit") != "3" || a.text("usage", "total", "allTokens") != "3070" || a.text("key", "dailyCost") != "0.016092" || strings.Contains(a.raw, secret) {
+	for _, owners := range []string{"a note", "a-team", "upstream-1", "createdBy", "version", "the-admin", id} {
+		if strings.Contains(a.raw, owners) {
+			t.Errorf("the holder sees %s: %s", owners, a.raw)
+		}
+	}
+	if a.text("key", "name") != "mine" || b.text("key", "dailyCostLimit") != "3" || a.text("usage", "total", "allTokens") != "3070" || a.text("key", "dailyCost") != "0.016092" || strings.Contains(a.raw, secret) {
 		t.Errorf("self: %s", a.raw)
 	}
 	for _, token := range []string{"", h.admin, "cr_" + strings.Repeat("0", 64)} {

@@ -42,6 +42,7 @@ func (s *Server) AuthzHandler() http.Handler {
 
 // authzStatus is the status of each refusal.
 var authzStatus = map[admit.Code]int{
+	admit.RequestSettled: http.StatusConflict, admit.ModelNotPriced: http.StatusForbidden,
 	admit.ServiceNotPermitted: http.StatusForbidden, admit.ModelNotAllowed: http.StatusForbidden, admit.ClientNotAllowed: http.StatusForbidden,
 	admit.DailyCostExceeded: http.StatusPaymentRequired, admit.WeeklyCostExceeded: http.StatusPaymentRequired,
 	admit.MonthlyCostExceeded: http.StatusPaymentRequired, admit.TotalCostExceeded: http.StatusPaymentRequired,
@@ -65,6 +66,9 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 		switch {
 		case overloaded(err): // one line each would be a load of its own
 			s.Metrics.Overloaded.Inc()
+		case hungUp(r.Context()):
+			s.Log.DebugContext(r.Context(), "the client hung up", "requestId", id)
+			return
 		case status >= http.StatusInternalServerError:
 			s.Log.ErrorContext(r.Context(), "authz failed", "requestId", id, "error", err)
 		}
@@ -105,7 +109,7 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 
 // decideProxied decides for a request that a proxy asks about.
 func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.Decision, *verify.Key, error) {
-	leave, ok := s.enter(0) // no body is read
+	leave, ok := s.enter() // no body is read
 	defer leave()
 	if !ok {
 		return admit.Decision{}, nil, coalesce.ErrFull

@@ -66,10 +66,12 @@ func details(row db.KeyShowRow, now numbers) keyDetails {
 	return keyDetails{
 		keySettings: settings(row.APIKey, row.Hint, row.AsOf),
 		Usage:       usageOf(total, now.periods, row.APIKey.CreatedAt, row.AsOf, usage.Block.All),
-		DailyCost:   usd(now.periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyTotal.LastUsedAt),
-		CurrentConcurrency: now.held.Leases, ReservedTokens: now.held.Tokens, ReservedCost: usd(now.held.Cost),
-		CurrentWindowRequests: w.Requests, CurrentWindowTokens: w.Tokens,
-		WindowStartTime: wire.AtOrNil(w.Start), WindowEndTime: wire.AtOrNil(w.End), WindowRemainingSeconds: w.RemainingSeconds,
+		keyUse: keyUse{
+			DailyCost: usd(now.periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyTotal.LastUsedAt),
+			CurrentConcurrency: now.held.Leases, ReservedTokens: now.held.Tokens, ReservedCost: usd(now.held.Cost),
+			CurrentWindowRequests: w.Requests, CurrentWindowTokens: w.Tokens,
+			WindowStartTime: wire.AtOrNil(w.Start), WindowEndTime: wire.AtOrNil(w.End), WindowRemainingSeconds: w.RemainingSeconds,
+		},
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"mime"
-	"net/http"
 	"reflect"
 	"sort"
 	"strings"
@@ -29,20 +28,9 @@ type binder struct{}
 // generated code accepts where a body is optional.
 func (binder) Bind(v any, c echo.Context) error {
 	r := c.Request()
-	limit := int64(maxBody)
-	switch r.URL.Path {
-	case "/v1/usage", "/v1/keys/batch", "/v1/keys/batch-delete", "/v1/prices/import":
-		limit = maxBatchBody
-	}
-	if r.ContentLength > limit {
-		return tooLarge(limit)
-	}
-	body, err := readBody(r, limit)
+	body, err := io.ReadAll(r.Body) // in memory already: see takeBody
 	if err != nil {
 		return fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
-	}
-	if int64(len(body)) > limit {
-		return tooLarge(limit)
 	}
 	if len(body) == 0 {
 		return fault.Wrap(io.EOF, fault.Malformed, "A JSON body is required.")
@@ -84,26 +72,12 @@ func crowded(body []byte) bool {
 	}
 }
 
-// readBody reads a body up to one byte past the limit.
-func readBody(r *http.Request, limit int64) ([]byte, error) {
-	if r.ContentLength < 0 {
-		return io.ReadAll(io.LimitReader(r.Body, limit+1))
-	}
-	body := make([]byte, r.ContentLength)
-	_, err := io.ReadFull(r.Body, body)
-	return body, err
-}
-
 func isJSON(contentType string) bool {
 	if contentType == echo.MIMEApplicationJSON { // as nearly all have it
 		return true
 	}
 	kind, _, err := mime.ParseMediaType(contentType)
 	return err == nil && kind == echo.MIMEApplicationJSON
-}
-
-func tooLarge(limit int64) error {
-	return fault.New(fault.TooLarge, fmt.Sprintf("The body is larger than %d MiB.", limit>>20))
 }
 
 // decode reads JSON into v. Text that is no JSON is a Malformed fault; members

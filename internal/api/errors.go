@@ -1,6 +1,7 @@
 package api
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"net/http"
@@ -41,6 +42,11 @@ func (s *Server) writeError(err error, c echo.Context) {
 	f := asFault(err)
 	status := statuses[f.Code]
 	id := callOf(c.Request().Context()).requestID
+	if hungUp(c.Request().Context()) {
+		s.Log.DebugContext(c.Request().Context(), "the client hung up", "route", c.Path(), "requestId", id)
+		c.Response().Status, c.Response().Committed = statusHungUp, true
+		return
+	}
 	switch {
 	case overloaded(err): // one line each would be a load of its own
 		s.Metrics.Overloaded.Inc()
@@ -68,6 +74,13 @@ func (s *Server) writeError(err error, c echo.Context) {
 		s.Log.DebugContext(c.Request().Context(), "writing a problem failed", "error", err)
 	}
 }
+
+// statusHungUp is what metrics say of a request whose client went away, as nginx does.
+const statusHungUp = 499
+
+// hungUp reports whether a request ended because its client went away. It is
+// neither's failure, and nobody is left to be answered.
+func hungUp(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // asFault makes one fault of echo's errors, the database's and ours.
 func asFault(err error) *fault.Error {

@@ -37,8 +37,8 @@ func (s *Server) GetReady(ctx context.Context, _ GetReadyRequestObject) (GetRead
 		checks["database"], checks["schema"] = "does not answer", "unknown"
 		return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
 	}
-	if open, inUse, most := s.DB.PoolStat(); inUse == most {
-		checks["connections"] = fmt.Sprintf("all %d are in use: lists and reports wait", open)
+	if full := s.fullPool(); full != "" {
+		checks["connections"] = full
 	} else if behind, err := s.SchemaBehind(ctx); err != nil {
 		checks["connections"] = "the database takes no more connections: lists and reports may fail"
 		checks["schema"] = "could not be read"
@@ -55,6 +55,19 @@ func (s *Server) GetReady(ctx context.Context, _ GetReadyRequestObject) (GetRead
 		}
 	}
 	return GetReady200JSONResponse{Status: Ready, Checks: checks}, nil
+}
+
+// fullPool tells of a pool whose connections are all in use; empty: there is none.
+func (s *Server) fullPool() string {
+	for _, pool := range []struct {
+		of   string
+		stat func() (open, inUse, most int32)
+	}{{"changes of keys", s.Keys.DB.PoolStat}, {"lists", s.DB.PoolStat}, {"reports", s.Reports.DB.PoolStat}} {
+		if _, inUse, most := pool.stat(); inUse == most {
+			return fmt.Sprintf("all %d for %s are in use: they wait", most, pool.of)
+		}
+	}
+	return ""
 }
 
 const ok = "ok"

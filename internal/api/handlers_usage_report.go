@@ -3,9 +3,11 @@ package api
 import (
 	"context"
 	"encoding/csv"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -56,14 +58,10 @@ func (s *Server) reportPage(ctx context.Context, q report.Query, after *report.P
 	size := q.Limit
 	q.After, q.Limit = after, size+1
 	rows := make([]db.ReportRow, 0, q.Limit)
-	err := s.Reports.Usage(ctx, q, func(row db.ReportRow) error {
+	totals, err := s.Reports.Page(ctx, q, func(row db.ReportRow) error {
 		rows = append(rows, row)
 		return nil
 	})
-	if err != nil {
-		return nil, err
-	}
-	totals, err := s.Reports.Totals(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -193,10 +191,10 @@ type csvReport struct {
 // answered as always; after it the connection is broken, so that nobody takes a part for
 // the whole.
 func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
-	// Each holds a connection, for as long as its client reads.
-	_, _, conns := c.server.DB.PoolStat()
+	// Each holds a connection for as long as its client reads: some are left to others.
+	_, _, conns := c.server.Reports.DB.PoolStat()
 	defer c.server.streams.Add(-1)
-	if c.server.streams.Add(1) > max(1, conns/3) {
+	if c.server.streams.Add(1) > max(1, conns/2) {
 		return fault.New(fault.Unavailable, "As many CSV reports as this service has connections for are under way. Try again.")
 	}
 	q := c.query
@@ -218,7 +216,7 @@ func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
 			return nil
 		}
 		out.Flush()
-		if err := out.Error(); err != nil {
+		if err := errors.Join(out.Error(), control.Flush()); err != nil {
 			return err
 		}
 		return control.SetWriteDeadline(time.Now().Add(csvPatience))
@@ -253,20 +251,30 @@ func csvHead(by report.By) []string {
 func csvRow(row db.ReportRow, by report.By) []string {
 	line := append(make([]string, 0, 15), period(row))
 	if by.Key {
-		line = append(line, row.KeyID.String(), row.KeyName)
+		line = append(line, row.KeyID.String(), harmless(row.KeyName))
 	}
 	if by.Model {
-		line = append(line, row.Model)
+		line = append(line, harmless(row.Model))
 	}
 	if by.Account {
-		line = append(line, row.AccountID)
+		line = append(line, harmless(row.AccountID))
 	}
 	if by.Tag {
-		line = append(line, row.Tag)
+		line = append(line, harmless(row.Tag))
 	}
 	for _, n := range []int64{row.Requests, row.InputTokens, row.OutputTokens, row.CacheCreateTokens, row.CacheReadTokens, row.Ephemeral5mTokens, row.Ephemeral1hTokens,
 		row.InputTokens + row.OutputTokens + row.CacheCreateTokens + row.CacheReadTokens} {
 		line = append(line, strconv.FormatInt(n, 10))
 	}
 	return append(line, row.Cost.String())
+}
+
+// harmless is a text as a spreadsheet shows it and does not run it: what would begin a
+// formula begins with an apostrophe.
+// Source: https://owasp.org/www-community/attacks/CSV_Injection
+func harmless(text string) string {
+	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
+		return "'" + text
+	}
+	return text
 }

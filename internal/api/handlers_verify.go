@@ -72,5 +72,5 @@ func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfRe
 	if err != nil {
 		return nil, err
 	}
-	return GetSelf200JSONResponse{Key: shown.Body, Usage: full}, nil
+	return GetSelf200JSONResponse{Key: holderKeyOf(shown.Body), Usage: full}, nil
 }

@@ -74,7 +74,7 @@ func newHarness(t testing.TB, o options) *harness {
 		t.Fatal(err)
 	}
 	clients := cfg.Clients
-	rules := key.Rules{DefaultTokenLimit: 1000000, Comparable: price.Comparable, Services: []string{"claude", "gemini", "openai", "bedrock"}}
+	rules := key.Rules{DefaultTokenLimit: 1000000, Comparable: price.Comparable, Denied: price.Denied, Services: []string{"claude", "gemini", "openai", "bedrock"}}
 	for _, c := range clients {
 		rules.Clients = append(rules.Clients, c.ID)
 	}

@@ -10,7 +10,6 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/google/uuid"
@@ -51,9 +50,16 @@ var goodRequestID = regexp.MustCompile(`^[A-Za-z0-9._-]{1,100}$`)
 // included: a database that is slow or full is told of with 503, not by silence.
 const requestTimeout = 15 * time.Second
 
-// reportTimeout is that of what may read all there is: reports, which also send it, and
-// pricing again.
+// reportTimeout bounds requests that may scan the whole ledger: reports and repricing.
 const reportTimeout = time.Hour
+
+// timeoutOf is how long the work on a request may take.
+func timeoutOf(path string) time.Duration {
+	if isReport(path) {
+		return reportTimeout
+	}
+	return requestTimeout
+}
 
 // begin gives a request its id, the caller's X-Request-Id if it is a plain one, and
 // its time.
@@ -70,15 +76,7 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			header["Cache-Control"] = noStore
 		}
-		timeout := requestTimeout
-		if strings.HasPrefix(r.URL.Path, "/v1/reports/") || r.URL.Path == "/v1/prices/reprice" {
-			timeout = reportTimeout
-			// The server's read timeout would end the request with it.
-			if err := http.NewResponseController(c.Response()).SetReadDeadline(time.Time{}); err != nil {
-				return err
-			}
-		}
-		ctx, cancel := context.WithTimeout(r.Context(), timeout)
+		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(r.URL.Path))
 		defer cancel()
 		c.SetRequest(r.WithContext(context.WithValue(ctx, callKey{}, &call{requestID: id})))
 		return next(c)
@@ -135,43 +133,6 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
-// capacity is what may be under way at once, over all listeners: requests, and bytes
-// of their bodies.
-type capacity struct{ requests, bodies atomic.Int64 }
-
-// enter takes room for a request and so many bytes before any work is done for it, so
-// that what was let in keeps its speed; false: there is none. leave gives it back in
-// either case.
-func (s *Server) enter(size int64) (leave func(), ok bool) {
-	n, held := s.under.requests.Add(1), s.under.bodies.Add(size)
-	return func() {
-		s.under.requests.Add(-1)
-		s.under.bodies.Add(-size)
-	}, held <= maxBodies && (s.MaxInFlight == 0 || n <= s.MaxInFlight)
-}
-
-// bounded refuses requests that there is no room for.
-func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
-	return func(c echo.Context) error {
-		if !strings.HasPrefix(c.Request().URL.Path, "/v1/") {
-			return next(c) // whoever asks how we are is answered
-		}
-		size := c.Request().ContentLength
-		switch {
-		case size < 0:
-			size = maxBody // not told; most are far smaller
-		case size > maxBatchBody:
-			size = 0 // refused unread
-		}
-		leave, ok := s.enter(size)
-		defer leave()
-		if !ok {
-			return coalesce.ErrFull
-		}
-		return next(c)
-	}
-}
-
 // authenticate lets a request under /v1 pass only with a live token whose role
 // suffices, before anything else of it is looked at, so that 401 and 403 say the
 // same whether or not the thing asked for exists.
@@ -182,11 +143,17 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		who := callOf(r.Context())
+		leave, ok := s.enter()
+		defer leave()
+		if !ok {
+			return coalesce.ErrFull
+		}
 		text := bearer(r)
 		if r.URL.Path == "/v1/self" {
 			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
 				who.apiKey = text
 			}
+			leave()
 			return next(c)
 		}
 		if text == "" {
@@ -200,6 +167,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		if !allowed(identity.Role, r.Method, r.URL.Path) {
 			return fault.New(fault.Forbidden, "The access token's role does not allow this.")
 		}
+		leave()
 		return next(c)
 	}
 }

@@ -22,21 +22,23 @@ import (
 
 // Defines values for AdmissionAnswerCode.
 const (
-	AdmissionAnswerCodeALLOWED             AdmissionAnswerCode = "ALLOWED"
-	AdmissionAnswerCodeCLIENTNOTALLOWED    AdmissionAnswerCode = "CLIENT_NOT_ALLOWED"
-	AdmissionAnswerCodeCONCURRENCYEXCEEDED AdmissionAnswerCode = "CONCURRENCY_EXCEEDED"
-	AdmissionAnswerCodeDAILYCOSTEXCEEDED   AdmissionAnswerCode = "DAILY_COST_EXCEEDED"
-	AdmissionAnswerCodeDISABLED            AdmissionAnswerCode = "DISABLED"
-	AdmissionAnswerCodeEXPIRED             AdmissionAnswerCode = "EXPIRED"
-	AdmissionAnswerCodeMALFORMED           AdmissionAnswerCode = "MALFORMED"
-	AdmissionAnswerCodeMODELNOTALLOWED     AdmissionAnswerCode = "MODEL_NOT_ALLOWED"
-	AdmissionAnswerCodeMONTHLYCOSTEXCEEDED AdmissionAnswerCode = "MONTHLY_COST_EXCEEDED"
-	AdmissionAnswerCodeNOTFOUND            AdmissionAnswerCode = "NOT_FOUND"
-	AdmissionAnswerCodeREQUESTSEXCEEDED    AdmissionAnswerCode = "REQUESTS_EXCEEDED"
-	AdmissionAnswerCodeSERVICENOTPERMITTED AdmissionAnswerCode = "SERVICE_NOT_PERMITTED"
-	AdmissionAnswerCodeTOKENSEXCEEDED      AdmissionAnswerCode = "TOKENS_EXCEEDED"
-	AdmissionAnswerCodeTOTALCOSTEXCEEDED   AdmissionAnswerCode = "TOTAL_COST_EXCEEDED"
-	AdmissionAnswerCodeWEEKLYCOSTEXCEEDED  AdmissionAnswerCode = "WEEKLY_COST_EXCEEDED"
+	AdmissionAnswerCodeALLOWED               AdmissionAnswerCode = "ALLOWED"
+	AdmissionAnswerCodeCLIENTNOTALLOWED      AdmissionAnswerCode = "CLIENT_NOT_ALLOWED"
+	AdmissionAnswerCodeCONCURRENCYEXCEEDED   AdmissionAnswerCode = "CONCURRENCY_EXCEEDED"
+	AdmissionAnswerCodeDAILYCOSTEXCEEDED     AdmissionAnswerCode = "DAILY_COST_EXCEEDED"
+	AdmissionAnswerCodeDISABLED              AdmissionAnswerCode = "DISABLED"
+	AdmissionAnswerCodeEXPIRED               AdmissionAnswerCode = "EXPIRED"
+	AdmissionAnswerCodeMALFORMED             AdmissionAnswerCode = "MALFORMED"
+	AdmissionAnswerCodeMODELNOTALLOWED       AdmissionAnswerCode = "MODEL_NOT_ALLOWED"
+	AdmissionAnswerCodeMODELNOTPRICED        AdmissionAnswerCode = "MODEL_NOT_PRICED"
+	AdmissionAnswerCodeMONTHLYCOSTEXCEEDED   AdmissionAnswerCode = "MONTHLY_COST_EXCEEDED"
+	AdmissionAnswerCodeNOTFOUND              AdmissionAnswerCode = "NOT_FOUND"
+	AdmissionAnswerCodeREQUESTALREADYSETTLED AdmissionAnswerCode = "REQUEST_ALREADY_SETTLED"
+	AdmissionAnswerCodeREQUESTSEXCEEDED      AdmissionAnswerCode = "REQUESTS_EXCEEDED"
+	AdmissionAnswerCodeSERVICENOTPERMITTED   AdmissionAnswerCode = "SERVICE_NOT_PERMITTED"
+	AdmissionAnswerCodeTOKENSEXCEEDED        AdmissionAnswerCode = "TOKENS_EXCEEDED"
+	AdmissionAnswerCodeTOTALCOSTEXCEEDED     AdmissionAnswerCode = "TOTAL_COST_EXCEEDED"
+	AdmissionAnswerCodeWEEKLYCOSTEXCEEDED    AdmissionAnswerCode = "WEEKLY_COST_EXCEEDED"
 )
 
 // Valid indicates whether the value is a known member of the AdmissionAnswerCode enum.
@@ -58,9 +60,13 @@ func (e AdmissionAnswerCode) Valid() bool {
 		return true
 	case AdmissionAnswerCodeMODELNOTALLOWED:
 		return true
+	case AdmissionAnswerCodeMODELNOTPRICED:
+		return true
 	case AdmissionAnswerCodeMONTHLYCOSTEXCEEDED:
 		return true
 	case AdmissionAnswerCodeNOTFOUND:
+		return true
+	case AdmissionAnswerCodeREQUESTALREADYSETTLED:
 		return true
 	case AdmissionAnswerCodeREQUESTSEXCEEDED:
 		return true
@@ -459,13 +465,17 @@ type AdmissionList struct {
 // AdmissionRequest defines model for AdmissionRequest.
 type AdmissionRequest struct {
 	// APIKey The key text. Anything that is no such text is MALFORMED.
-	APIKey   *jsontext.Value `json:"apiKey,omitempty"`
-	DryRun   *bool           `json:"dryRun,omitempty"`
+	APIKey *jsontext.Value `json:"apiKey,omitempty"`
+
+	// DryRun Decide and consume nothing.
+	DryRun   *bool `json:"dryRun,omitempty"`
 	Estimate *struct {
 		// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
 		CostUsd *CostLimit `json:"costUsd,omitempty"`
 		Tokens  *int64     `json:"tokens,omitempty"`
 	} `json:"estimate,omitempty"`
+
+	// Explain Add every check with its numbers.
 	Explain *bool `json:"explain,omitempty"`
 
 	// KeyID In place of apiKey, for an admin's dry run.
@@ -655,6 +665,9 @@ type Health struct {
 // HealthStatus defines model for Health.Status.
 type HealthStatus string
 
+// HolderKey What a key's holder sees of it. Nothing of what its owner notes beside it.
+type HolderKey = holderKey
+
 // IssuedKey defines model for IssuedKey.
 type IssuedKey = issuedKey
 
@@ -725,7 +738,7 @@ type KeyFields struct {
 	// RateLimitWindow Minutes; 0 or null: no window.
 	RateLimitWindow *int64 `json:"rateLimitWindow,omitempty"`
 
-	// RestrictedModels Models denied, compared without regard to case, _ and -, a context marker such as [1m], region and version of Bedrock. Another date of a model, or a provider path before it, is another name; where it must not pass, use allowedModels.
+	// RestrictedModels Models denied, however they are spelled: case, _ and -, a provider path, a context marker such as [1m], region, ARN and version of Bedrock make no difference. An entry without a date bars every date and -latest; one with a date bars that date and the aliases that stand for it.
 	RestrictedModels *[]string `json:"restrictedModels,omitempty"`
 	Tags             *[]string `json:"tags,omitempty"`
 
@@ -1000,13 +1013,15 @@ type RepriceRequest struct {
 
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
+	// GraceSeconds How long the old secret works on; 0 when left out.
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 }
 
 // Self defines model for Self.
 type Self struct {
-	Key   KeyDetails `json:"key"`
-	Usage Stats      `json:"usage"`
+	// Key What a key's holder sees of it. Nothing of what its owner notes beside it.
+	Key   HolderKey `json:"key"`
+	Usage Stats     `json:"usage"`
 }
 
 // Stats defines model for Stats.
@@ -1090,7 +1105,7 @@ type UsageEvent struct {
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
 
-	// OccurredAt Any past instant, at most 5 minutes ahead; default: now.
+	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead; default: now.
 	OccurredAt *wire.Time `json:"occurredAt,omitempty"`
 
 	// RequestID Counts once per key.

@@ -57,17 +57,12 @@ type Server struct {
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
 
-	repricing sync.Mutex   // held by who prices again
-	streams   atomic.Int32 // CSV reports under way
-	under     capacity
+	repricing    sync.Mutex   // held by who prices again
+	streams      atomic.Int32 // CSV reports under way
+	under        capacity
+	makeReports  sync.Once
+	underReports chan struct{}
 }
-
-// Limits of request bodies, in bytes.
-const (
-	maxBody      = 1 << 20
-	maxBatchBody = 8 << 20
-	maxBodies    = 64 << 20 // of all requests under way together
-)
 
 // Handler is the whole REST API with its middleware.
 func (s *Server) Handler() http.Handler {
@@ -76,7 +71,7 @@ func (s *Server) Handler() http.Handler {
 	e.Binder = binder{}
 	e.HTTPErrorHandler = s.writeError
 	e.IPExtractor = clientIP(s.TrustedProxies)
-	e.Use(s.begin, s.observe, s.recoverPanic, s.bounded, s.authenticate)
+	e.Use(s.begin, s.observe, s.recoverPanic, s.authenticate, s.reporting, s.bounded, s.recoverPanic)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)
 	return e
@@ -86,14 +81,15 @@ func (s *Server) Handler() http.Handler {
 const (
 	headerTimeout = 10 * time.Second
 	readTimeout   = 60 * time.Second
-	idleTimeout   = 2 * time.Minute
+	writeTimeout  = 60 * time.Second // where no handler has set one of its own
+	idleTimeout   = time.Minute
 	maxHeader     = 64 << 10
 )
 
 // HTTPServer is a server for a handler with bounds on what a client may take.
 func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, IdleTimeout: idleTimeout,
+		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

@@ -47,6 +47,41 @@ type keySettings struct {
 	Version                 int64      `json:"version"`
 }
 
+// holderKey is what a key's holder sees of it: what it may use, and how much of that is
+// used. Nothing of what its owner notes beside it.
+type holderKey struct {
+	Name                    string     `json:"name"`
+	KeyHint                 string     `json:"keyHint"`
+	Status                  string     `json:"status"`
+	ExpiresAt               *wire.Time `json:"expiresAt"`
+	TokenLimit              int64      `json:"tokenLimit"`
+	RateLimitWindow         int32      `json:"rateLimitWindow"`
+	RateLimitRequests       int64      `json:"rateLimitRequests"`
+	ConcurrencyLimit        int32      `json:"concurrencyLimit"`
+	DailyCostLimit          wire.USD   `json:"dailyCostLimit"`
+	WeeklyCostLimit         wire.USD   `json:"weeklyCostLimit"`
+	MonthlyCostLimit        wire.USD   `json:"monthlyCostLimit"`
+	TotalCostLimit          wire.USD   `json:"totalCostLimit"`
+	Permissions             []string   `json:"permissions"`
+	EnableModelRestriction  bool       `json:"enableModelRestriction"`
+	RestrictedModels        []string   `json:"restrictedModels"`
+	AllowedModels           []string   `json:"allowedModels"`
+	EnableClientRestriction bool       `json:"enableClientRestriction"`
+	AllowedClients          []string   `json:"allowedClients"`
+
+	keyUse
+}
+
+func holderKeyOf(k keyDetails) holderKey {
+	return holderKey{
+		Name: k.Name, KeyHint: k.KeyHint, Status: k.Status, ExpiresAt: k.ExpiresAt,
+		TokenLimit: k.TokenLimit, RateLimitWindow: k.RateLimitWindow, RateLimitRequests: k.RateLimitRequests, ConcurrencyLimit: k.ConcurrencyLimit,
+		DailyCostLimit: k.DailyCostLimit, WeeklyCostLimit: k.WeeklyCostLimit, MonthlyCostLimit: k.MonthlyCostLimit, TotalCostLimit: k.TotalCostLimit,
+		Permissions: k.Permissions, EnableModelRestriction: k.EnableModelRestriction, RestrictedModels: k.RestrictedModels, AllowedModels: k.AllowedModels,
+		EnableClientRestriction: k.EnableClientRestriction, AllowedClients: k.AllowedClients, keyUse: k.keyUse,
+	}
+}
+
 // keyJSON is keySettings as it is written.
 type keyJSON struct{ verify.Shown }
 
@@ -56,7 +91,12 @@ func (k keyJSON) MarshalJSON() ([]byte, error) { return k.Append(nil), nil }
 type keyDetails struct {
 	keySettings
 
-	Usage                  Usage      `json:"usage"`
+	Usage Usage `json:"usage"`
+	keyUse
+}
+
+// keyUse is what a key has used of its limits.
+type keyUse struct {
 	DailyCost              wire.USD   `json:"dailyCost"`
 	TotalCost              wire.USD   `json:"totalCost"`
 	LastUsedAt             *wire.Time `json:"lastUsedAt"`

@@ -36,12 +36,13 @@ type Service struct {
 	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; off: none."`
 	AuthzAddr   string `env:"AUTHZ_ADDR" envDefault:"127.0.0.1:8081" desc:"Address of /v1/authz for reverse proxies; it needs no access token, so only they may reach it; off: none."`
 	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations and for hearing of changes when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
-	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database for everything but the hot path, which has three times WRITERS and six more of its own."`
+	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database for lists and reports, a third of them for reports. The hot path has three times WRITERS and six of its own; changes of keys have three, and hearing of them two."`
 
 	Writers     int `env:"WRITERS" envDefault:"2" desc:"Batches of admissions, and of usage, that are committed at the same time."`
 	MaxBatch    int `env:"MAX_BATCH" envDefault:"500" desc:"Most admissions, or usage events, in one transaction; 1: one transaction each."`
 	MaxQueue    int `env:"MAX_QUEUE" envDefault:"5000" desc:"Most admissions, and usage events, that wait for their transaction; past it 503."`
 	MaxInFlight int `env:"MAX_IN_FLIGHT" envDefault:"2000" desc:"Most requests under way at once; past it 503."`
+	MaxPerAddr  int `env:"MAX_CONNECTIONS_PER_ADDRESS" envDefault:"1000" desc:"Most connections that one client address may have open to the REST API; further ones are closed. TRUSTED_PROXIES are not counted; 0: no bound."`
 	CacheKeys   int `env:"CACHE_KEYS" envDefault:"100000" desc:"Most keys remembered in memory, about 1.5 kB each."`
 
 	Peppers      string `env:"PEPPERS" desc:"Secrets that key hashes depend on: id:base64, at least 32 bytes each, by comma or line; the first is current. This or PEPPERS_FILE is required."`
@@ -50,12 +51,12 @@ type Service struct {
 	Bootstrap    string `env:"BOOTSTRAP_TOKEN" desc:"At least 32 characters: becomes the first admin token if no token has ever existed."`
 
 	KeyPrefixes       []string        `env:"KEY_PREFIX" envDefault:"cr_" desc:"What keys begin with: a list, new keys get the first, all are accepted."`
-	Services          []string        `env:"SERVICES" envDefault:"claude,gemini,openai,bedrock" desc:"Services that permissions may name."`
+	Services          []string        `env:"SERVICES" envDefault:"claude,gemini,openai,bedrock,droid" desc:"Services that permissions may name."`
 	DefaultTokenLimit int64           `env:"DEFAULT_TOKEN_LIMIT" envDefault:"1000000" desc:"tokenLimit of a key that names none."`
 	DefaultEstimate   decimal.Decimal `env:"DEFAULT_ESTIMATE_USD" envDefault:"0" desc:"USD reserved by an admission without an estimate on a key without one."`
 	ReservationTTL    time.Duration   `env:"RESERVATION_TTL" envDefault:"1h" desc:"How long a reservation waits for its settlement."`
 	LeaseTTL          time.Duration   `env:"LEASE_TTL" envDefault:"5m" desc:"How long a lease lasts that asks for no time of its own."`
-	Unpriced          string          `env:"UNPRICED" envDefault:"allow" desc:"allow or refuse: admission of a model without a price on a key with a cost limit."`
+	Unpriced          string          `env:"UNPRICED" envDefault:"refuse" desc:"refuse or allow: admission of a model without a price and without an estimate on a key with a cost limit."`
 	ClientsFile       string          `env:"CLIENTS_FILE" desc:"JSON file with further client patterns: [{\"id\", \"name\", \"pattern\"}]."`
 
 	Timezone       string        `env:"TIMEZONE" envDefault:"UTC" desc:"IANA time zone whose midnights part days, weeks and months. Fixed in the database at the first start."`
@@ -98,7 +99,9 @@ type Client struct {
 func BuiltinClients() []Client {
 	return []Client{
 		{ID: "claude_code", Name: "Claude Code", Pattern: `^claude-cli/[\d.]+\s+\(`},
-		{ID: "gemini_cli", Name: "Gemini CLI", Pattern: `^GeminiCLI/v?[\d.]+\s+\(`},
+		{ID: "gemini_cli", Name: "Gemini CLI", Pattern: `^GeminiCLI(-[\w-]+)?/v?[\d.]+[\w.-]*(/\S+)?\s+\(`},
+		{ID: "codex_cli", Name: "Codex CLI", Pattern: `^(codex_vscode|codex_cli_rs|codex_exec)/[\d.]+`},
+		{ID: "droid_cli", Name: "Droid CLI", Pattern: `^factory-cli/[\d.]+`},
 	}
 }
 
@@ -158,6 +161,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	for name, n := range map[string]int{"WRITERS": c.Writers, "MAX_BATCH": c.MaxBatch, "MAX_QUEUE": c.MaxQueue, "MAX_IN_FLIGHT": c.MaxInFlight, "CACHE_KEYS": c.CacheKeys} {
 		rule(n >= 1 && n <= 10_000_000, Prefix+name, "must be between 1 and 10000000")
 	}
+	rule(c.MaxPerAddr >= 0, Prefix+"MAX_CONNECTIONS_PER_ADDRESS", "must not be negative")
 	rule(c.Writers <= 100, Prefix+"WRITERS", "must be at most 100: each has a connection")
 	rule(c.Bootstrap == "" || regexp.MustCompile(`^[!-~]{32,500}$`).MatchString(c.Bootstrap), Prefix+"BOOTSTRAP_TOKEN", "must have 32 to 500 printable ASCII characters and no space")
 	rule(time.Duration(c.RetentionDays)*24*time.Hour >= c.DedupHorizon, Prefix+"LEDGER_RETENTION_DAYS", "must not be shorter than "+Prefix+"DEDUP_HORIZON")

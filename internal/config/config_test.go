@@ -24,7 +24,7 @@ func TestDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.Addr != ":8080" || c.Timezone != "UTC" || c.DefaultTokenLimit != 1000000 || c.LeaseTTL != 5*time.Minute || c.RetentionDays != 90 || len(c.Services) != 4 || c.KeyPrefixes[0] != "cr_" || len(c.Clients) != 2 || len(c.PepperList) != 1 {
+	if c.Addr != ":8080" || c.Timezone != "UTC" || c.DefaultTokenLimit != 1000000 || c.LeaseTTL != 5*time.Minute || c.RetentionDays != 90 || len(c.Services) != 5 || c.KeyPrefixes[0] != "cr_" || len(c.Clients) != 4 || c.Unpriced != "refuse" || len(c.PepperList) != 1 {
 		t.Errorf("%+v", c.Service)
 	}
 }
@@ -104,7 +104,7 @@ func TestClientsFile(t *testing.T) {
 		return "KEYLEDGER_CLIENTS_FILE=" + file
 	}
 	c, err := config.Load(environ(write(`[{"id":"mine","name":"Mine","pattern":"^mine/"}]`)))
-	if err != nil || len(c.Clients) != 3 || !c.Clients[2].Regexp.MatchString("MINE/1") {
+	if err != nil || len(c.Clients) != 5 || !c.Clients[4].Regexp.MatchString("MINE/1") {
 		t.Errorf("%+v %v", c.Clients, err)
 	}
 	for _, bad := range []string{`{}`, `[{"id":"","pattern":"x"}]`, `[{"id":"x","pattern":"("}]`, `[{"id":"x"}]`, `[{"id":"claude_code","pattern":"x"}]`} {

@@ -71,7 +71,7 @@ func TestTidy(t *testing.T) {
 	pgtest.Exec(t, d, `INSERT INTO usage_events SELECT gen_random_uuid(), now() - n * interval '1 day', 'usage', $1, NULL, 'm', 'm', NULL, now(), current_date, 1, 1, 1, 0, 0, 0, 0, 1, true, NULL, NULL
 		FROM generate_series(0, 12) AS n`, uuid.New())
 	pgtest.Exec(t, d, `INSERT INTO usage_daily SELECT $1, current_date - n, 'm', 1, 1, 1, 0, 0, 0, 0, 1 FROM generate_series(0, 12) AS n`, uuid.New())
-	pgtest.Exec(t, d, `INSERT INTO usage_dedup SELECT $1, n::text, gen_random_uuid(), 'm', 0, true, 0, now() - n * interval '1 minute' FROM generate_series(1, 2500) AS n`, uuid.New())
+	pgtest.Exec(t, d, `INSERT INTO usage_dedup SELECT $1, n::text, gen_random_uuid(), NULL, 'm', 0, true, 0, now() - n * interval '1 minute' FROM generate_series(1, 2500) AS n`, uuid.New())
 	var group sync.WaitGroup
 	for range 3 {
 		group.Go(func() {

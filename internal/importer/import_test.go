@@ -73,7 +73,7 @@ func newImporter(t *testing.T, d *db.DB, zone string) *importer.Importer {
 		t.Fatal(err)
 	}
 	return &importer.Importer{DB: d, Prices: prices, Usage: &usage.Recorder{DB: d, Prices: prices, Timezone: zone},
-		Rules: key.Rules{Services: []string{"claude", "gemini", "openai", "bedrock"}, Clients: []string{"claude_code", "gemini_cli"}, Comparable: price.Comparable}}
+		Rules: key.Rules{Services: []string{"claude", "gemini", "openai", "bedrock"}, Clients: []string{"claude_code", "gemini_cli"}, Comparable: price.Comparable, Denied: price.Denied}}
 }
 
 // bring imports and returns the steps as text, one a line.

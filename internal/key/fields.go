@@ -33,9 +33,9 @@ type Rules struct {
 	DefaultTokenLimit int64    // tokenLimit of a key that names none
 	Services          []string // what permissions may name besides "all"
 	Clients           []string // ids that allowedClients may name
-	// Comparable turns a model name into the form that lists of models are
-	// compared in.
-	Comparable func(model string) string
+	// Comparable and Denied turn an entry of allowedModels and of restrictedModels into
+	// the form that models are compared with.
+	Comparable, Denied func(model string) string
 }
 
 // Columns are validated fields by the api_keys column they go to.
@@ -119,9 +119,9 @@ func ForCreate(o Object, r Rules, named bool) (Columns, []FieldError) {
 			columns[f.column] = f.zero(r)
 		}
 	}
-	for entered, compared := range modelLists {
-		if _, set := columns[compared]; !set {
-			columns[compared] = columns[entered] // the default: none
+	for _, list := range modelLists {
+		if _, set := columns[list.compared]; !set {
+			columns[list.compared] = columns[list.entered] // the default: none
 		}
 	}
 	return columns, ordered(wrong)
@@ -153,16 +153,22 @@ func ForUpdate(o Object, r Rules) (Columns, []FieldError) {
 		}
 		columns[f.column] = value
 	}
-	for entered, compared := range modelLists {
-		if names, ok := columns[entered].([]string); ok {
-			columns[compared] = each(names, r.Comparable)
+	for _, list := range modelLists {
+		if names, ok := columns[list.entered].([]string); ok {
+			columns[list.compared] = each(names, list.form(r))
 		}
 	}
 	return columns, ordered(wrong)
 }
 
 // modelLists are the columns of model lists as entered, and as compared.
-var modelLists = map[string]string{"restricted_models": "restricted_model_names", "allowed_models": "allowed_model_names"}
+var modelLists = []struct {
+	entered, compared string
+	form              func(Rules) func(string) string
+}{
+	{"restricted_models", "restricted_model_names", func(r Rules) func(string) string { return r.Denied }},
+	{"allowed_models", "allowed_model_names", func(r Rules) func(string) string { return r.Comparable }},
+}
 
 func each(names []string, do func(string) string) []string {
 	done := make([]string, len(names))

@@ -160,7 +160,7 @@ func object(t testing.TB, text string) key.Object {
 	return o
 }
 
-var rules = key.Rules{DefaultTokenLimit: 1000000, Services: []string{"claude", "gemini"}, Clients: []string{"claude_code"}, Comparable: strings.ToLower}
+var rules = key.Rules{DefaultTokenLimit: 1000000, Services: []string{"claude", "gemini"}, Clients: []string{"claude_code"}, Comparable: strings.ToLower, Denied: strings.ToLower}
 
 // Guarantee: every rule of the contract's table refuses what is just beyond it
 // and takes what is just within.

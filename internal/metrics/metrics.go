@@ -24,6 +24,7 @@ type Metrics struct {
 	KeysExpired prometheus.Counter
 	Overloaded  prometheus.Counter // requests refused for want of capacity
 
+	heartbeat  prometheus.Histogram     // seconds
 	batchSize  *prometheus.HistogramVec // by what is batched
 	batchTime  *prometheus.HistogramVec // seconds, by what is batched
 	batchFails *prometheus.CounterVec   // by what is batched
@@ -51,6 +52,8 @@ func New() *Metrics {
 			Name: "keyledger_keys_expired_total", Help: "Keys disabled because their end had passed."}),
 		Overloaded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keyledger_overloaded_total", Help: "Requests answered with 503 because too many were under way or waiting."}),
+		heartbeat: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "keyledger_heartbeat_seconds", Help: "Time from the sending of a heartbeat to hearing it; past 0.65 memory is distrusted.", Buckets: prometheus.ExponentialBuckets(.0005, 2, 12)}),
 		batchSize: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "keyledger_batch_size", Help: "Admissions or usage events in one transaction.", Buckets: prometheus.ExponentialBuckets(1, 2, 11)}, []string{"queue"}),
 		batchTime: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -59,10 +62,13 @@ func New() *Metrics {
 			Name: "keyledger_batch_failures_total", Help: "Transactions of admissions or usage events that failed; nothing of them is stored."}, []string{"queue"}),
 	}
 	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded,
-		m.batchSize, m.batchTime, m.batchFails,
+		m.heartbeat, m.batchSize, m.batchTime, m.batchFails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
+
+// Beat notes how long a heartbeat of the listener took to be heard.
+func (m *Metrics) Beat(took time.Duration) { m.heartbeat.Observe(took.Seconds()) }
 
 // Flushed notes one transaction of a queue: what it held, how long it took, and
 // whether it failed.

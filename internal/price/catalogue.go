@@ -54,8 +54,8 @@ func NewCatalogue(revision int64, prices []Price) *Catalogue {
 
 // Lookup finds the price in force at an instant for a model name as received:
 // the exact name; the same but for case and separators; without provider path,
-// context marker or Bedrock region; the same model under another date, newest
-// first; an operator's * entry. A name is never matched by a part of it.
+// context marker or Bedrock region; what it is a provider's alias of; the same model
+// under another date, newest first; an operator's * entry. A name is never matched by a part of it.
 func (c *Catalogue) Lookup(model string, at time.Time) (Price, bool) {
 	if p, ok := c.inForce(model, at); ok {
 		return p, true

@@ -41,15 +41,14 @@ func Fold(model string) string {
 	}, strings.ToLower(model))
 }
 
-// Comparable is a model name as allow and deny lists compare it: normalised and
-// folded.
+// Comparable is a model name as allow lists compare it: normalised and folded.
 func Comparable(model string) string {
 	return Fold(Normalize(contextMarker.ReplaceAllString(strings.TrimSpace(model), "")))
 }
 
 // spellings are the folded names that a received name may stand under in the
 // catalogue, the closest first: as it is, without the provider's path, without
-// the Bedrock region, and normalised.
+// the Bedrock region, normalised, and the model that it is a provider's alias of.
 func spellings(model string) []string {
 	name := Fold(model)
 	found := []string{name}
@@ -64,12 +63,53 @@ func spellings(model string) []string {
 	}
 	name = region.ReplaceAllString(name, "")
 	add(name)
-	add(Fold(Normalize(name)))
+	name = Fold(Normalize(name))
+	add(name)
+	add(aliases()[name])
 	return found
 }
 
-// undated takes a date off the end of a folded name.
+// identity is a model apart from how its name is spelled: the name without date, and
+// the date as digits, empty where the name has none.
+func identity(model string) (base, date string) {
+	names := spellings(model)
+	return undated(names[len(names)-1])
+}
+
+// Denied is an entry of a deny list in the form that Catalogue.Names compares: without
+// a date, where the entry has none, it bars every date of the model.
+func Denied(entry string) string {
+	return join(identity(entry))
+}
+
+func join(base, date string) string {
+	if date == "" {
+		return base
+	}
+	return base + "-" + date
+}
+
+// Names are the names under which a deny list bars a model: without its date, and with
+// it. A name without a date stands for the one that Lookup takes, the newest.
+func (c *Catalogue) Names(model string) []string {
+	base, date := identity(model)
+	for _, entry := range c.byBase[base] {
+		if date == "" {
+			_, date = undated(Fold(entry)) // the newest comes first
+		}
+	}
+	if date == "" {
+		return []string{base}
+	}
+	return []string{base, join(base, date)}
+}
+
+// undated takes a date, or -latest, off the end of a folded name. The date is given as
+// digits; empty: there was none.
 func undated(folded string) (base, date string) {
+	if base, latest := strings.CutSuffix(folded, "-latest"); latest {
+		return base, ""
+	}
 	at := dateSuffix.FindStringIndex(folded)
 	if at == nil {
 		return folded, ""

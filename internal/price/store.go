@@ -5,6 +5,7 @@ import (
 	_ "embed"
 	"encoding/json"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -122,21 +123,41 @@ func summary(prices []Price) any {
 //go:embed builtin.json
 var builtinJSON []byte
 
+// builtin is the form of builtin.json.
+type builtin struct {
+	AsOf    string            `json:"asOf"`
+	Aliases map[string]string `json:"aliases"`
+	Models  []struct {
+		Model     string    `json:"model"`
+		Provider  string    `json:"provider"`
+		jsonRates           // inline
+		Above200k jsonRates `json:"above200k"`
+	} `json:"models"`
+}
+
+var readBuiltin = sync.OnceValues(func() (file builtin, err error) {
+	if err := json.Unmarshal(builtinJSON, &file); err != nil {
+		return file, fmt.Errorf("reading the built-in prices: %w", err)
+	}
+	return file, nil
+})
+
+// aliases are the providers' own other names of models, by folded alias.
+func aliases() map[string]string {
+	file, err := readBuiltin()
+	if err != nil {
+		return nil // Builtin tells of it at the start
+	}
+	return file.Aliases
+}
+
 // Builtin is the catalogue that comes with the binary: list prices of models in
 // use, and the day they were read. They hold since ever, so that an operator's
 // own entries always win from their start on.
 func Builtin() (prices []Price, asOf string, err error) {
-	var file struct {
-		AsOf   string `json:"asOf"`
-		Models []struct {
-			Model     string    `json:"model"`
-			Provider  string    `json:"provider"`
-			jsonRates           // inline
-			Above200k jsonRates `json:"above200k"`
-		} `json:"models"`
-	}
-	if err := json.Unmarshal(builtinJSON, &file); err != nil {
-		return nil, "", fmt.Errorf("reading the built-in prices: %w", err)
+	file, err := readBuiltin()
+	if err != nil {
+		return nil, "", err
 	}
 	for _, m := range file.Models {
 		prices = append(prices, Price{

@@ -63,23 +63,64 @@ func (q Query) Overlaps() bool { return q.By.Tag }
 // accounts together with keys or tags, from the ledger: then From must not be before
 // what it still holds whole, else the fault Invalid names it.
 func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) error) error {
-	ask, err := r.source(ctx, q)
-	if err != nil {
+	return r.read(ctx, q, func(from *db.Reader) error { return r.rows(ctx, from, q, each) })
+}
+
+// Page is Usage that also returns the sums of all that the report covers, each request
+// counted once. Rows and sums are of one snapshot.
+func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, err error) {
+	err = r.read(ctx, q, func(from *db.Reader) error {
+		if err := r.rows(ctx, from, q, each); err != nil {
+			return err
+		}
+		// Whether it reads the ledger is decided by what the report's rows need.
+		all := q
+		all.By, all.Granularity, all.After, all.Limit, all.ledger = By{}, Total, nil, 0, q.needsLedger()
+		return r.rows(ctx, from, all, func(row db.ReportRow) error {
+			sums = plus(sums, row)
+			return nil
+		})
+	})
+	return sums, err
+}
+
+// read runs fn on one snapshot, for a report that the ledger reaches back far enough for.
+func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) error {
+	if err := q.check(); err != nil {
 		return err
 	}
-	err = db.Stream(ctx, r.DB, ask, func(row db.ReportRow) error {
-		if !q.By.Key {
-			row.KeyID, row.KeyName = uuid.Nil, ""
+	if q.needsLedger() {
+		if err := r.reaches(ctx, q.From); err != nil {
+			return err
 		}
-		return each(row)
-	})
-	if err != nil {
+	}
+	if err := r.DB.Snapshot(ctx, fn); err != nil {
 		return fmt.Errorf("reporting usage: %w", err)
 	}
 	if q.needsLedger() { // retention may have taken the first day meanwhile
 		return r.reaches(ctx, q.From)
 	}
 	return nil
+}
+
+func (q Query) check() error {
+	switch {
+	case !slices.Contains(Granularities, q.Granularity):
+		return fault.Fields(fault.Field{Field: "granularity", Message: "must be hour, day, month or total"})
+	case q.From.After(q.To):
+		return fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
+	}
+	return nil
+}
+
+// rows hands on the rows of a report.
+func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
+	return db.Stream(ctx, from, r.source(ctx, q), func(row db.ReportRow) error {
+		if !q.By.Key {
+			row.KeyID, row.KeyName = uuid.Nil, ""
+		}
+		return each(row)
+	})
 }
 
 // reaches is the fault of a report that begins before the ledger does; nil: it does not.
@@ -92,18 +133,6 @@ func (r *Reports) reaches(ctx context.Context, from time.Time) error {
 		return fault.Fields(fault.Field{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
 	}
 	return nil
-}
-
-// Totals are the sums of all that a report covers, each request counted once.
-func (r *Reports) Totals(ctx context.Context, q Query) (sums db.ReportRow, err error) {
-	// Whether it reads the ledger is decided by what the report's rows need.
-	all := q
-	all.By, all.Granularity, all.After, all.Limit, all.ledger = By{}, Total, nil, 0, q.needsLedger()
-	err = r.Usage(ctx, all, func(row db.ReportRow) error {
-		sums = plus(sums, row)
-		return nil
-	})
-	return sums, err
 }
 
 func plus(a, b db.ReportRow) db.ReportRow {
@@ -122,7 +151,7 @@ func (q Query) needsLedger() bool {
 }
 
 // source is the query that answers a report.
-func (r *Reports) source(ctx context.Context, q Query) (func(*db.Queries) error, error) {
+func (r *Reports) source(ctx context.Context, q Query) func(*db.Queries) error {
 	after, first := Place{}, q.After == nil
 	if !first {
 		after = *q.After
@@ -132,20 +161,13 @@ func (r *Reports) source(ctx context.Context, q Query) (func(*db.Queries) error,
 		limit = new(int64(q.Limit))
 	}
 	switch {
-	case !slices.Contains(Granularities, q.Granularity):
-		return nil, fault.Fields(fault.Field{Field: "granularity", Message: "must be hour, day, month or total"})
-	case q.From.After(q.To):
-		return nil, fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
 	case q.needsLedger():
-		if err := r.reaches(ctx, q.From); err != nil {
-			return nil, err
-		}
 		return func(ask *db.Queries) error {
 			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Zone: r.Timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,
 				ByKey: q.By.Key, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag, KeyID: q.KeyID, Model: q.Model, AccountID: q.AccountID, Tag: q.Tag,
 				First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
 			return err
-		}, nil
+		}
 	case q.By.Key || q.KeyID != uuid.Nil:
 		// Not grouped by key, it is of one key, whose rows the id does not part.
 		if !q.By.Key && !first {
@@ -155,7 +177,7 @@ func (r *Reports) source(ctx context.Context, q Query) (func(*db.Queries) error,
 			_, err := ask.ReportKeys(ctx, db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
 				KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterTag: after.Tag, RowLimit: limit})
 			return err
-		}, nil
+		}
 	}
 	from := "models"
 	switch {
@@ -168,5 +190,5 @@ func (r *Reports) source(ctx context.Context, q Query) (func(*db.Queries) error,
 		_, err := ask.ReportSums(ctx, db.ReportSumsParams{Source: from, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag,
 			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
 		return err
-	}, nil
+	}
 }

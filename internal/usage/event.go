@@ -20,6 +20,10 @@ const MaxBatch = 1000
 // MaxAhead is how far in the future an event may lie, for clocks that run fast.
 const MaxAhead = 5 * time.Minute
 
+// earliest is the first instant that an event may have: what lies before is a mistake, such
+// as a time that was never set.
+var earliest = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
+
 // maxText bounds request ids, account ids and model names, in characters.
 const maxText = 200
 
@@ -89,8 +93,8 @@ func Check(r Report, path string) (Event, []FieldError) {
 	}
 	if r.OccurredAt != nil {
 		e.OccurredAt = *r.OccurredAt
-		if year := e.OccurredAt.UTC().Year(); year < 1 || year > 9999 {
-			fail("occurredAt", "must be a time between the years 1 and 9999")
+		if e.OccurredAt.Before(earliest) || e.OccurredAt.UTC().Year() > 9999 {
+			fail("occurredAt", "must be a time since 2000-01-01")
 		}
 	}
 	if len(r.Usage) == 0 {

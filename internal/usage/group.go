@@ -2,6 +2,7 @@ package usage
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -19,6 +20,13 @@ import (
 func (r *Recorder) Gather(fast *db.DB, limits coalesce.Limits) {
 	quick := *r
 	quick.DB = fast
+	r.lookups = coalesce.New(coalesce.Options[[]uuid.UUID, map[uuid.UUID]uuid.UUID]{
+		Limits: coalesce.Limits{Writers: limits.Writers, MaxBatch: limits.MaxBatch, MaxQueue: limits.MaxQueue},
+		Flush: func(ctx context.Context, lists [][]uuid.UUID) ([]map[uuid.UUID]uuid.UUID, error) {
+			return readAdmissionKeys(ctx, fast, lists)
+		},
+		Weight: func(ids []uuid.UUID) int { return len(ids) },
+	})
 	r.group = coalesce.NewLanes(coalesce.LanesOptions[[]Event, outcome, need]{
 		Options: coalesce.Options[[]Event, outcome]{
 			Limits: limits,
@@ -87,5 +95,5 @@ func (r *Recorder) Close(ctx context.Context) error {
 	if r.group == nil {
 		return nil
 	}
-	return r.group.Close(ctx)
+	return errors.Join(r.lookups.Close(ctx), r.group.Close(ctx))
 }

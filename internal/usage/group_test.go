@@ -81,7 +81,7 @@ func TestUnitsStandAlone(t *testing.T) {
 			t.Error("a sum beyond what can be counted was recorded")
 		}
 	})
-	waitFor(t, func() bool { waiting, _ := r.State(); return waiting == 2*(good+4) })
+	waitFor(t, func() bool { waiting, _ := r.State(); return waiting == 2*(good+3) })
 	release()
 	all.Wait()
 	if err := r.Close(ctx); err != nil {
@@ -94,7 +94,7 @@ func TestUnitsStandAlone(t *testing.T) {
 	if total := pgtest.Scan[int](t, d, "SELECT requests FROM key_totals WHERE key_id = $1", id); total != 61 {
 		t.Errorf("the total is %d, want 61", total)
 	}
-	if batches[0] != 1 || batches[1] != 2*(good+4) {
+	if batches[0] != 1 || batches[1] != 2*(good+3) {
 		t.Errorf("batches of %v, want one event, then all the others at once", batches[:2])
 	}
 }

@@ -23,7 +23,8 @@ type Recorder struct {
 	Timezone string // IANA zone whose midnights part days
 	Observe  Observer
 
-	group *coalesce.Lanes[[]Event, outcome, need] // nil: each unit alone
+	group   *coalesce.Lanes[[]Event, outcome, need]               // nil: each unit alone
+	lookups *coalesce.Group[[]uuid.UUID, map[uuid.UUID]uuid.UUID] // nil: each alone
 }
 
 // Observer is told what became of events, after their commit. Any member may
@@ -59,6 +60,11 @@ func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error)
 			unit[i].ID = newID()
 		}
 	}
+	// The key is what units that wait for a held row are told apart by, so it is found
+	// before the group sees them.
+	if err := r.findKeys(ctx, unit); err != nil {
+		return nil, err
+	}
 	if beforeCommit != nil {
 		return beforeCommit(ctx, r, unit), nil
 	}
@@ -86,14 +92,10 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, e
 	if err != nil {
 		return nil, err
 	}
-	keys, err := r.admissionKeys(ctx, units)
-	if err != nil {
-		return nil, err
-	}
 	outcomes := make([]outcome, len(units))
 	var entries []entry
 	for u, events := range units {
-		wrong := findKeys(keys, events)
+		var wrong []fault.Field
 		priced := make([]entry, len(events))
 		for i, e := range events {
 			priced[i] = newEntry(e)
@@ -120,34 +122,24 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, e
 	return outcomes, r.append(ctx, entries, outcomes, nil)
 }
 
-// admissionKeys are the keys of the admissions that events name. Which key an
-// admission belongs to never changes, so reading it first is safe.
-func (r *Recorder) admissionKeys(ctx context.Context, units [][]Event) (map[uuid.UUID]uuid.UUID, error) {
+// findKeys gives events that name an admission its key. Which key an admission belongs
+// to never changes, so reading it first is safe. An Invalid fault names the events whose
+// admission is unknown or another key's.
+func (r *Recorder) findKeys(ctx context.Context, events []Event) error {
 	var ids []uuid.UUID
-	for _, events := range units {
-		for _, e := range events {
-			if e.AdmissionID != uuid.Nil {
-				ids = append(ids, e.AdmissionID)
-			}
+	for _, e := range events {
+		if e.AdmissionID != uuid.Nil {
+			ids = append(ids, e.AdmissionID)
 		}
 	}
 	if ids == nil {
-		return nil, nil
+		return nil
 	}
-	rows, err := r.DB.AdmissionKeys(ctx, ids)
+	keys, err := r.admissionKeys(ctx, ids)
 	if err != nil {
-		return nil, fmt.Errorf("reading admissions: %w", err)
+		return err
 	}
-	keys := make(map[uuid.UUID]uuid.UUID, len(rows))
-	for _, row := range rows {
-		keys[row.ID] = row.KeyID
-	}
-	return keys, nil
-}
-
-// findKeys gives events that name an admission its key, and names those whose
-// admission is unknown or another key's.
-func findKeys(keys map[uuid.UUID]uuid.UUID, events []Event) (wrong []fault.Field) {
+	var wrong []fault.Field
 	for i, e := range events {
 		switch key, known := keys[e.AdmissionID]; {
 		case e.AdmissionID == uuid.Nil:
@@ -159,7 +151,34 @@ func findKeys(keys map[uuid.UUID]uuid.UUID, events []Event) (wrong []fault.Field
 			events[i].KeyID = key
 		}
 	}
-	return wrong
+	return fault.OrNil(wrong)
+}
+
+// admissionKeys are the keys of admissions; after Gather, read together with those that
+// are asked for at the same time.
+func (r *Recorder) admissionKeys(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]uuid.UUID, error) {
+	if r.lookups != nil {
+		return r.lookups.Do(ctx, ids)
+	}
+	all, err := readAdmissionKeys(ctx, r.DB, [][]uuid.UUID{ids})
+	if err != nil {
+		return nil, err
+	}
+	return all[0], nil
+}
+
+// readAdmissionKeys reads the keys of several lists of admissions at once. The lists
+// share one answer.
+func readAdmissionKeys(ctx context.Context, from *db.DB, lists [][]uuid.UUID) ([]map[uuid.UUID]uuid.UUID, error) {
+	rows, err := from.AdmissionKeys(ctx, slices.Concat(lists...))
+	if err != nil {
+		return nil, fmt.Errorf("reading admissions: %w", err)
+	}
+	keys := make(map[uuid.UUID]uuid.UUID, len(rows))
+	for _, row := range rows {
+		keys[row.ID] = row.KeyID
+	}
+	return slices.Repeat([]map[uuid.UUID]uuid.UUID{keys}, len(lists)), nil
 }
 
 // at names a field of event i; a single event's fields have no index.
@@ -207,13 +226,16 @@ func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
 // it is not nil, is done in the same transaction, when anything was recorded.
 func (r *Recorder) append(ctx context.Context, entries []entry, outcomes []outcome, also func(*db.Queries) error) error {
 	var rows []db.LedgerAppendRow
+	var first firsts
 	err := r.DB.InTx(ctx, func(q *db.Queries) (err error) {
-		rows, err = q.LedgerAppend(ctx, arrays(entries, r.Timezone))
-		if err == nil {
-			err = forgetHalves(ctx, q, entries, rows)
-		}
-		if err != nil || also == nil || !slices.ContainsFunc(rows, func(row db.LedgerAppendRow) bool { return row.Recorded }) {
+		if rows, err = q.LedgerAppend(ctx, arrays(entries, r.Timezone)); err != nil {
 			return err
+		}
+		if first, err = r.settleRepeats(ctx, q, entries, rows); err != nil {
+			return err
+		}
+		if also == nil || !slices.ContainsFunc(rows, func(row db.LedgerAppendRow) bool { return row.Recorded }) {
+			return nil
 		}
 		return also(q)
 	})
@@ -229,9 +251,15 @@ func (r *Recorder) append(ctx context.Context, entries []entry, outcomes []outco
 			Duplicate: !rows[i].Recorded}
 	}
 	refuse(entries, rows, outcomes)
-	r.answerRepeats(ctx, entries, outcomes, results)
 	for i, e := range entries {
-		if o := &outcomes[e.unit]; o.err == nil {
+		o := &outcomes[e.unit]
+		if o.err != nil {
+			continue
+		}
+		if results[i].Duplicate {
+			results[i], o.err = r.answerRepeat(ctx, e, rows[i].AdmissionID, first, results[i], len(entries) > 1)
+		}
+		if o.err == nil {
 			o.results = append(o.results, results[i])
 			if e.kind == kindUsage {
 				r.tell(results[i])
@@ -252,96 +280,6 @@ func refuse(entries []entry, rows []db.LedgerAppendRow, outcomes []outcome) {
 	for unit, fields := range wrong {
 		outcomes[unit].err = fault.Fields(fields...)
 	}
-}
-
-// forgetHalves takes back the gates of events that got one of theirs and not the
-// other, in the transaction in which they got it.
-func forgetHalves(ctx context.Context, q *db.Queries, entries []entry, rows []db.LedgerAppendRow) error {
-	var p db.DedupForgetParams
-	for i, e := range entries {
-		if gates := e.gates(); len(gates) > 1 && !rows[i].Recorded && !rows[i].Refused {
-			for _, gate := range gates {
-				p.KeyIDs = append(p.KeyIDs, e.KeyID)
-				p.DedupKeys = append(p.DedupKeys, gate)
-				p.EventIDs = append(p.EventIDs, e.ID)
-			}
-		}
-	}
-	if p.KeyIDs == nil {
-		return nil
-	}
-	return q.DedupForget(ctx, p)
-}
-
-// answerRepeats gives duplicates the answers of the events they repeat. What was
-// recorded is committed by now: where the answers cannot be had, only units with a
-// duplicate are told so.
-func (r *Recorder) answerRepeats(ctx context.Context, entries []entry, outcomes []outcome, results []Result) {
-	type pair struct {
-		key   uuid.UUID
-		dedup string
-	}
-	var params db.DedupFindParams
-	var repeats []int
-	for i, e := range entries {
-		if !results[i].Duplicate || outcomes[e.unit].err != nil {
-			continue
-		}
-		repeats = append(repeats, i)
-		for _, dedup := range e.gates() {
-			params.KeyIDs = append(params.KeyIDs, e.KeyID)
-			params.DedupKeys = append(params.DedupKeys, dedup)
-		}
-	}
-	if repeats == nil {
-		return
-	}
-	rows, err := r.DB.DedupFind(ctx, params)
-	first := make(map[pair]db.DedupFindRow, len(rows))
-	for _, row := range rows {
-		first[pair{row.KeyID, row.DedupKey}] = row
-	}
-	for _, i := range repeats {
-		e, o := entries[i], &outcomes[entries[i].unit]
-		if err != nil {
-			o.err = fmt.Errorf("reading first answers: %w", err)
-			continue
-		}
-		answered := false
-		for _, dedup := range e.gates() {
-			if row, ok := first[pair{e.KeyID, dedup}]; ok && !answered {
-				answered = true
-				results[i].EventID, results[i].Model, results[i].Cost, results[i].Priced = row.EventID, row.Model, row.Cost, row.Priced
-				results[i].Conflict = row.Fingerprint != e.fingerprint
-			}
-		}
-		if !answered { // stopped by a half that is gone by now
-			alone, failed := r.appendAgain(ctx, e, len(entries) > 1)
-			results[i], o.err = alone, errors.Join(o.err, failed)
-		}
-	}
-}
-
-// appendAgain records an event alone that another one of its batch kept out
-// without being recorded itself.
-func (r *Recorder) appendAgain(ctx context.Context, e entry, hadCompany bool) (Result, error) {
-	if !hadCompany {
-		return Result{}, fault.New(fault.Unavailable, "The first answer to this event is just being forgotten. Try again.")
-	}
-	e.unit = 0
-	alone := make([]outcome, 1)
-	if err := r.append(ctx, []entry{e}, alone, nil); err != nil || alone[0].err != nil {
-		return Result{}, errors.Join(err, alone[0].err)
-	}
-	return alone[0].results[0], nil
-}
-
-// gates are what an entry must be the first with.
-func (e entry) gates() []string {
-	if e.AdmissionID == uuid.Nil || e.dedup == "a:"+e.AdmissionID.String() {
-		return []string{e.dedup}
-	}
-	return []string{e.dedup, "a:" + e.AdmissionID.String()}
 }
 
 func (r *Recorder) tell(result Result) {

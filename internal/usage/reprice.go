@@ -62,13 +62,15 @@ func (r *Recorder) Reprice(ctx context.Context, from *db.DB, who db.Actor, what 
 	if err != nil {
 		return Repriced{}, err
 	}
-	run := repricing{Recorder: r, who: who, since: idBefore(since.Add(-time.Minute)), what: what, changes: map[[2]string]*Change{}}
-	err = db.Stream(ctx, from, func(q *db.Queries) error {
-		_, err := q.EventsOfDays(ctx, db.EventsOfDaysParams{FromDay: what.From, ToDay: what.To, Zone: r.Timezone, Model: what.Model})
-		return err
-	}, func(row db.EventsOfDaysRow) error {
-		run.events++
-		return run.take(ctx, catalogue, row)
+	run := repricing{Recorder: r, who: who, since: since.Add(-time.Minute), what: what, changes: map[[2]string]*Change{}}
+	err = from.Snapshot(ctx, func(snapshot *db.Reader) error {
+		return db.Stream(ctx, snapshot, func(q *db.Queries) error {
+			_, err := q.EventsOfDays(ctx, db.EventsOfDaysParams{FromDay: what.From, ToDay: what.To, Zone: r.Timezone, Model: what.Model})
+			return err
+		}, func(row db.EventsOfDaysRow) error {
+			run.events++
+			return run.take(ctx, catalogue, row)
+		})
 	})
 	if err == nil {
 		err = run.flush(ctx)
@@ -98,23 +100,13 @@ func (r *repricing) audit(ctx context.Context, q *db.Queries, batch []repricedEv
 	return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "ledger", TargetID: "usage", After: raw})
 }
 
-// idBefore is the least id that can be made at an instant or later. Source: RFC 9562,
-// section 5.7.
-func idBefore(at time.Time) (id uuid.UUID) {
-	ms := at.UnixMilli()
-	for i := range 6 {
-		id[i] = byte(ms >> (40 - 8*i)) //nolint:gosec // its bytes, one by one
-	}
-	return id
-}
-
 // repricing is one run.
 type repricing struct {
 	*Recorder
 
 	who     db.Actor
 	what    Repricing
-	since   uuid.UUID
+	since   time.Time // by the database's clock: before the first event was read
 	events  int64
 	changes map[[2]string]*Change // by key id and model
 	batch   []repricedEvent

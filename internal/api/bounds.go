@@ -1,0 +1,333 @@
+package api
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/labstack/echo/v4"
+
+	"github.com/keyledger/keyledger/internal/coalesce"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// What a client may take from others: a slot while its request is worked on, and not
+// while its body arrives or its answer is written; bytes of memory for what of its body
+// has arrived; and so many connections.
+const (
+	maxBody      = 1 << 20
+	maxBatchBody = 8 << 20
+	// maxBodies bounds the bytes of all bodies together, but for the first freeBody bytes
+	// of each.
+	maxBodies = 64 << 20
+	freeBody  = 16 << 10
+
+	// A body must begin within bodyGrace and arrive at bodyRate bytes a second.
+	bodyGrace = 5 * time.Second
+	bodyRate  = 16 << 10
+	bodyChunk = 32 << 10
+
+	// An answer must be taken within answerGrace and the time that answerRate bytes a
+	// second need. A larger one than freeAnswer keeps its slot until it is written.
+	answerGrace = 10 * time.Second
+	answerRate  = 64 << 10
+	freeAnswer  = 64 << 10
+
+	// reportWait is how long a report waits for others to end before it is refused.
+	reportWait = 5 * time.Second
+)
+
+// capacity is what may be under way at once, over all listeners: requests, and bytes
+// of their bodies.
+type capacity struct{ requests, bodies atomic.Int64 }
+
+// enter takes a slot for a request, so that what was let in keeps its speed; false:
+// there is none. leave gives it back, once.
+func (s *Server) enter() (leave func(), ok bool) {
+	if n := s.under.requests.Add(1); s.MaxInFlight > 0 && n > s.MaxInFlight {
+		s.under.requests.Add(-1)
+		return func() {}, false
+	}
+	return sync.OnceFunc(func() { s.under.requests.Add(-1) }), true
+}
+
+// bounded reads the body of a request under /v1 and then lets it take a slot, which
+// it gives back before its answer is written.
+func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		if !strings.HasPrefix(c.Request().URL.Path, "/v1/") {
+			return next(c) // whoever asks how we are is answered
+		}
+		done, err := s.takeBody(c)
+		defer done()
+		if err != nil {
+			return err
+		}
+		leave, ok := s.enter()
+		defer leave()
+		if !ok {
+			return coalesce.ErrFull
+		}
+		plain := c.Response().Writer
+		a := &answer{ResponseWriter: plain}
+		c.Response().Writer = a
+		if err := next(c); err != nil {
+			c.Error(err)
+		}
+		c.Response().Writer = plain
+		if a.body.Len() <= freeAnswer {
+			leave()
+		}
+		return a.send()
+	}
+}
+
+// takeBody reads a request's body into memory as fast as it arrives, and not slower than
+// bodyRate. done gives its bytes back.
+func (s *Server) takeBody(c echo.Context) (done func(), err error) {
+	r := c.Request()
+	limit := bodyLimit(r.URL.Path)
+	charged := int64(0)
+	done = func() { s.under.bodies.Add(-charged) }
+	if r.ContentLength > limit {
+		return done, tooLarge(limit)
+	}
+	if r.Body == nil || r.Body == http.NoBody {
+		return done, nil
+	}
+	control := http.NewResponseController(c.Response())
+	start := time.Now()
+	var body bytes.Buffer
+	body.Grow(int(min(max(r.ContentLength, 512), freeBody)))
+	for {
+		late := start.Add(bodyGrace + time.Duration(body.Len())*time.Second/bodyRate)
+		if err := control.SetReadDeadline(late); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return done, err
+		}
+		n, err := io.CopyN(&body, r.Body, min(bodyChunk, limit+1-int64(body.Len())))
+		if charge := min(n, int64(body.Len())-freeBody); charge > 0 {
+			charged += charge
+			if s.under.bodies.Add(charge) > maxBodies {
+				return done, coalesce.ErrFull
+			}
+		}
+		switch {
+		case int64(body.Len()) > limit:
+			return done, tooLarge(limit)
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			return done, fault.Wrap(err, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
+		case errors.Is(err, io.EOF):
+			r.Body, r.ContentLength = io.NopCloser(&body), int64(body.Len())
+			// The server watches the connection while it works, and takes a missed deadline
+			// for a client that has gone.
+			err := control.SetReadDeadline(time.Now().Add(timeoutOf(r.URL.Path) + answerGrace))
+			if errors.Is(err, http.ErrNotSupported) {
+				err = nil
+			}
+			return done, err
+		case err != nil:
+			return done, fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
+		}
+	}
+}
+
+// bodyLimit is the largest body that a path takes, in bytes.
+func bodyLimit(path string) int64 {
+	switch path {
+	case "/v1/usage", "/v1/keys/batch", "/v1/keys/batch-delete", "/v1/prices/import":
+		return maxBatchBody
+	}
+	return maxBody
+}
+
+func tooLarge(limit int64) error {
+	return fault.New(fault.TooLarge, fmt.Sprintf("The body is larger than %d MiB.", limit>>20))
+}
+
+// answer gathers what a handler writes, so that a client that reads slowly holds
+// nothing but its own answer. Flush turns it into a stream.
+type answer struct {
+	http.ResponseWriter
+
+	status    int
+	body      bytes.Buffer
+	streaming bool
+}
+
+// WriteHeader notes the status.
+func (a *answer) WriteHeader(status int) {
+	if a.streaming {
+		a.ResponseWriter.WriteHeader(status)
+	} else if a.status == 0 {
+		a.status = status
+	}
+}
+
+// Write gathers, or passes on once the answer is a stream.
+func (a *answer) Write(b []byte) (int, error) {
+	if a.streaming {
+		return a.ResponseWriter.Write(b)
+	}
+	return a.body.Write(b)
+}
+
+// FlushError sends what was gathered, and whatever comes later at once.
+func (a *answer) FlushError() error {
+	if !a.streaming {
+		if err := a.send(); err != nil {
+			return err
+		}
+		a.streaming = true
+	}
+	return http.NewResponseController(a.ResponseWriter).Flush()
+}
+
+// Flush is FlushError for those that want none.
+func (a *answer) Flush() { _ = a.FlushError() }
+
+// Unwrap is the writer below, for http.ResponseController.
+func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// send writes what was gathered, to a client that has a bounded time to take it.
+func (a *answer) send() error {
+	if a.streaming || a.status == 0 && a.body.Len() == 0 {
+		return nil
+	}
+	late := time.Now().Add(answerGrace + time.Duration(a.body.Len())*time.Second/answerRate)
+	if err := http.NewResponseController(a.ResponseWriter).SetWriteDeadline(late); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		return err
+	}
+	if a.status != 0 {
+		a.ResponseWriter.WriteHeader(a.status)
+	}
+	_, err := a.ResponseWriter.Write(a.body.Bytes())
+	a.body = bytes.Buffer{}
+	return err
+}
+
+// isReport reports whether a path may scan the whole ledger: reports and repricing.
+func isReport(path string) bool {
+	return strings.HasPrefix(path, "/v1/reports/") || path == "/v1/prices/reprice"
+}
+
+// reporting lets as many reports go on at once as have connections; a further one waits a
+// few seconds and is refused. It holds no slot of other requests meanwhile.
+func (s *Server) reporting(next echo.HandlerFunc) echo.HandlerFunc {
+	return func(c echo.Context) error {
+		r := c.Request()
+		if !isReport(r.URL.Path) {
+			return next(c)
+		}
+		ctx, cancel := context.WithTimeout(r.Context(), reportWait)
+		defer cancel()
+		select {
+		case s.reports() <- struct{}{}:
+			defer func() { <-s.reports() }()
+			return next(c)
+		case <-ctx.Done():
+			if r.Context().Err() != nil {
+				return r.Context().Err()
+			}
+			return fault.New(fault.Unavailable, "As many reports as this service has connections for are under way. Try again.")
+		}
+	}
+}
+
+// reports has room for as many as the pool for reports has connections.
+func (s *Server) reports() chan struct{} {
+	s.makeReports.Do(func() {
+		_, _, most := s.Reports.DB.PoolStat()
+		s.underReports = make(chan struct{}, max(1, most))
+	})
+	return s.underReports
+}
+
+// PerAddress is a listener that closes connections of an address that has most of them
+// open already. Trusted networks, of proxies, are not counted; most 0 bounds nobody.
+func PerAddress(l net.Listener, most int, trusted []netip.Prefix) net.Listener {
+	if most <= 0 {
+		return l
+	}
+	return &perAddress{Listener: l, most: most, trusted: trusted, open: map[netip.Addr]int{}}
+}
+
+type perAddress struct {
+	net.Listener
+
+	most    int
+	trusted []netip.Prefix
+	mu      sync.Mutex
+	open    map[netip.Addr]int
+}
+
+// Accept is the next connection of an address that may have one more.
+func (l *perAddress) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
+		if err != nil { // no TCP: nothing to tell clients apart by
+			return conn, nil
+		}
+		addr := remote.Addr().Unmap()
+		if l.trusts(addr) {
+			return conn, nil
+		}
+		if l.take(addr) {
+			return &counted{Conn: conn, leave: sync.OnceFunc(func() { l.give(addr) })}, nil
+		}
+		_ = conn.Close() // it has most already
+	}
+}
+
+func (l *perAddress) trusts(addr netip.Addr) bool {
+	for _, network := range l.trusted {
+		if network.Contains(addr) {
+			return true
+		}
+	}
+	return false
+}
+
+func (l *perAddress) take(addr netip.Addr) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[addr] >= l.most {
+		return false
+	}
+	l.open[addr]++
+	return true
+}
+
+func (l *perAddress) give(addr netip.Addr) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open[addr]--; l.open[addr] == 0 {
+		delete(l.open, addr)
+	}
+}
+
+// counted is a connection that is counted until it is closed.
+type counted struct {
+	net.Conn
+
+	leave func()
+}
+
+// Close closes the connection.
+func (c *counted) Close() error {
+	c.leave()
+	return c.Conn.Close()
+}
