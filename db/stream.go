@@ -6,6 +6,7 @@ import (
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
 // ReportRow is one row of a usage report: all its queries have the same columns.
@@ -48,7 +49,19 @@ type note struct {
 }
 
 // Query notes a query.
-func (n *note) Query(_ context.Context, sql string, args ...interface{}) (pgx.Rows, error) {
+func (n *note) Query(_ context.Context, sql string, args ...any) (pgx.Rows, error) {
 	n.sql, n.args = sql, args
 	return nil, errNoted
+}
+
+// Exec notes a statement without rows.
+func (n *note) Exec(_ context.Context, sql string, args ...any) (pgconn.CommandTag, error) {
+	n.sql, n.args = sql, args
+	return pgconn.CommandTag{}, errNoted
+}
+
+// QueryRow notes a query for one row.
+func (n *note) QueryRow(_ context.Context, sql string, args ...any) pgx.Row {
+	n.sql, n.args = sql, args
+	return pipelineRow{nil, errNoted}
 }

@@ -137,7 +137,7 @@ func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key,
 	if db.Missing(err) {
 		return nil, nil
 	}
-	if err != nil {
+	if err != nil || row.APIKey.DeletedAt != nil {
 		return nil, err
 	}
 	if current := candidates[0]; row.Scheme != current.Scheme || row.PepperID != current.PepperID {
