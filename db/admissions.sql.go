@@ -347,7 +347,9 @@ WITH clock AS MATERIALIZED (
 ), key AS MATERIALIZED (
     -- Each key's limits and what is used of them. A limit that is not set is null,
     -- and its use is not even read.
-    SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names,
+    SELECT k.id, k.deleted_at, k.is_active, k.expires_at, k.permissions,
+           k.enable_model_restriction, k.restricted_model_names, k.allowed_model_names,
+           k.enable_client_restriction, k.allowed_clients, k.estimate_per_request,
            k.enforcement = 'observe' AS observes,
            nullif(k.concurrency_limit, 0)::bigint AS leases_max,
            h.leases,

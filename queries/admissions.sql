@@ -67,7 +67,9 @@ WITH clock AS MATERIALIZED (
 ), key AS MATERIALIZED (
     -- Each key's limits and what is used of them. A limit that is not set is null,
     -- and its use is not even read.
-    SELECT k.*,
+    SELECT k.id, k.deleted_at, k.is_active, k.expires_at, k.permissions,
+           k.enable_model_restriction, k.restricted_model_names, k.allowed_model_names,
+           k.enable_client_restriction, k.allowed_clients, k.estimate_per_request,
            k.enforcement = 'observe' AS observes,
            nullif(k.concurrency_limit, 0)::bigint AS leases_max,
            h.leases,

@@ -28,7 +28,7 @@ WITH input AS MATERIALIZED (
            i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
            i.ephemeral_5m_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.fingerprint, i.adjusts, i.reason,
            coalesce(nullif(i.admission_id, '00000000-0000-0000-0000-000000000000'), c.id) AS admission_id,
-           i.unit, i.ord
+           i.unit, i.ord, k.rate_limit_window
       FROM ROWS FROM (
            unnest(@event_ids::uuid[]), unnest(@kinds::text[]), unnest(@key_ids::uuid[]),
            unnest(@dedup_keys::text[]), unnest(@account_ids::text[]), unnest(@models::text[]),
@@ -50,6 +50,7 @@ WITH input AS MATERIALIZED (
               AND i.admission_id = '00000000-0000-0000-0000-000000000000'
             LIMIT 1
       ) AS c ON true
+      LEFT JOIN LATERAL (SELECT x.rate_limit_window FROM api_keys AS x WHERE x.id = i.key_id LIMIT 1) AS k ON true
 ), keys AS MATERIALIZED (
     SELECT DISTINCT u.id FROM ROWS FROM (unnest(@key_ids::uuid[])) AS u (id) ORDER BY u.id
 ), locked AS MATERIALIZED (
@@ -58,15 +59,11 @@ WITH input AS MATERIALIZED (
      CROSS JOIN LATERAL (
            SELECT x.key_id FROM key_totals AS x WHERE x.key_id = k.id FOR NO KEY UPDATE
      ) AS t
-), known AS MATERIALIZED (
-    SELECT a.id, a.rate_limit_window
-      FROM keys AS k
-     CROSS JOIN LATERAL (SELECT x.id, x.rate_limit_window FROM api_keys AS x WHERE x.id = k.id LIMIT 1) AS a
 ), refused AS MATERIALIZED (
     SELECT i.ord, i.unit
       FROM input AS i
      WHERE i.key_id NOT IN (SELECT l.key_id FROM locked AS l)
-        OR i.kind = 'usage' AND i.key_id NOT IN (SELECT k.id FROM known AS k)
+        OR i.kind = 'usage' AND i.rate_limit_window IS NULL
 ), wanted AS MATERIALIZED (
     SELECT i.ord, i.event_id, i.key_id, i.dedup_key AS gate_key, i.model, i.cost, i.priced, i.fingerprint,
            i.admission_id, i.unit
@@ -179,21 +176,23 @@ WITH input AS MATERIALIZED (
      WHERE f.day <= (SELECT c.closing_until FROM closing_days AS c WHERE c.only_row)
      GROUP BY f.key_id, f.day, f.model
 ), counters AS MATERIALIZED (
-    SELECT c.key_id, k.rate_limit_window
-      FROM known AS k
+    SELECT c.key_id
+      FROM (SELECT DISTINCT i.key_id FROM input AS i WHERE i.rate_limit_window > 0 ORDER BY i.key_id) AS k
      CROSS JOIN LATERAL (
-           SELECT x.key_id FROM key_counters AS x WHERE x.key_id = k.id AND k.rate_limit_window > 0 FOR NO KEY UPDATE
+           SELECT x.key_id FROM key_counters AS x WHERE x.key_id = k.key_id FOR NO KEY UPDATE
      ) AS c
 ), windows AS (
-    INSERT INTO key_counters AS c (key_id, tokens)
+    -- The proposed window_start is the earliest start of a window that is open now.
+    INSERT INTO key_counters AS c (key_id, window_start, tokens)
     SELECT f.key_id,
+           clock_timestamp() - max(f.rate_limit_window) * interval '1 minute',
            sum(f.input_tokens + f.output_tokens + f.cache_create_tokens + f.cache_read_tokens)::bigint
       FROM fresh AS f
-     WHERE f.kind = 'usage' AND f.key_id IN (SELECT l.key_id FROM counters AS l)
+     WHERE f.kind = 'usage' AND f.rate_limit_window > 0
+       AND (SELECT count(*) FROM counters) >= 0 -- they are locked first, in order
      GROUP BY f.key_id
     ON CONFLICT (key_id) DO UPDATE SET tokens = c.tokens + excluded.tokens
-     WHERE clock_timestamp() < c.window_start
-           + (SELECT k.rate_limit_window FROM counters AS k WHERE k.key_id = excluded.key_id) * interval '1 minute'
+     WHERE c.window_start > excluded.window_start
 ), settled AS (
     UPDATE admissions AS a SET is_open = false, ended_by = 'settled', ended_at = now()
       FROM fresh AS f

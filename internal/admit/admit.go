@@ -236,7 +236,7 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 		p.Services = append(p.Services, r.Service)
 		p.Models = append(p.Models, r.Model)
 		p.ModelNames = append(p.ModelNames, price.Comparable(r.Model))
-		p.DeniedNames = append(p.DeniedNames, strings.Join(catalogue.Names(r.Model), "\x1f"))
+		p.DeniedNames = append(p.DeniedNames, catalogue.Names(r.Model))
 		p.Clients = append(p.Clients, d.clientsOf(r.UserAgent))
 		p.Tokens = append(p.Tokens, r.Tokens)
 		p.Costs = append(p.Costs, cost.String())

@@ -2,13 +2,14 @@ package price
 
 import (
 	"sort"
+	"sync"
 	"time"
 )
 
 // Wildcard is the model of an entry that prices whatever nothing else matches.
 const Wildcard = "*"
 
-// Catalogue answers which price a model has at an instant. It is immutable.
+// Catalogue answers which price a model has at an instant. It is safe for concurrent use.
 type Catalogue struct {
 	// Revision is the number of the database's catalogue that it was made from.
 	Revision int64
@@ -16,6 +17,9 @@ type Catalogue struct {
 	byModel  map[string][]Price  // a model's entries, earliest first
 	byFolded map[string][]string // models by folded name
 	byBase   map[string][]string // models by folded name without date, newest date first
+
+	mu    sync.Mutex
+	names map[string]string // of models that were asked about, by name as received
 }
 
 // NewCatalogue makes a catalogue of entries in any order.

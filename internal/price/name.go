@@ -89,9 +89,29 @@ func join(base, date string) string {
 	return base + "-" + date
 }
 
-// Names are the names under which a deny list bars a model: without its date, and with
-// it. A name without a date stands for the one that Lookup takes, the newest.
-func (c *Catalogue) Names(model string) []string {
+// NameSeparator stands between names.
+const NameSeparator = "\x1f"
+
+// maxNames bounds the answers of Names that are kept: callers choose the models.
+const maxNames = 4096
+
+// Names are the names under which a deny list bars a model, separated by NameSeparator:
+// without its date, and with it. A name without a date stands for the one that Lookup
+// takes, the newest.
+func (c *Catalogue) Names(model string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names, known := c.names[model]
+	if !known {
+		if names = c.findNames(model); c.names == nil || len(c.names) >= maxNames {
+			c.names = map[string]string{}
+		}
+		c.names[model] = names
+	}
+	return names
+}
+
+func (c *Catalogue) findNames(model string) string {
 	base, date := identity(model)
 	for _, entry := range c.byBase[base] {
 		if date == "" {
@@ -99,9 +119,9 @@ func (c *Catalogue) Names(model string) []string {
 		}
 	}
 	if date == "" {
-		return []string{base}
+		return base
 	}
-	return []string{base, join(base, date)}
+	return base + NameSeparator + join(base, date)
 }
 
 // undated takes a date, or -latest, off the end of a folded name. The date is given as
