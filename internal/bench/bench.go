@@ -81,6 +81,7 @@ type test struct {
 var tests = []test{
 	{"P1", (*bench).verify}, {"P2", (*bench).admission}, {"P3", (*bench).admissionGroups}, {"P4", (*bench).oneHotKey},
 	{"P5", (*bench).usage}, {"P6", (*bench).usageBatches}, {"P7", (*bench).revocation}, {"P8", (*bench).lists},
+	{"P12", (*bench).firstMinute}, {"P13", (*bench).lockWaits}, {"P17", (*bench).pace},
 	{"R2", (*bench).durability}, {"R4", (*bench).overload}, {"P9", (*bench).reports}, {"CSV", (*bench).stream}, {"P10", (*bench).memory}, {"P11", (*bench).growth},
 }
 
@@ -170,6 +171,15 @@ func (b *bench) sayf(format string, args ...any) {
 // stand is the database of P1 to P8, made when it is first needed.
 func (b *bench) stand(ctx context.Context) (*stand, error) {
 	return b.standCalled(ctx, "bench", b.o.Keys, b.o.Ledger)
+}
+
+// realStand is the database of loads of the real shape.
+func (b *bench) realStand(ctx context.Context) (*stand, error) {
+	s, err := b.standCalled(ctx, "bench_real", realKeys, 0)
+	if err == nil {
+		s.population = realShape(realKeys)
+	}
+	return s, err
 }
 
 // bigStand is the database of P9 to P11.

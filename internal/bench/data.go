@@ -24,6 +24,8 @@ type stand struct {
 	url  string
 	db   *db.DB
 	keys int
+
+	population population // whom loads are of
 }
 
 // secretOf is the text of key i of every stand.
@@ -49,7 +51,7 @@ func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand
 	if err := b.cluster.EnsureDatabase(ctx, name); err != nil {
 		return nil, err
 	}
-	s := &stand{name: name, url: b.cluster.URL(name), keys: keys}
+	s := &stand{name: name, url: b.cluster.URL(name), keys: keys, population: even(keys)}
 	m, err := migrations.Open(s.url)
 	if err != nil {
 		return nil, err
@@ -178,7 +180,7 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 	if err != nil {
 		return p, err
 	}
-	const told = `DROP TABLE IF EXISTS bench_told; CREATE UNLOGGED TABLE bench_told (request_id text, key_id uuid, account_id text, input bigint, output bigint, cached bigint, cost numeric)`
+	const told = `DROP TABLE IF EXISTS bench_told; CREATE UNLOGGED TABLE bench_told (request_id text, key_id uuid, account_id text, model text, input bigint, output bigint, cached bigint, cost numeric)`
 	if err := s.db.Exec(ctx, told); err != nil {
 		return p, err
 	}
@@ -188,9 +190,9 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 		}
 	}
 	err = s.db.Scan(ctx, `SELECT count(*), count(*) FILTER (WHERE (e.key_id, e.account_id, e.model, e.kind, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_create_tokens, e.cost, e.priced)
-			IS DISTINCT FROM (t.key_id, t.account_id, $1, 'usage', t.input, t.output, t.cached, 0::bigint, t.cost, true))
+			IS DISTINCT FROM (t.key_id, t.account_id, t.model, 'usage', t.input, t.output, t.cached, 0::bigint, t.cost, true))
 		FROM bench_told AS t JOIN (SELECT DISTINCT ON (u.request_id) u.* FROM usage_events AS u WHERE u.request_id LIKE 'b-%') AS e ON e.request_id = t.request_id`,
-		[]any{model}, &p.InLedger, &p.Altered)
+		nil, &p.InLedger, &p.Altered)
 	if err != nil {
 		return p, err
 	}
@@ -208,19 +210,20 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 // tell puts what clients were told is recorded into a table.
 func (s *stand) tell(ctx context.Context, ids []string) error {
 	var keys []uuid.UUID
-	var accounts, costs []string
+	var accounts, models, costs []string
 	var input, output, cached []int64
 	for _, id := range ids {
 		n, err := strconv.ParseInt(strings.TrimPrefix(id, "b-"), 10, 64)
 		if err != nil {
 			return fmt.Errorf("an answer with the request id %q, which was not sent", id)
 		}
-		f := factOf(n, s.keys)
+		f := s.population.fact(n)
 		keys, accounts, costs = append(keys, idOf(f.key)), append(accounts, f.account), append(costs, f.cost().String())
+		models = append(models, f.model.name)
 		input, output, cached = append(input, f.input), append(output, f.output), append(cached, f.cached)
 	}
-	return s.db.Exec(ctx, `INSERT INTO bench_told SELECT t.id, t.key, t.account, t.input, t.output, t.cached, t.cost FROM unnest($1::text[], $2::uuid[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[], CAST($7::text[] AS numeric[])) AS t (id, key, account, input, output, cached, cost)`,
-		ids, keys, accounts, input, output, cached, costs)
+	return s.db.Exec(ctx, `INSERT INTO bench_told SELECT t.id, t.key, t.account, t.model, t.input, t.output, t.cached, t.cost FROM unnest($1::text[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::bigint[], $7::bigint[], CAST($8::text[] AS numeric[])) AS t (id, key, account, model, input, output, cached, cost)`,
+		ids, keys, accounts, models, input, output, cached, costs)
 }
 
 // wrong says what a proof found against the service; empty: nothing.

@@ -49,6 +49,8 @@ type target struct {
 // loadOptions are what a load differs in.
 type loadOptions struct {
 	clients  int  // 0: clients
+	rate     int  // requests a second, whatever the answers take; 0: each client asks when it was answered
+	requests int  // at most; 0: for as long as it takes
 	overload bool // 503 with Retry-After is an answer too
 	broken   bool // no answer and 503 are expected: the test ends processes
 }
@@ -65,9 +67,13 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 		}
 	}
 	n := uint64(o.clients) //nolint:gosec // small
-	transport := &http.Transport{MaxIdleConnsPerHost: o.clients, MaxConnsPerHost: o.clients, DisableCompression: true}
+	transport := &http.Transport{MaxIdleConnsPerHost: max(o.clients, o.rate), MaxConnsPerHost: max(o.clients, o.rate), DisableCompression: true}
 	defer transport.CloseIdleConnections()
-	attacker := vegeta.NewAttacker(vegeta.Workers(n), vegeta.MaxWorkers(n), vegeta.Client(&http.Client{Transport: transport, Timeout: time.Minute}))
+	most := n
+	if o.rate > 0 { // an open loop: a slow answer holds no other request up
+		most = vegeta.DefaultMaxWorkers
+	}
+	attacker := vegeta.NewAttacker(vegeta.Workers(n), vegeta.MaxWorkers(most), vegeta.Client(&http.Client{Transport: transport, Timeout: time.Minute}))
 	header := http.Header{"Content-Type": {"application/json"}, "Authorization": {"Bearer " + to.token}}
 	var serial atomic.Uint64
 	var down atomic.Bool // the last request failed
@@ -76,9 +82,13 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 		if down.Load() {
 			time.Sleep(50 * time.Millisecond) // who gets no answer does not ask again at once
 		}
-		t.Method, t.URL, t.Body, t.Header = http.MethodPost, to.url+what.path, what.next(serial.Add(1)-1), header
+		at := serial.Add(1) - 1
+		if o.requests > 0 && at >= uint64(o.requests) { //nolint:gosec // small
+			return vegeta.ErrNoTargets
+		}
+		t.Method, t.URL, t.Body, t.Header = http.MethodPost, to.url+what.path, what.next(at), header
 		return nil
-	}, vegeta.Rate{}, d, "")
+	}, vegeta.Rate{Freq: o.rate, Per: time.Second}, d, "")
 	var s sample
 	var wrong error
 	latencies := make([]time.Duration, 0, 1<<16)
@@ -86,6 +96,9 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 	for r := range results {
 		if wrong != nil || ctx.Err() != nil {
 			attacker.Stop()
+			continue
+		}
+		if r.Error == vegeta.ErrNoTargets.Error() {
 			continue
 		}
 		down.Store(o.broken && r.Code != http.StatusOK)

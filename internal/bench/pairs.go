@@ -10,8 +10,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/shopspring/decimal"
 )
 
 // side is one of two that are compared.
@@ -76,7 +74,7 @@ func ratio(name, what, against string, reach float64, ratios []float64, samples 
 func short(d time.Duration) string { return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000) }
 
 // bareSide is the echo server with as many bytes in and out as a kind of traffic has.
-func (b *bench) bareSide(ctx context.Context, what traffic, answer int) (side, error) {
+func (b *bench) bareSide(ctx context.Context, what traffic, answer int, o loadOptions) (side, error) {
 	s, err := b.bare(ctx)
 	if err != nil {
 		return side{}, err
@@ -88,12 +86,12 @@ func (b *bench) bareSide(ctx context.Context, what traffic, answer int) (side, e
 		return nil
 	}}
 	return side{"bare", func(ctx context.Context, d time.Duration) (sample, error) {
-		return drive(ctx, s.target, same, d, loadOptions{})
+		return drive(ctx, s.target, same, d, o)
 	}}, nil
 }
 
 // against compares a service with the bare server on one kind of traffic.
-func (b *bench) against(ctx context.Context, name string, s *server, what traffic) ([]float64, map[string]sample, error) {
+func (b *bench) against(ctx context.Context, name string, s *server, what traffic, o loadOptions) ([]float64, map[string]sample, error) {
 	var size atomic.Int64
 	measured := what
 	measured.check = func(body []byte) error {
@@ -101,12 +99,12 @@ func (b *bench) against(ctx context.Context, name string, s *server, what traffi
 		return what.check(body)
 	}
 	service := func(ctx context.Context, d time.Duration) (sample, error) {
-		return drive(ctx, s.target, measured, d, loadOptions{})
+		return drive(ctx, s.target, measured, d, o)
 	}
 	if _, err := service(ctx, 2*time.Second); err != nil {
 		return nil, nil, err
 	}
-	bare, err := b.bareSide(ctx, what, int(size.Load()))
+	bare, err := b.bareSide(ctx, what, int(size.Load()), o)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -137,7 +135,7 @@ func (b *bench) verify(ctx context.Context) ([]Result, error) {
 	if err := warm(ctx, s, keys); err != nil {
 		return nil, err
 	}
-	ratios, samples, err := b.against(ctx, "P1", s, prepared(verification(keys)))
+	ratios, samples, err := b.against(ctx, "P1", s, prepared(verification(keys)), loadOptions{})
 	if err != nil {
 		return nil, err
 	}
@@ -202,20 +200,33 @@ func (st *stand) admissions(pick func() int) traffic {
 
 func anyOf(keys int) func() int { return func() int { return rand.IntN(keys) } } //nolint:gosec // a choice, not a secret
 
-// admission is P2.
+// admission is P2, in both shapes.
 func (b *bench) admission(ctx context.Context) ([]Result, error) {
-	st, s, err := b.serving(ctx, b.stand)
-	if err != nil {
-		return nil, err
+	return b.shapes(ctx, "P2", "admission", .40, .30, func(st *stand) traffic { return st.admissions(st.population.anyKey) })
+}
+
+// shapes compares the service with the bare server on the even and on the real shape.
+func (b *bench) shapes(ctx context.Context, name, what string, even, real float64, load func(*stand) traffic) (results []Result, err error) {
+	for _, shape := range []struct {
+		stand   func(context.Context) (*stand, error)
+		clients int
+		reach   float64
+	}{{b.stand, clients, even}, {b.realStand, realClients, real}} {
+		st, s, err := b.serving(ctx, shape.stand)
+		if err != nil {
+			return nil, err
+		}
+		if err := warm(ctx, s, st.keys); err != nil { // as keys that are in use are
+			return nil, err
+		}
+		ratios, samples, err := b.against(ctx, name, s, load(st), loadOptions{clients: shape.clients})
+		if err != nil {
+			return nil, err
+		}
+		results = append(results, ratio(name, what+", "+st.population.String(), "bare echo handler", shape.reach, ratios, samples, "service", "bare"))
+		b.stopServers()
 	}
-	if err := warm(ctx, s, st.keys); err != nil { // as keys that are in use are
-		return nil, err
-	}
-	ratios, samples, err := b.against(ctx, "P2", s, st.admissions(anyOf(st.keys)))
-	if err != nil {
-		return nil, err
-	}
-	return []Result{ratio("P2", fmt.Sprintf("admission, %d keys", st.keys), "bare echo handler", .35, ratios, samples, "service", "bare")}, nil
+	return results, nil
 }
 
 // oneByOne makes the service commit each request alone, on as many connections as a
@@ -228,7 +239,7 @@ func (b *bench) admissionGroups(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 7, st, st.keys, st.admissions(anyOf(st.keys)))
+	return b.groups(ctx, "P3", fmt.Sprintf("admission, %d keys", st.keys), 5, st, st.keys, st.admissions(anyOf(st.keys)))
 }
 
 // hotKey is the key of P4: one that has every limit there is.
@@ -300,67 +311,30 @@ func (a *acknowledged) add(body []byte, events int) error {
 }
 
 // eventText is the next usage event as a relay sends it.
-func (a *acknowledged) eventText(into []byte, keys int) []byte {
-	return event(into, a.serial.Add(1), keys)
-}
-
-// fact is what a usage event says.
-type fact struct {
-	key                   int
-	account               string
-	input, output, cached int64 // tokens
-}
-
-// model is that of every event. Its prices: $3, $15 and $0.30 a million tokens in, out
-// and read from the cache. Source: https://www.anthropic.com/pricing, 2025-05.
-const model = "claude-sonnet-4-20250514"
-
-// factOf is usage event n of a stand with so many keys: the same n is the same event.
-func factOf(n int64, keys int) fact {
-	key := int(uint64(n) * 0x9E3779B97F4A7C15 >> 33 % uint64(keys)) //nolint:gosec // spreads them
-	return fact{key, fmt.Sprintf("account-%d", n%20), 1000 + n%1000, 100 + n%100, n % 5000}
-}
-
-// cost is what it costs, in USD.
-func (f fact) cost() decimal.Decimal {
-	return decimal.New(3_000_000*f.input+15_000_000*f.output+300_000*f.cached, -12)
-}
-
-// event is usage event n as a relay sends it.
-func event(into []byte, n int64, keys int) []byte {
-	f := factOf(n, keys)
-	return fmt.Appendf(into, `{"keyId":"%s","accountId":%q,"model":%q,"requestId":"b-%d","usage":{"input_tokens":%d,"output_tokens":%d,"cache_read_input_tokens":%d}}`,
-		idOf(f.key), f.account, model, n, f.input, f.output, f.cached)
+func (a *acknowledged) eventText(into []byte, of population) []byte {
+	return of.event(into, a.serial.Add(1))
 }
 
 // events is traffic of usage, so many events a request.
-func (a *acknowledged) events(keys, each int) traffic {
+func (a *acknowledged) events(of population, each int) traffic {
 	return traffic{path: "/v1/usage",
 		next: func(uint64) []byte {
 			if each == 1 {
-				return a.eventText(nil, keys)
+				return a.eventText(nil, of)
 			}
 			body := []byte(`{"events":[`)
 			for i := range each {
 				if i > 0 {
 					body = append(body, ',')
 				}
-				body = a.eventText(body, keys)
+				body = a.eventText(body, of)
 			}
 			return append(body, "]}"...)
 		},
 		check: func(body []byte) error { return a.add(body, each) }}
 }
 
-// usage is P5.
+// usage is P5, in both shapes.
 func (b *bench) usage(ctx context.Context) ([]Result, error) {
-	st, s, err := b.serving(ctx, b.stand)
-	if err != nil {
-		return nil, err
-	}
-	ratios, samples, err := b.against(ctx, "P5", s, b.acked(st).events(st.keys, 1))
-	if err != nil {
-		return nil, err
-	}
-	return []Result{ratio("P5", "usage, one event a request, durable", "bare echo handler", .40, ratios, samples, "service", "bare")}, nil
+	return b.shapes(ctx, "P5", "usage, one event a request, durable", .40, .35, func(st *stand) traffic { return b.acked(st).events(st.population, 1) })
 }

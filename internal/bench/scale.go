@@ -47,7 +47,7 @@ func (b *bench) overload(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	load := b.acked(st).events(st.keys, 1)
+	load := b.acked(st).events(st.population, 1)
 	samples := map[string]sample{}
 	var most int64
 	for _, step := range []struct {
@@ -188,7 +188,7 @@ func (b *bench) memory(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	var most int64
-	for _, load := range []traffic{verification(hot), st.admissions(anyOf(hot)), b.acked(st).events(st.keys, 1), verification(hot)} {
+	for _, load := range []traffic{verification(hot), st.admissions(anyOf(hot)), b.acked(st).events(st.population, 1), verification(hot)} {
 		if _, err := drive(ctx, s.target, load, b.o.Round, loadOptions{}); err != nil {
 			return nil, err
 		}
@@ -220,7 +220,7 @@ func (b *bench) growth(ctx context.Context) ([]Result, error) {
 			if err != nil {
 				return nil, err
 			}
-			load := b.acked(st).events(st.keys, 1)
+			load := b.acked(st).events(st.population, 1)
 			if what == "admission" { // of the keys that are in use, as P10 has them
 				hot := min(b.o.HotKeys, st.keys)
 				load = st.admissions(anyOf(hot))
@@ -237,7 +237,7 @@ func (b *bench) growth(ctx context.Context) ([]Result, error) {
 			return nil, err
 		}
 		results = append(results, ratio("P11", fmt.Sprintf("%s with %d keys and %d ledger rows", what, big.keys, b.o.BigLedger),
-			fmt.Sprintf("the same with %d keys, empty ledger", small.keys), .8, ratios, samples, big.name, small.name))
+			fmt.Sprintf("the same with %d keys, empty ledger", small.keys), .9, ratios, samples, big.name, small.name))
 		b.stopServers()
 	}
 	return results, nil

@@ -30,7 +30,7 @@ func (b *bench) usageBatches(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	defer hot.Close()
-	load := b.acked(st).events(st.keys, perBatch)
+	load := b.acked(st).events(st.population, perBatch)
 	few := loadOptions{clients: 8}
 	ratios, samples, err := b.pair(ctx, "P6",
 		side{"service", func(ctx context.Context, d time.Duration) (sample, error) { return drive(ctx, s.target, load, d, few) }},
@@ -48,7 +48,7 @@ func (b *bench) usageBatches(ctx context.Context) ([]Result, error) {
 func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration) (sample, error) {
 	a := b.acked(st)
 	ready := make(chan db.LedgerAppendParams, 16)
-	fill := func() { ready <- a.appendParams(st.keys) }
+	fill := func() { ready <- a.appendParams(st.population) }
 	for range cap(ready) {
 		fill()
 	}
@@ -93,19 +93,19 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 }
 
 // appendParams are the next events, as the statement takes them.
-func (a *acknowledged) appendParams(keys int) (p db.LedgerAppendParams) {
+func (a *acknowledged) appendParams(of population) (p db.LedgerAppendParams) {
 	now := time.Now()
 	p.Timezone = "UTC"
 	for range perBatch {
 		n := a.serial.Add(1)
-		f, id := factOf(n, keys), fmt.Sprintf("b-%d", n)
+		f, id := of.fact(n), fmt.Sprintf("b-%d", n)
 		p.EventIDs = append(p.EventIDs, uuid.Must(uuid.NewV7()))
 		p.Kinds = append(p.Kinds, "usage")
 		p.KeyIDs = append(p.KeyIDs, idOf(f.key))
 		p.DedupKeys = append(p.DedupKeys, "r:"+id)
 		p.AccountIDs = append(p.AccountIDs, f.account)
-		p.Models = append(p.Models, model)
-		p.ModelsReceived = append(p.ModelsReceived, model)
+		p.Models = append(p.Models, f.model.name)
+		p.ModelsReceived = append(p.ModelsReceived, f.model.name)
 		p.RequestIDs = append(p.RequestIDs, id)
 		p.OccurredAts = append(p.OccurredAts, now)
 		p.Requests = append(p.Requests, 1)
@@ -298,7 +298,7 @@ func (b *bench) durability(ctx context.Context) ([]Result, error) {
 			}
 			_ = syscall.Kill(b.cluster.Pid(), syscall.SIGKILL)
 		})
-		load := a.events(st.keys, 1)
+		load := a.events(st.population, 1)
 		before := len(a.ids)
 		got, err := drive(ctx, s.target, load, b.o.Round/2+time.Second, loadOptions{broken: true})
 		kill.Stop()
@@ -359,7 +359,7 @@ func (b *bench) sendAgain(ctx context.Context, st *stand, first int64) error {
 	for n := first + 1; n <= a.serial.Load(); n++ {
 		if id := fmt.Sprintf("b-%d", n); !answered[id] {
 			again = append(again, id)
-			body = event(append(body, ','), n, st.keys)
+			body = st.population.event(append(body, ','), n)
 		}
 		if len(again) == perBatch || n == a.serial.Load() && len(again) > 0 {
 			if _, err := call(ctx, s.target, http.MethodPost, "/v1/usage", `{"events":[`+string(body[1:])+"]}"); err != nil {
