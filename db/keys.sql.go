@@ -713,14 +713,15 @@ func (q *Queries) SecretAdd(ctx context.Context, arg SecretAddParams) error {
 	return err
 }
 
-const secretFind = `-- name: SecretFind :one
+const secretFind = `-- name: SecretFind :many
 WITH secret AS MATERIALIZED (
-    SELECT s.hash, s.key_id, s.scheme, s.pepper_id, s.hint, s.created_at, s.expires_at
-      FROM ROWS FROM (unnest($2::bytea[])) AS h (hash)
-     CROSS JOIN LATERAL (SELECT x.hash, x.key_id, x.scheme, x.pepper_id, x.hint, x.created_at, x.expires_at FROM api_key_secrets AS x WHERE x.hash = h.hash LIMIT 1) AS s
-     LIMIT 1
+    SELECT a.question, s.hash, s.key_id, s.scheme, s.pepper_id, s.hint, s.expires_at
+      FROM ROWS FROM (unnest($2::bytea[]), unnest($3::bigint[])) AS a (hash, question)
+     CROSS JOIN LATERAL (SELECT x.hash, x.key_id, x.scheme, x.pepper_id, x.hint, x.created_at, x.expires_at FROM api_key_secrets AS x WHERE x.hash = a.hash LIMIT 1) AS s
+     LIMIT $4
 )
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint, s.expires_at AS secret_ends,
+SELECT s.question::bigint AS question, k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint,
+       s.expires_at AS secret_ends,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM secret AS s
   JOIN api_keys AS k ON k.id = s.key_id
@@ -728,11 +729,14 @@ SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_l
 `
 
 type SecretFindParams struct {
-	Now    *time.Time
-	Hashes [][]byte
+	Now       *time.Time
+	Hashes    [][]byte
+	Questions []int64
+	RowLimit  int32
 }
 
 type SecretFindRow struct {
+	Question   int64
 	APIKey     APIKey
 	Hash       []byte
 	Scheme     string
@@ -742,57 +746,78 @@ type SecretFindRow struct {
 	AsOf       time.Time
 }
 
-// The key that one of these hashes opens, a deleted one too, unless the secret's grace is
-// over, with the database's clock to judge its expiry by. The secret is found first and
-// alone, then its key by id: whatever the statistics say, that is one descent of each
-// primary key. A condition on deleted_at would tempt the planner to one of the indexes
-// that lists go by, so the caller looks at it.
-func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) (SecretFindRow, error) {
-	row := q.db.QueryRow(ctx, secretFind, arg.Now, arg.Hashes)
-	var i SecretFindRow
-	err := row.Scan(
-		&i.APIKey.ID,
-		&i.APIKey.Name,
-		&i.APIKey.Description,
-		&i.APIKey.TokenLimit,
-		&i.APIKey.RateLimitWindow,
-		&i.APIKey.RateLimitRequests,
-		&i.APIKey.ConcurrencyLimit,
-		&i.APIKey.DailyCostLimit,
-		&i.APIKey.WeeklyCostLimit,
-		&i.APIKey.MonthlyCostLimit,
-		&i.APIKey.TotalCostLimit,
-		&i.APIKey.Permissions,
-		&i.APIKey.EnableModelRestriction,
-		&i.APIKey.RestrictedModels,
-		&i.APIKey.AllowedModels,
-		&i.APIKey.EnableClientRestriction,
-		&i.APIKey.AllowedClients,
-		&i.APIKey.ClaudeAccountID,
-		&i.APIKey.ClaudeConsoleAccountID,
-		&i.APIKey.GeminiAccountID,
-		&i.APIKey.OpenaiAccountID,
-		&i.APIKey.BedrockAccountID,
-		&i.APIKey.EstimatePerRequest,
-		&i.APIKey.Enforcement,
-		&i.APIKey.Tags,
-		&i.APIKey.ExpiresAt,
-		&i.APIKey.IsActive,
-		&i.APIKey.CreatedBy,
-		&i.APIKey.CreatedAt,
-		&i.APIKey.UpdatedAt,
-		&i.APIKey.DeletedAt,
-		&i.APIKey.Version,
-		&i.APIKey.RestrictedModelNames,
-		&i.APIKey.AllowedModelNames,
-		&i.Hash,
-		&i.Scheme,
-		&i.PepperID,
-		&i.Hint,
-		&i.SecretEnds,
-		&i.AsOf,
+// The keys that hashes open, deleted ones too, unless the secret's grace is over, each
+// with the number of the question that its hash was asked in, and with the database's clock
+// to judge its expiry by. Hashes and questions are parallel arrays; row_limit is their length.
+//
+// Secrets are found first and alone, then their keys by id: whatever the statistics
+// say, that is one descent of each primary key. A condition on deleted_at would tempt the
+// planner to one of the indexes that lists go by, so the caller looks at it.
+func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]SecretFindRow, error) {
+	rows, err := q.db.Query(ctx, secretFind,
+		arg.Now,
+		arg.Hashes,
+		arg.Questions,
+		arg.RowLimit,
 	)
-	return i, err
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []SecretFindRow{}
+	for rows.Next() {
+		var i SecretFindRow
+		if err := rows.Scan(
+			&i.Question,
+			&i.APIKey.ID,
+			&i.APIKey.Name,
+			&i.APIKey.Description,
+			&i.APIKey.TokenLimit,
+			&i.APIKey.RateLimitWindow,
+			&i.APIKey.RateLimitRequests,
+			&i.APIKey.ConcurrencyLimit,
+			&i.APIKey.DailyCostLimit,
+			&i.APIKey.WeeklyCostLimit,
+			&i.APIKey.MonthlyCostLimit,
+			&i.APIKey.TotalCostLimit,
+			&i.APIKey.Permissions,
+			&i.APIKey.EnableModelRestriction,
+			&i.APIKey.RestrictedModels,
+			&i.APIKey.AllowedModels,
+			&i.APIKey.EnableClientRestriction,
+			&i.APIKey.AllowedClients,
+			&i.APIKey.ClaudeAccountID,
+			&i.APIKey.ClaudeConsoleAccountID,
+			&i.APIKey.GeminiAccountID,
+			&i.APIKey.OpenaiAccountID,
+			&i.APIKey.BedrockAccountID,
+			&i.APIKey.EstimatePerRequest,
+			&i.APIKey.Enforcement,
+			&i.APIKey.Tags,
+			&i.APIKey.ExpiresAt,
+			&i.APIKey.IsActive,
+			&i.APIKey.CreatedBy,
+			&i.APIKey.CreatedAt,
+			&i.APIKey.UpdatedAt,
+			&i.APIKey.DeletedAt,
+			&i.APIKey.Version,
+			&i.APIKey.RestrictedModelNames,
+			&i.APIKey.AllowedModelNames,
+			&i.Hash,
+			&i.Scheme,
+			&i.PepperID,
+			&i.Hint,
+			&i.SecretEnds,
+			&i.AsOf,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const secretPrune = `-- name: SecretPrune :execrows

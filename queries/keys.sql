@@ -128,19 +128,22 @@ SELECT pepper_id, count(*) AS secrets FROM api_key_secrets
  WHERE expires_at IS NULL OR expires_at > now()
  GROUP BY pepper_id ORDER BY pepper_id;
 
--- name: SecretFind :one
--- The key that one of these hashes opens, a deleted one too, unless the secret's grace is
--- over, with the database's clock to judge its expiry by. The secret is found first and
--- alone, then its key by id: whatever the statistics say, that is one descent of each
--- primary key. A condition on deleted_at would tempt the planner to one of the indexes
--- that lists go by, so the caller looks at it.
+-- name: SecretFind :many
+-- The keys that hashes open, deleted ones too, unless the secret's grace is over, each
+-- with the number of the question that its hash was asked in, and with the database's clock
+-- to judge its expiry by. Hashes and questions are parallel arrays; row_limit is their length.
+--
+-- Secrets are found first and alone, then their keys by id: whatever the statistics
+-- say, that is one descent of each primary key. A condition on deleted_at would tempt the
+-- planner to one of the indexes that lists go by, so the caller looks at it.
 WITH secret AS MATERIALIZED (
-    SELECT s.*
-      FROM ROWS FROM (unnest(@hashes::bytea[])) AS h (hash)
-     CROSS JOIN LATERAL (SELECT x.* FROM api_key_secrets AS x WHERE x.hash = h.hash LIMIT 1) AS s
-     LIMIT 1
+    SELECT a.question, s.hash, s.key_id, s.scheme, s.pepper_id, s.hint, s.expires_at
+      FROM ROWS FROM (unnest(@hashes::bytea[]), unnest(@questions::bigint[])) AS a (hash, question)
+     CROSS JOIN LATERAL (SELECT x.* FROM api_key_secrets AS x WHERE x.hash = a.hash LIMIT 1) AS s
+     LIMIT @row_limit
 )
-SELECT sqlc.embed(k), s.hash, s.scheme, s.pepper_id, s.hint, s.expires_at AS secret_ends,
+SELECT s.question::bigint AS question, sqlc.embed(k), s.hash, s.scheme, s.pepper_id, s.hint,
+       s.expires_at AS secret_ends,
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of
   FROM secret AS s
   JOIN api_keys AS k ON k.id = s.key_id

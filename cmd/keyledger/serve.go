@@ -26,6 +26,7 @@ import (
 	"github.com/keyledger/keyledger/internal/loop"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/usage"
+	"github.com/keyledger/keyledger/internal/verify"
 	"github.com/keyledger/keyledger/migrations"
 )
 
@@ -88,6 +89,7 @@ type service struct {
 	changing  *db.DB // for changes of keys and background passes: they wait behind no reader
 	reporting *db.DB // for reports
 	changes   *db.Listener
+	verifier  *verify.Verifier
 	decider   *admit.Decider
 	recorder  *usage.Recorder
 	reports   *report.Reports
@@ -266,7 +268,7 @@ func (s *service) run(ctx context.Context) error {
 	err = errors.Join(err, s.shutListeners(ctx))
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
-	err = errors.Join(err, s.decider.Close(closing), s.recorder.Close(closing))
+	err = errors.Join(err, s.verifier.Close(closing), s.decider.Close(closing), s.recorder.Close(closing))
 	stopLoops()
 	background.Wait()
 	return errors.Join(err, s.refusals.Flush(closing))

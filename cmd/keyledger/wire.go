@@ -38,9 +38,9 @@ func (s *service) wire(ctx context.Context) (err error) {
 	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log, Beat: m.Beat}
 	tokens := &access.Tokens{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[[32]byte, *access.Live](maxTokens, s.changes.Live)}
 	prices := &price.Store{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[struct{}, *price.Catalogue](1, s.changes.Live)}
-	verifier := &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
+	s.verifier = &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
 		Memory: cache.New[[32]byte, *verify.Key](cfg.CacheKeys, s.changes.Live)}
-	s.hear(verifier.Memory, tokens.Memory, prices.Memory)
+	s.hear(s.verifier.Memory, tokens.Memory, prices.Memory)
 	s.passes = &expire.Passes{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
 	if err := s.prepare(ctx, prices, tokens); err != nil {
 		return err
@@ -57,11 +57,11 @@ func (s *service) wire(ctx context.Context) (err error) {
 	}}
 	s.gather(ctx, m)
 	s.reports = &report.Reports{DB: s.reporting, Timezone: cfg.Timezone}
-	m.Cache("keys", verifier.Memory.Stat)
+	m.Cache("keys", s.verifier.Memory.Stat)
 	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
-		Keys: &issue.Keys{DB: s.changing, Hasher: hasher, Rules: rules}, Verifier: verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
+		Keys: &issue.Keys{DB: s.changing, Hasher: hasher, Rules: rules}, Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
@@ -124,6 +124,7 @@ func (s *service) prepare(ctx context.Context, prices *price.Store, tokens *acce
 // gather makes admissions and usage take what comes at the same time in groups.
 func (s *service) gather(ctx context.Context, m *metrics.Metrics) {
 	limits := coalesce.Limits{Writers: s.cfg.Writers, MaxBatch: s.cfg.MaxBatch, MaxQueue: s.cfg.MaxQueue}
+	s.verifier.Gather(limits)
 	limits.Flushed = m.Flushed("admissions")
 	s.decider.Gather(ctx, s.hot, limits, s.log)
 	limits.Flushed = m.Flushed("usage")

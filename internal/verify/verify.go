@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/cache"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/key"
 )
 
@@ -83,6 +84,27 @@ type Verifier struct {
 	Memory *Memory
 	// Clock is the database's clock, and whether it can be trusted.
 	Clock func() (now time.Time, live bool)
+
+	lookups *coalesce.Group[[]key.Candidate, *db.SecretFindRow] // nil: each alone
+}
+
+// Gather makes lookups take what is asked at the same time in groups, one statement
+// each: call it once, before the first Verify.
+func (v *Verifier) Gather(limits coalesce.Limits) {
+	v.lookups = coalesce.New(coalesce.Options[[]key.Candidate, *db.SecretFindRow]{
+		Limits: limits,
+		Flush: func(ctx context.Context, questions [][]key.Candidate) ([]*db.SecretFindRow, error) {
+			return v.ask(ctx, questions, nil)
+		},
+	})
+}
+
+// Close answers what waits and refuses what comes later.
+func (v *Verifier) Close(ctx context.Context) error {
+	if v.lookups == nil {
+		return nil
+	}
+	return v.lookups.Close(ctx)
 }
 
 // Verify answers for a key text, judged at now (nil: the database's clock). An
@@ -129,19 +151,12 @@ func (v *Verifier) find(ctx context.Context, text string, now *time.Time) (*Key,
 // load asks the database; nil when the text opens nothing.
 func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key, error) {
 	candidates := v.Hasher.Candidates(text)
-	hashes := make([][]byte, len(candidates))
-	for i, c := range candidates {
-		hashes[i] = c.Hash
-	}
-	row, err := v.DB.SecretFind(ctx, db.SecretFindParams{Hashes: hashes, Now: now})
-	if db.Missing(err) {
-		return nil, nil
-	}
-	if err != nil || row.APIKey.DeletedAt != nil {
+	row, err := v.lookUp(ctx, candidates, now)
+	if err != nil || row == nil || row.APIKey.DeletedAt != nil {
 		return nil, err
 	}
 	if current := candidates[0]; row.Scheme != current.Scheme || row.PepperID != current.PepperID {
-		v.rehash(ctx, text, row, current)
+		v.rehash(ctx, text, *row, current)
 	}
 	a := row.APIKey
 	k := &Key{ID: a.ID, Active: a.IsActive, ExpiresAt: a.ExpiresAt, SecretEnds: row.SecretEnds, RateLimitWindow: a.RateLimitWindow, readAt: row.AsOf}
@@ -157,6 +172,38 @@ func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key,
 		k.Shown = v.Show(a, row.Hint, row.AsOf)
 	}
 	return k, nil
+}
+
+// lookUp finds the secret that one of these hashes is of; nil: there is none.
+func (v *Verifier) lookUp(ctx context.Context, candidates []key.Candidate, now *time.Time) (*db.SecretFindRow, error) {
+	if v.lookups != nil && now == nil {
+		return v.lookups.Do(ctx, candidates)
+	}
+	rows, err := v.ask(ctx, [][]key.Candidate{candidates}, now)
+	if err != nil {
+		return nil, err
+	}
+	return rows[0], nil
+}
+
+// ask asks the database several questions at once.
+func (v *Verifier) ask(ctx context.Context, questions [][]key.Candidate, now *time.Time) ([]*db.SecretFindRow, error) {
+	p := db.SecretFindParams{Now: now}
+	for i, candidates := range questions {
+		for _, c := range candidates {
+			p.Hashes, p.Questions = append(p.Hashes, c.Hash), append(p.Questions, int64(i))
+		}
+	}
+	p.RowLimit = int32(len(p.Hashes)) //nolint:gosec // a batch
+	rows, err := v.DB.SecretFind(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	found := make([]*db.SecretFindRow, len(questions))
+	for i, row := range rows {
+		found[row.Question] = &rows[i]
+	}
+	return found, nil
 }
 
 func (k *Key) judge(at time.Time) Code {
