@@ -20,7 +20,7 @@ build: ## Build bin/keyledger
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
 
 .PHONY: test
-test: postgresql redis browser proxies ## Run all tests with the race detector, on a PostgreSQL of their own
+test: compiler postgresql redis browser proxies node ## Run all tests with the race detector, on a PostgreSQL of their own
 	$(GO) test -race ./...
 
 .PHONY: check
@@ -43,14 +43,17 @@ generate: ## Generate code from queries/ and openapi.yaml
 	$(TOOL) oapi-codegen -config client/oapi-codegen.yaml internal/api/openapi.yaml
 
 .PHONY: lint
-lint: lint-migrations ## Run the linters
+lint: lint-migrations lint-openapi ## Run the linters
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: lint-migrations
-lint-migrations:
-	@command -v npx >/dev/null || { echo "installing npm for the linter of migrations"; $(call INSTALL,npm,node); }
+lint-migrations: node
 	tools/lint-migrations
+
+.PHONY: lint-openapi
+lint-openapi: node
+	tools/lint-openapi
 
 .PHONY: bench
 bench: postgresql build ## Measure this binary on this machine, in under five minutes
@@ -62,7 +65,7 @@ bench-full: postgresql build ## The same with a million keys and ten million led
 
 FUZZ_TIME ?= 60s
 .PHONY: soak
-soak: postgresql redis browser proxies ## Fuzz every decoder and run properties and end-to-end tests long
+soak: compiler postgresql redis browser proxies node ## Fuzz every decoder and run properties and end-to-end tests long
 	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
 	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
 	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
@@ -70,6 +73,7 @@ soak: postgresql redis browser proxies ## Fuzz every decoder and run properties 
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
 	KEYLEDGER_TEST_SOAK=60s $(GO) test -run Deadlocks -v ./cmd/...
+	KEYLEDGER_TEST_SOAK=120s $(GO) test -run Neighbours -v -timeout 60m ./cmd/...
 	$(GO) test -race -count 10 -timeout 60m ./internal/api ./internal/expire ./internal/verify ./internal/admit
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
@@ -81,14 +85,24 @@ postgresql:
 	@[ -n "$$KEYLEDGER_PG_BIN" ] || command -v postgres >/dev/null || ls /usr/lib/postgresql/*/bin/postgres /usr/pgsql-*/bin/postgres /opt/homebrew/opt/postgresql@*/bin/postgres 2>/dev/null | grep -q . || \
 		{ echo "installing PostgreSQL"; $(call INSTALL,postgresql,postgresql@17); }
 
+# The race detector is C.
+.PHONY: compiler
+compiler:
+	@command -v gcc >/dev/null || command -v clang >/dev/null || \
+		{ echo "installing a C compiler for the race detector"; $(call INSTALL,gcc libc6-dev,gcc); }
+
+.PHONY: node
+node:
+	@command -v npx >/dev/null || { echo "installing npm for the linters of migrations and openapi.yaml"; $(call INSTALL,npm,node); }
+
 .PHONY: redis
 redis:
 	@command -v redis-server >/dev/null || { echo "installing Redis for the tests of moving in"; $(call INSTALL,redis-server,redis); }
 
 .PHONY: proxies
 proxies:
-	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null || \
-		{ echo "installing nginx, Caddy and HAProxy for the tests of docs/integrations"; $(call INSTALL,nginx-light caddy haproxy,nginx caddy haproxy); }
+	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null && command -v pgbouncer >/dev/null || \
+		{ echo "installing nginx, Caddy, HAProxy and PgBouncer for the tests beside them"; $(call INSTALL,nginx-light caddy haproxy pgbouncer,nginx caddy haproxy pgbouncer); }
 
 .PHONY: browser
 browser:

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -96,12 +97,37 @@ func poolConfig(url string) (*pgxpool.Config, error) {
 	cfg.ConnConfig.RuntimeParams["datestyle"] = "ISO"
 	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed"
 	cfg.ConnConfig.RuntimeParams["jit"] = "off" // what takes milliseconds is not worth compiling
-	// Ids travel in binary: without this each would be written as text and read again.
-	cfg.AfterConnect = func(_ context.Context, conn *pgx.Conn) error {
+	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		// Ids travel in binary: without this each would be written as text and read again.
 		pgxuuid.Register(conn.TypeMap())
-		return nil
+		return keepsSettings(ctx, conn, cfg.ConnConfig.RuntimeParams)
 	}
 	return cfg, nil
+}
+
+// errPooler refuses to work through what would answer most requests wrongly or not at all.
+var errPooler = errors.New("DATABASE_URL leads through a pooler that does not keep a session's settings and prepared statements, as PgBouncer does not: point it at PostgreSQL itself (the service keeps few connections, and opens no others)")
+
+// keepsSettings finds out whether a new connection has the settings that it was opened with.
+// A pooler that is told to ignore what it does not know drops them, and with its
+// transactions it deals out prepared statements of others.
+func keepsSettings(ctx context.Context, conn *pgx.Conn, params map[string]string) error {
+	var names, values []string
+	for _, name := range []string{"lock_timeout", "plan_cache_mode", "jit"} {
+		if value := params[name]; value != "" {
+			names, values = append(names, name), append(values, strings.TrimSuffix(value, "ms"))
+		}
+	}
+	var kept bool
+	const sql = `SELECT bool_and(p.setting = s.value)
+		FROM unnest($1::text[], $2::text[]) AS s (name, value) JOIN pg_settings AS p ON p.name = s.name`
+	if err := conn.QueryRow(ctx, sql, pgx.QueryExecModeSimpleProtocol, names, values).Scan(&kept); err != nil {
+		return fmt.Errorf("asking for the session's settings: %w", err)
+	}
+	if !kept {
+		return errPooler
+	}
+	return nil
 }
 
 func setDefault(cfg *pgx.ConnConfig, name, value string) {
@@ -118,6 +144,9 @@ func open(ctx context.Context, cfg *pgxpool.Config) (*DB, error) {
 	d := &DB{Queries: New(pool), pool: pool}
 	if err := d.Ping(ctx); err != nil {
 		pool.Close()
+		if strings.Contains(err.Error(), "unsupported startup parameter") { // PgBouncer's words
+			return nil, errPooler
+		}
 		return nil, err
 	}
 	return d, nil

@@ -44,6 +44,9 @@ func Fault(err error) *fault.Error {
 	if Missing(err) {
 		return fault.Wrap(err, fault.NotFound, "Not found.")
 	}
+	if errors.Is(err, errPooler) {
+		return fault.Wrap(err, fault.Unavailable, "The database is reached through a pooler that it must not be reached through. The service's log says what to set.")
+	}
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) {
 		return ofState(err, pg)

@@ -190,7 +190,7 @@ func (l *Listener) beat(ctx context.Context, conn *pgx.Conn, out *sender) error 
 	for {
 		n, err := conn.WaitForNotification(ctx)
 		if err != nil {
-			return fmt.Errorf("the nonce was not heard (behind PgBouncer, set KEYLEDGER_LISTEN_URL to a direct connection): %w", err)
+			return fmt.Errorf("the nonce was not heard (is there a pooler between, or do KEYLEDGER_LISTEN_URL and DATABASE_URL lead to different servers?): %w", err)
 		}
 		if n.Payload == nonce {
 			break

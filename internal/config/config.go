@@ -35,7 +35,7 @@ type Service struct {
 	Addr        string `env:"ADDR" envDefault:":8080" desc:"Address of the REST API."`
 	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics, off the public one; off: none."`
 	AuthzAddr   string `env:"AUTHZ_ADDR" envDefault:"127.0.0.1:8081" desc:"Address of /v1/authz for reverse proxies; it needs no access token, so only they may reach it; off: none."`
-	ListenURL   string `env:"LISTEN_URL" desc:"Direct connection for migrations and for hearing of changes when DATABASE_URL goes through PgBouncer; empty: DATABASE_URL."`
+	ListenURL   string `env:"LISTEN_URL" desc:"Connection for migrations and for hearing of changes, where that is to be another one; empty: DATABASE_URL."`
 	MaxConns    int32  `env:"MAX_CONNS" envDefault:"10" desc:"Most connections to the database for lists and reports, a third of them for reports. The hot path has three times WRITERS and six of its own; changes of keys have three, and hearing of them two."`
 
 	Writers     int `env:"WRITERS" envDefault:"2" desc:"Batches of admissions, and of usage, that are committed at the same time."`
