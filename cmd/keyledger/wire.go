@@ -61,7 +61,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
-		Keys: &issue.Keys{DB: s.changing, Hasher: hasher, Rules: rules}, Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
+		Keys: &issue.Keys{DB: s.changing, Reads: s.db, Hasher: hasher, Rules: rules}, Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}

@@ -43,6 +43,9 @@ const (
 	answerRate  = 64 << 10
 	freeAnswer  = 64 << 10
 
+	// sendBuffer is how much of answers the system keeps for a client, in bytes.
+	sendBuffer = 64 << 10
+
 	// reportWait is how long a report waits for others to end before it is refused.
 	reportWait = 5 * time.Second
 )
@@ -276,6 +279,11 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		conn, err := l.Listener.Accept()
 		if err != nil {
 			return nil, err
+		}
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			// So a client that reads nothing is noticed after a few answers, not after
+			// the megabytes that the system would take for it.
+			_ = tcp.SetWriteBuffer(sendBuffer)
 		}
 		remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 		if err != nil { // no TCP: nothing to tell clients apart by

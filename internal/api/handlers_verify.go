@@ -4,7 +4,9 @@ import (
 	"context"
 
 	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/google/uuid"
 
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -60,17 +62,47 @@ func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfRe
 	if result.Code != verify.Valid {
 		return nil, fault.New(fault.Unauthenticated, result.Code.Message()+".")
 	}
-	row, err := s.Keys.Show(ctx, result.Key.ID)
+	return s.holders.Do(ctx, result.Key.ID)
+}
+
+// selfGroup answers the holders of keys one batch after another, with one connection: who
+// asks again and again, with as many connections as he likes, takes no more of the
+// database than that, and all who ask for the same key at the same time are answered at
+// once.
+func (s *Server) selfGroup() *coalesce.Group[uuid.UUID, GetSelf200JSONResponse] {
+	return coalesce.New(coalesce.Options[uuid.UUID, GetSelf200JSONResponse]{
+		Limits: coalesce.Limits{Writers: 1},
+		Flush: func(ctx context.Context, ids []uuid.UUID) ([]GetSelf200JSONResponse, error) {
+			known := map[uuid.UUID]GetSelf200JSONResponse{}
+			answers := make([]GetSelf200JSONResponse, len(ids))
+			for i, id := range ids {
+				if _, ok := known[id]; !ok {
+					answer, err := s.self(ctx, id)
+					if err != nil {
+						return nil, err
+					}
+					known[id] = answer
+				}
+				answers[i] = known[id]
+			}
+			return answers, nil
+		},
+		Single: func(err error) bool { return fault.CodeOf(err) == fault.NotFound }, // purged since
+	})
+}
+
+func (s *Server) self(ctx context.Context, id uuid.UUID) (none GetSelf200JSONResponse, err error) {
+	row, err := s.Keys.Show(ctx, id)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	shown, err := s.keyAnswer(ctx, row)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	full, err := s.keyStats(ctx, row, nil)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	return GetSelf200JSONResponse{Key: holderKeyOf(shown.Body), Usage: full}, nil
 }

@@ -98,7 +98,7 @@ func newHarness(t testing.TB, o options) *harness {
 		t.Fatal(err)
 	}
 	s := &api.Server{DB: d, Hot: d, Log: log, Metrics: m, Tokens: tokens,
-		Keys:     &issue.Keys{DB: d, Hasher: pgtest.Hasher(), Rules: rules},
+		Keys:     &issue.Keys{DB: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules},
 		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey},
 		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
 			Refusals: &admit.Refusals{DB: d, Timezone: o.zone}},

@@ -14,11 +14,13 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/issue"
@@ -60,12 +62,14 @@ type Server struct {
 	repricing    sync.Mutex   // held by who prices again
 	streams      atomic.Int32 // CSV reports under way
 	under        capacity
+	holders      *coalesce.Group[uuid.UUID, GetSelf200JSONResponse]
 	makeReports  sync.Once
 	underReports chan struct{}
 }
 
 // Handler is the whole REST API with its middleware.
 func (s *Server) Handler() http.Handler {
+	s.holders = s.selfGroup()
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.Binder = binder{}
