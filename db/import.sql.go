@@ -197,16 +197,88 @@ func (q *Queries) ImportPurged(ctx context.Context, arg ImportPurgedParams) (boo
 	return purged, err
 }
 
+const importSecret = `-- name: ImportSecret :one
+SELECT i.hash,
+       (SELECT count(*) FROM api_key_secrets AS s WHERE s.key_id = i.key_id) AS secrets
+  FROM imported_secrets AS i
+ WHERE i.source = $1::text AND i.key_id = $2::uuid
+`
+
+type ImportSecretParams struct {
+	Source string
+	KeyID  uuid.UUID
+}
+
+type ImportSecretRow struct {
+	Hash    []byte
+	Secrets int64
+}
+
+// The hash that a key's secret had in the source when it was last brought, and how many
+// secrets the key has here by now. No row: it was not brought, or was purged since.
+func (q *Queries) ImportSecret(ctx context.Context, arg ImportSecretParams) (ImportSecretRow, error) {
+	row := q.db.QueryRow(ctx, importSecret, arg.Source, arg.KeyID)
+	var i ImportSecretRow
+	err := row.Scan(&i.Hash, &i.Secrets)
+	return i, err
+}
+
+const importSecretAdd = `-- name: ImportSecretAdd :exec
+INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
+VALUES ($1::bytea, $2::uuid, 'sha256', 'legacy', $3::text)
+`
+
+type ImportSecretAddParams struct {
+	Hash  []byte
+	KeyID uuid.UUID
+	Hint  string
+}
+
+// Gives a key the secret that it has in another system: the second half.
+func (q *Queries) ImportSecretAdd(ctx context.Context, arg ImportSecretAddParams) error {
+	_, err := q.db.Exec(ctx, importSecretAdd, arg.Hash, arg.KeyID, arg.Hint)
+	return err
+}
+
+const importSecretNote = `-- name: ImportSecretNote :exec
+INSERT INTO imported_secrets (source, key_id, hash)
+VALUES ($1::text, $2::uuid, $3::bytea)
+ON CONFLICT (source, key_id) DO UPDATE SET hash = excluded.hash
+`
+
+type ImportSecretNoteParams struct {
+	Source string
+	KeyID  uuid.UUID
+	Hash   []byte
+}
+
+// Notes the hash that a key's secret has in the source.
+func (q *Queries) ImportSecretNote(ctx context.Context, arg ImportSecretNoteParams) error {
+	_, err := q.db.Exec(ctx, importSecretNote, arg.Source, arg.KeyID, arg.Hash)
+	return err
+}
+
+const importSecretsErase = `-- name: ImportSecretsErase :exec
+DELETE FROM api_key_secrets AS s WHERE s.key_id = $1::uuid
+`
+
+// Removes all secrets of a key, which is locked by KeyTouch before: the first half of
+// taking over a secret from another system.
+func (q *Queries) ImportSecretsErase(ctx context.Context, keyID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, importSecretsErase, keyID)
+	return err
+}
+
 const importedAdd = `-- name: ImportedAdd :exec
-INSERT INTO imported_usage AS i (source, subject, model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+INSERT INTO imported_usage AS i (source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
     ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-SELECT $1::text, $2::text, n.model, n.day, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
+SELECT $1::text, $2::text, n.model, n.day, n.grain, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
        n.ephemeral_5m_tokens, n.ephemeral_1h_tokens, n.cost
-  FROM ROWS FROM (unnest($3::text[]), unnest($4::date[]), unnest($5::bigint[]), unnest($6::bigint[]), unnest($7::bigint[]),
-       unnest($8::bigint[]), unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]),
-       unnest(CAST($12::text[] AS numeric[])))
-       AS n (model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-ON CONFLICT (source, subject, model, day) DO UPDATE SET
+  FROM ROWS FROM (unnest($3::text[]), unnest($4::date[]), unnest($5::text[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]),
+       unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::bigint[]),
+       unnest(CAST($13::text[] AS numeric[])))
+       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+ON CONFLICT (source, subject, model, day, grain) DO UPDATE SET
     requests = i.requests + excluded.requests, input_tokens = i.input_tokens + excluded.input_tokens, output_tokens = i.output_tokens + excluded.output_tokens,
     cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
     ephemeral_5m_tokens = i.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens, ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
@@ -218,6 +290,7 @@ type ImportedAddParams struct {
 	Subject           string
 	Models            []string
 	Days              []time.Time
+	Grains            []string
 	Requests          []int64
 	InputTokens       []int64
 	OutputTokens      []int64
@@ -229,13 +302,14 @@ type ImportedAddParams struct {
 }
 
 // Notes what is brought, in the transaction that brings it: parallel arrays of distinct
-// (model, day).
+// (model, day, grain).
 func (q *Queries) ImportedAdd(ctx context.Context, arg ImportedAddParams) error {
 	_, err := q.db.Exec(ctx, importedAdd,
 		arg.Source,
 		arg.Subject,
 		arg.Models,
 		arg.Days,
+		arg.Grains,
 		arg.Requests,
 		arg.InputTokens,
 		arg.OutputTokens,
@@ -249,7 +323,7 @@ func (q *Queries) ImportedAdd(ctx context.Context, arg ImportedAddParams) error 
 }
 
 const importedUsage = `-- name: ImportedUsage :many
-SELECT source, subject, model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost FROM imported_usage AS i WHERE i.source = $1::text AND i.subject = ANY($2::text[])
+SELECT source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost FROM imported_usage AS i WHERE i.source = $1::text AND i.subject = ANY($2::text[])
 `
 
 type ImportedUsageParams struct {
@@ -272,6 +346,7 @@ func (q *Queries) ImportedUsage(ctx context.Context, arg ImportedUsageParams) ([
 			&i.Subject,
 			&i.Model,
 			&i.Day,
+			&i.Grain,
 			&i.Requests,
 			&i.InputTokens,
 			&i.OutputTokens,

@@ -190,6 +190,8 @@ type ImportedUsage struct {
 	Model string
 	// Day in the service's time zone: the source's own day, or the first of what it keeps only by month or in all.
 	Day time.Time
+	// How finely the source parts it: by day, by month (then on its first day), or only in all.
+	Grain string
 	// Requests.
 	Requests int64
 	// Input tokens, not counting those read from or written to cache.

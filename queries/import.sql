@@ -62,16 +62,16 @@ SELECT * FROM imported_usage AS i WHERE i.source = @source::text AND i.subject =
 
 -- name: ImportedAdd :exec
 -- Notes what is brought, in the transaction that brings it: parallel arrays of distinct
--- (model, day).
-INSERT INTO imported_usage AS i (source, subject, model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+-- (model, day, grain).
+INSERT INTO imported_usage AS i (source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
     ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-SELECT @source::text, @subject::text, n.model, n.day, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
+SELECT @source::text, @subject::text, n.model, n.day, n.grain, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
        n.ephemeral_5m_tokens, n.ephemeral_1h_tokens, n.cost
-  FROM ROWS FROM (unnest(@models::text[]), unnest(@days::date[]), unnest(@requests::bigint[]), unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
+  FROM ROWS FROM (unnest(@models::text[]), unnest(@days::date[]), unnest(@grains::text[]), unnest(@requests::bigint[]), unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
        unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]), unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
        unnest(CAST(@costs::text[] AS numeric[])))
-       AS n (model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-ON CONFLICT (source, subject, model, day) DO UPDATE SET
+       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+ON CONFLICT (source, subject, model, day, grain) DO UPDATE SET
     requests = i.requests + excluded.requests, input_tokens = i.input_tokens + excluded.input_tokens, output_tokens = i.output_tokens + excluded.output_tokens,
     cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
     ephemeral_5m_tokens = i.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens, ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
@@ -82,3 +82,27 @@ ON CONFLICT (source, subject, model, day) DO UPDATE SET
 SELECT k.id FROM api_keys AS k WHERE k.id = @key_id::uuid
 UNION
 SELECT s.key_id FROM api_key_secrets AS s WHERE s.hash = @hash::bytea;
+
+-- name: ImportSecret :one
+-- The hash that a key's secret had in the source when it was last brought, and how many
+-- secrets the key has here by now. No row: it was not brought, or was purged since.
+SELECT i.hash,
+       (SELECT count(*) FROM api_key_secrets AS s WHERE s.key_id = i.key_id) AS secrets
+  FROM imported_secrets AS i
+ WHERE i.source = @source::text AND i.key_id = @key_id::uuid;
+
+-- name: ImportSecretNote :exec
+-- Notes the hash that a key's secret has in the source.
+INSERT INTO imported_secrets (source, key_id, hash)
+VALUES (@source::text, @key_id::uuid, @hash::bytea)
+ON CONFLICT (source, key_id) DO UPDATE SET hash = excluded.hash;
+
+-- name: ImportSecretsErase :exec
+-- Removes all secrets of a key, which is locked by KeyTouch before: the first half of
+-- taking over a secret from another system.
+DELETE FROM api_key_secrets AS s WHERE s.key_id = @key_id::uuid;
+
+-- name: ImportSecretAdd :exec
+-- Gives a key the secret that it has in another system: the second half.
+INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
+VALUES (@hash::bytea, @key_id::uuid, 'sha256', 'legacy', @hint::text);

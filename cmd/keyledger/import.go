@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"strings"
 
 	"github.com/schollz/progressbar/v3"
@@ -33,7 +34,7 @@ only usage that came since is added. See docs/moving-in.md.`}
 }
 
 func importExport() *cobra.Command {
-	return importFrom("export FILE", "From a JSON export (npm run data:export); - reads it from standard input", func(c *cobra.Command, file string) (importer.Source, error) {
+	return importFrom("export FILE", "From a JSON export (npm run data:export:enhanced); - reads it from standard input", func(c *cobra.Command, file string) (importer.Source, error) {
 		in := c.InOrStdin()
 		if file != "-" {
 			f, err := os.Open(file)
@@ -103,6 +104,12 @@ func importFrom(use, short string, read func(c *cobra.Command, from string) (imp
 		if err != nil {
 			return err
 		}
+		if !dryRun {
+			// Autovacuum would do so too, a minute later.
+			if _, err := im.DB.RefreshStatistics(c.Context()); err != nil {
+				return err
+			}
+		}
 		return refusals(steps)
 	}}
 	c.Flags().BoolVar(&dryRun, "dry-run", false, "print what would be done, and change nothing")
@@ -146,34 +153,32 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 
 // printImport prints what was done, what needs a look, and one line of sums.
 func printImport(out io.Writer, dryRun bool, notes []string, steps []importer.Step) error {
-	did := map[string]int{}
+	did := [2]map[string]int{{}, {}} // of keys, of accounts
+	refused := 0
 	var brought [2]importer.Step // of keys, of accounts
 	t := newTable(out, "WHAT", "DOES", "REQUESTS", "TOKENS", "COST")
 	for _, s := range steps {
-		did[s.Action]++
-		sum := &brought[0]
+		of := 0
 		if s.Account {
-			sum = &brought[1]
+			of = 1
+		}
+		did[of][s.Action]++
+		sum := &brought[of]
+		if s.Action == importer.Refused {
+			refused++
 		}
 		sum.Requests, sum.Tokens, sum.Cost = sum.Requests+s.Requests, sum.Tokens+s.Tokens, sum.Cost.Add(s.Cost)
 		if dryRun || s.Action == importer.Refused {
 			t.row(s.Subject, s.Action, s.Requests, s.Tokens, "$"+s.Cost.String())
 		}
 	}
-	if dryRun || did[importer.Refused] > 0 {
+	if dryRun || refused > 0 {
 		if err := t.flush(); err != nil {
 			return err
 		}
 		fmt.Fprintln(out)
 	}
-	for _, s := range steps {
-		for _, note := range s.Notes {
-			fmt.Fprintf(out, "note: %s: %s\n", plain(s.Subject), plain(note))
-		}
-		if s.Why != "" {
-			fmt.Fprintf(out, "refused: %s: %s\n", plain(s.Subject), plain(s.Why))
-		}
-	}
+	printNotes(out, steps)
 	for _, note := range notes {
 		fmt.Fprintln(out, "note:", note)
 	}
@@ -181,13 +186,59 @@ func printImport(out io.Writer, dryRun bool, notes []string, steps []importer.St
 	if dryRun {
 		verb = "nothing was changed; would be done"
 	}
-	fmt.Fprintf(out, "%s: %d created, %d got more usage, %d unchanged, %d refused\n", verb, did[importer.Created], did[importer.Added], did[importer.Unchanged], did[importer.Refused])
+	for i, of := range []string{"keys", "accounts"} {
+		n := did[i]
+		if i == 0 || len(n) > 0 {
+			fmt.Fprintf(out, "%s: %s: %d created, %d got more usage, %d unchanged, %d refused\n", verb, of, n[importer.Created], n[importer.Added], n[importer.Unchanged], n[importer.Refused])
+		}
+	}
+	if gone := did[0][importer.Gone]; gone > 0 {
+		fmt.Fprintf(out, "%d remains of keys that were deleted there for good were left\n", gone)
+	}
 	for i, of := range []string{"keys", "accounts"} {
 		if b := brought[i]; i == 0 || b.Requests > 0 {
 			fmt.Fprintf(out, "brought of %s: %d requests, %d tokens, $%s\n", of, b.Requests, b.Tokens, b.Cost)
 		}
 	}
 	return nil
+}
+
+// fewSubjects is how many are named of those that a note is true of.
+const fewSubjects = 3
+
+// value is what differs between notes that say the same.
+var value = regexp.MustCompile(`\([^()]*\)|\$[0-9.]+|[0-9]+|"[^"]*"`)
+
+// printNotes prints refusals each, and notes once for all that they are true of: five
+// thousand keys have the same few things to tell. --json has all.
+func printNotes(out io.Writer, steps []importer.Step) {
+	type group struct {
+		note     string // the first one
+		subjects []string
+	}
+	groups := map[string]*group{}
+	var order []string
+	for _, s := range steps {
+		for _, note := range s.Notes {
+			same := value.ReplaceAllString(note, "")
+			if groups[same] == nil {
+				groups[same] = &group{note: note}
+				order = append(order, same)
+			}
+			groups[same].subjects = append(groups[same].subjects, plain(s.Subject))
+		}
+		if s.Why != "" && s.Action == importer.Refused {
+			fmt.Fprintf(out, "refused: %s: %s\n", plain(s.Subject), plain(s.Why))
+		}
+	}
+	for _, same := range order {
+		g := groups[same]
+		if n := len(g.subjects); n > fewSubjects {
+			fmt.Fprintf(out, "note: %s, and %d more: such as: %s\n", strings.Join(g.subjects[:fewSubjects], "; "), n-fewSubjects, plain(g.note))
+		} else {
+			fmt.Fprintf(out, "note: %s: %s\n", strings.Join(g.subjects, "; "), plain(g.note))
+		}
+	}
 }
 
 // refusals make the command fail when there are any, after all else was done.

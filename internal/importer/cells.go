@@ -1,6 +1,8 @@
 package importer
 
 import (
+	"cmp"
+	"fmt"
 	"slices"
 	"time"
 
@@ -10,8 +12,12 @@ import (
 	"github.com/keyledger/keyledger/internal/usage"
 )
 
-// place is where usage is counted: a model, normalised, and a day.
-type place struct{ model, day string }
+// place is where usage is counted: a model, normalised, a day, and how finely the
+// original parts it.
+type place struct {
+	model, day string
+	level      level
+}
 
 // cell is usage to be brought.
 type cell struct {
@@ -20,7 +26,6 @@ type cell struct {
 	sums  Sums
 	cost  decimal.Decimal
 	known bool // somebody knew what it cost
-	level level
 	told  bool // the original says what it cost, or its month did
 }
 
@@ -34,6 +39,9 @@ const (
 	inAll
 )
 
+// grains are the names of levels in imported_usage.
+var grains = []string{"day", "month", "all"}
+
 // ledger is what has been brought before.
 type ledger map[place]imported
 
@@ -44,83 +52,124 @@ type imported struct {
 }
 
 // cells are what is still to be brought of a history, so that days, months and totals
-// are those of the original. What it has parted by day and model is taken as it is; what
-// a month has beyond its days goes to the month's first day, what there is beyond the
-// months to the first day of all, without a model where none is known. What was brought
-// before stays, also where the original has forgotten the day by now. doubts are what
-// does not add up there.
+// are those of the original: what they should be now, less what has been brought before.
+// They may be negative: the original counts a request in several steps, and what was read
+// between two of them is put right by the next reading.
+//
+// What the original has parted by day and model is taken as it is; what a month has
+// beyond its days goes to the month's first day, what there is beyond the months to the
+// first day of all, without a model where none is known. What the original has forgotten
+// by now stays as it was brought. doubts are what does not add up there.
 func (h *History) cells(since time.Time, before ledger, catalogue *price.Catalogue) (more []cell, doubts []string) {
-	b := &builder{before: before, have: map[place]Sums{}, first: since.Format(time.DateOnly)}
-	for p, was := range before {
+	kept := h.forgotten(before)
+	b := &builder{before: kept, have: map[place]Sums{}, first: since.Format(time.DateOnly)}
+	for p, was := range kept {
 		b.have[p] = was.Sums
 	}
 	for _, model := range ordered(h.ModelDays) {
 		for _, day := range ordered(h.ModelDays[model]) {
-			b.rest(byDay, model, day, h.ModelDays[model][day].above(b.have[place{model, day}]))
+			b.rest(byDay, model, day, h.ModelDays[model][day].above(b.have[place{model, day, byDay}]))
 		}
 	}
 	for _, day := range ordered(h.Days) {
-		b.rest(byDay, usage.UnknownModel, day, h.Days[day].above(b.sumOf(func(p place) bool { return p.day == day })))
+		b.rest(byDay, usage.UnknownModel, day, h.Days[day].above(b.sumOf(func(p place) bool { return p.level == byDay && p.day == day })))
 	}
 	for _, model := range ordered(h.ModelMonths) {
 		for _, month := range ordered(h.ModelMonths[model]) {
-			have := b.sumOf(func(p place) bool { return p.model == model && p.day[:7] == month })
+			have := b.sumOf(func(p place) bool { return p.level <= byMonth && p.model == model && p.day[:7] == month })
 			b.rest(byMonth, model, b.firstOf(month), h.ModelMonths[model][month].above(have))
 		}
 	}
 	for _, month := range ordered(h.Months) {
-		have := b.sumOf(func(p place) bool { return p.day[:7] == month })
+		have := b.sumOf(func(p place) bool { return p.level <= byMonth && p.day[:7] == month })
 		b.rest(byMonth, usage.UnknownModel, b.firstOf(month), h.Months[month].above(have))
+	}
+	for _, model := range ordered(h.ModelTotals) {
+		have := b.sumOf(func(p place) bool { return p.model == model })
+		b.rest(inAll, model, b.earliest(), h.ModelTotals[model].above(have))
 	}
 	all := b.sumOf(func(place) bool { return true })
 	b.rest(inAll, usage.UnknownModel, b.earliest(), h.Total.above(all))
-	if all.Requests > h.Total.Requests || all.All() > h.Total.All() {
-		doubts = append(doubts, "its days and months add up to more than its total: they are kept")
+	if beyond := all.above(h.Total); beyond.Requests > 0 || beyond.All() > 0 {
+		doubts = append(doubts, fmt.Sprintf("its days and months add up to %d requests and %d tokens more than its total: they are kept", beyond.Requests, beyond.All()))
 	}
-	if len(before) > 0 {
-		// The original may have counted while it was read the last time: what its total had
-		// then, and its days not yet, was brought without a day. It is not brought twice.
-		b.cap(h.whole(since, catalogue).above(b.brought()))
-	}
-	b.price(catalogue)
-	return b.new, append(doubts, b.charge(h)...)
+	b.price(h, catalogue)
+	doubts = append(doubts, b.charge(h)...)
+	return difference(merged(b.new), before, kept), doubts
 }
 
-// whole is all that there is of a history now.
-func (h *History) whole(since time.Time, catalogue *price.Catalogue) (all Sums) {
-	cells, _ := h.cells(since, nil, catalogue)
-	for _, c := range cells {
-		all = all.plus(c.sums)
-	}
-	return all
-}
-
-// brought is all that was brought before.
-func (b *builder) brought() (all Sums) {
-	for _, was := range b.before {
-		all = all.plus(was.Sums)
-	}
-	return all
-}
-
-// cap takes away what goes beyond most of the cells, in each count, from the coarsest on.
-func (b *builder) cap(most Sums) {
-	var sum Sums
-	for _, c := range b.new {
-		sum = sum.plus(c.sums)
-	}
-	excess := sum.above(most)
-	var kept []cell
-	for i := len(b.new) - 1; i >= 0; i-- {
-		c := b.new[i]
-		less := c.sums.above(excess)
-		excess = excess.above(c.sums)
-		if c.sums = less; c.sums != (Sums{}) {
-			kept = append(kept, c)
+// forgotten is what was brought before of days and months that the original does not tell
+// of any more, or not all that it once told.
+func (h *History) forgotten(before ledger) ledger {
+	days, months := map[string]bool{}, map[string]bool{} // that are told of
+	for _, of := range h.ModelDays {
+		for day := range of {
+			days[day] = true
 		}
 	}
-	slices.Reverse(kept)
-	b.new = kept
+	for day := range h.Days {
+		days[day] = true
+	}
+	for _, of := range h.ModelMonths {
+		for month := range of {
+			months[month] = true
+		}
+	}
+	for month := range h.Months {
+		months[month] = true
+	}
+	for p, was := range before {
+		if p.model != usage.UnknownModel && was.Sums != (Sums{}) {
+			if _, told := h.ModelDays[p.model][p.day]; p.level == byDay && !told {
+				delete(days, p.day)
+			}
+			if _, told := h.ModelMonths[p.model][p.day[:7]]; p.level == byMonth && !told {
+				delete(months, p.day[:7])
+			}
+		}
+		if _, told := h.DayCosts[p.day]; p.level == byDay && !told && h.TotalCost != nil {
+			delete(days, p.day)
+		}
+		if _, told := h.MonthCosts[p.day[:7]]; p.level == byMonth && !told && h.TotalCost != nil {
+			delete(months, p.day[:7])
+		}
+	}
+	kept := ledger{}
+	for p, was := range before {
+		if p.level == byDay && !days[p.day] || p.level == byMonth && !months[p.day[:7]] {
+			kept[p] = was
+		}
+	}
+	return kept
+}
+
+// difference is what cells, one for each place, have beyond what was brought before, but
+// for what of that is kept.
+func difference(cells []cell, before, kept ledger) (more []cell) {
+	seen := map[place]bool{}
+	take := func(c cell) {
+		seen[c.place] = true
+		if was, brought := before[c.place]; brought {
+			if _, stays := kept[c.place]; !stays {
+				c.sums, c.cost = c.sums.minus(was.Sums), c.cost.Sub(was.cost)
+			}
+		}
+		if c.sums != (Sums{}) || !c.cost.IsZero() {
+			more = append(more, c)
+		}
+	}
+	for _, c := range cells {
+		take(c)
+	}
+	for p := range before {
+		if _, stays := kept[p]; !stays && !seen[p] {
+			take(cell{place: p, known: true})
+		}
+	}
+	slices.SortFunc(more, func(a, b cell) int {
+		return cmp.Or(cmp.Compare(a.day, b.day), cmp.Compare(a.model, b.model), cmp.Compare(a.level, b.level))
+	})
+	return more
 }
 
 // first is the first day that anything is known of; now when nothing is.
@@ -162,9 +211,9 @@ func (b *builder) rest(l level, model, day string, sums Sums) {
 	if sums == (Sums{}) {
 		return
 	}
-	p := place{model, day}
+	p := place{model, day, l}
 	b.have[p] = b.have[p].plus(sums)
-	b.new = append(b.new, cell{place: p, sums: sums, level: l})
+	b.new = append(b.new, cell{place: p, sums: sums})
 }
 
 func (b *builder) sumOf(of func(place) bool) (sums Sums) {
@@ -193,10 +242,15 @@ func (b *builder) earliest() string {
 	return first
 }
 
-// price gives cells their cost by the catalogue.
-func (b *builder) price(catalogue *price.Catalogue) {
+// price gives cells their cost: what the original says of the model, else by the
+// catalogue.
+func (b *builder) price(h *History, catalogue *price.Catalogue) {
 	for i := range b.new {
 		c := &b.new[i]
+		if told, ok := h.modelCost(c.place); ok {
+			c.cost, c.known = decimal.Max(decimal.Zero, told.Sub(b.costOf(i, c.place))), true
+			continue
+		}
 		at, err := time.Parse(time.DateOnly, c.day)
 		if err != nil {
 			continue
@@ -207,16 +261,49 @@ func (b *builder) price(catalogue *price.Catalogue) {
 	}
 }
 
+// modelCost is what the original says that a model cost in the day, month or time of a
+// place.
+func (h *History) modelCost(p place) (cost decimal.Decimal, ok bool) {
+	switch p.level {
+	case byDay:
+		cost, ok = h.ModelDayCosts[p.model][p.day]
+	case byMonth:
+		cost, ok = h.ModelMonthCosts[p.model][p.day[:7]]
+	case inAll:
+		cost, ok = h.ModelTotalCosts[p.model]
+	}
+	return cost, ok
+}
+
+// costOf is the cost of what a place's model has in its day, month or time already, in
+// what was brought before and in the first n cells.
+func (b *builder) costOf(n int, of place) (sum decimal.Decimal) {
+	within := func(p place) bool {
+		return p.model == of.model && (of.level == inAll || of.level == byMonth && p.day[:7] == of.day[:7] && p.level <= byMonth || of.level == byDay && p.day == of.day && p.level == byDay)
+	}
+	for p, was := range b.before {
+		if within(p) {
+			sum = sum.Add(was.cost)
+		}
+	}
+	for _, c := range b.new[:n] {
+		if within(c.place) {
+			sum = sum.Add(c.cost)
+		}
+	}
+	return sum
+}
+
 // charge gives cells what the original says that their day, month and total cost,
 // where it says so, in proportion to their cost by the catalogue.
 func (b *builder) charge(h *History) (doubts []string) {
 	// settle makes the cells of a level cost so much more or less that it, with all that
 	// is parted finer, costs what the original says.
 	settle := func(l level, day string, cost decimal.Decimal, of func(place) bool) {
-		more, again := cost, false
+		more := cost
 		for p, was := range b.before {
-			if of(p) {
-				more, again = more.Sub(was.cost), true
+			if of(p) && p.level <= l {
+				more = more.Sub(was.cost)
 			}
 		}
 		var cells []*cell
@@ -233,18 +320,15 @@ func (b *builder) charge(h *History) (doubts []string) {
 			}
 		}
 		if cells == nil && more.IsPositive() {
-			b.new = append(b.new, cell{place: place{usage.UnknownModel, day}, level: l})
+			b.new = append(b.new, cell{place: place{usage.UnknownModel, day, l}})
 			cells = []*cell{&b.new[len(b.new)-1]}
 		}
 		left := spread(cells, more)
 		for _, c := range cells {
 			c.told = true
 		}
-		if again && l < inAll {
-			return // what was brought before may be of a coarser level
-		}
 		if left.LessThan(decimal.New(-1, -6)) {
-			doubts = append(doubts, "costs add up to more than that of "+[]string{day, "the month of " + day, "all time"}[l]+": they are kept")
+			doubts = append(doubts, fmt.Sprintf("costs add up to $%s more than that of %s: they are kept", left.Neg(), []string{day, "the month of " + day, "all time"}[l]))
 		}
 	}
 	for _, day := range ordered(h.DayCosts) {

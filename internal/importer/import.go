@@ -1,6 +1,7 @@
 package importer
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"slices"
@@ -41,6 +42,7 @@ const (
 	Added     = "add usage"
 	Unchanged = "unchanged"
 	Refused   = "refuse"
+	Gone      = "gone there" // what is left of a key that was deleted there for good
 )
 
 // Step is what becomes, or would become, of one key or account.
@@ -60,7 +62,11 @@ type Step struct {
 // from there.
 func (im *Importer) Import(ctx context.Context, s Source, done func(Step)) error {
 	for _, r := range s.Refused {
-		done(Step{Subject: r.Subject, Action: Refused, Why: r.Reason})
+		action := Refused
+		if r.Gone {
+			action = Gone
+		}
+		done(Step{Subject: r.Subject, Action: action, Why: r.Reason})
 	}
 	catalogue, _, err := im.Prices.Current(ctx)
 	if err != nil {
@@ -105,7 +111,7 @@ var actor = db.Actor{Name: "import"}
 func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, zone *time.Location) (Step, error) {
 	r, unlike, wrong := k.read(im.Rules)
 	step := Step{Subject: fmt.Sprintf("key %s (%s)", k.Fields["name"], k.ID), Notes: unlike}
-	if wrong != "" {
+	if r.hash == nil {
 		step.Action, step.Why = Refused, wrong
 		return step, nil
 	}
@@ -122,17 +128,33 @@ func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, 
 		if err != nil {
 			return err
 		}
-		if step.Action = Unchanged; brought {
+		step.Action = Unchanged
+		switch {
+		case wrong != "" && brought: // what it uses comes all the same
+			step.Notes = append(step.Notes, "it would be refused now, and stays as it is here: "+wrong)
+			if err := im.followSecret(ctx, q, r, &step); err != nil {
+				return err
+			}
+		case wrong != "":
+			step.Action, step.Why = Refused, wrong
+			return nil
+		case brought:
 			if err := im.differences(ctx, q, r, &step); err != nil {
 				return err
 			}
-		} else {
+			if err := im.followSecret(ctx, q, r, &step); err != nil {
+				return err
+			}
+		default:
 			if step.Action, step.Why, err = im.create(ctx, q, r); err != nil || step.Action == Refused {
 				return err
 			}
 		}
 		cells, doubts := k.History.cells(r.created.In(zone), before, catalogue)
 		step.Notes = append(step.Notes, doubts...)
+		if real, rated := k.History.RealCost, k.History.TotalCost; real != nil && rated != nil && real.Sub(*rated).Abs().GreaterThan(decimal.New(1, -6)) {
+			step.Notes = append(step.Notes, fmt.Sprintf("it cost $%s there, and $%s before the rates of services; the rated cost is brought", rated, real))
+		}
 		if brought && len(cells) > 0 {
 			step.Action = Added
 		}
@@ -168,6 +190,45 @@ func (im *Importer) differences(ctx context.Context, q *db.Queries, r record, st
 	return nil
 }
 
+// followSecret gives a key that was brought before the secret that it has there now, if it
+// was made anew there and not here.
+func (im *Importer) followSecret(ctx context.Context, q *db.Queries, r record, step *Step) error {
+	state, err := q.ImportSecret(ctx, db.ImportSecretParams{Source: sourceName, KeyID: r.id})
+	if db.Missing(err) {
+		return nil // purged, or brought before hashes were kept
+	}
+	if err != nil {
+		return fmt.Errorf("reading the imported secret: %w", err)
+	}
+	known, err := q.ImportKeysKnown(ctx, db.ImportKeysKnownParams{KeyID: r.id, Hash: r.hash})
+	switch {
+	case err != nil:
+		return err
+	case bytes.Equal(state.Hash, r.hash):
+		return nil
+	case state.Secrets > 1:
+		step.Notes = append(step.Notes, "ITS SECRET WAS MADE ANEW THERE, AND HERE TOO: the one from here works on, the one from there does not work here")
+		return nil
+	case slices.ContainsFunc(known, func(id uuid.UUID) bool { return id != r.id }):
+		step.Notes = append(step.Notes, "ITS SECRET WAS MADE ANEW THERE, and opens another key here already: it is not taken over")
+		return nil
+	}
+	step.Notes = append(step.Notes, "ITS SECRET WAS MADE ANEW THERE: the new one works here from now on, and the old one does not")
+	if step.Action = Added; im.DryRun {
+		return nil
+	}
+	if _, err := q.KeyTouch(ctx, r.id); err != nil {
+		return fmt.Errorf("locking a key: %w", err)
+	}
+	if err := q.ImportSecretsErase(ctx, r.id); err != nil {
+		return fmt.Errorf("removing the old secret: %w", err)
+	}
+	if err := q.ImportSecretAdd(ctx, db.ImportSecretAddParams{KeyID: r.id, Hash: r.hash, Hint: unknownHint}); err != nil {
+		return fmt.Errorf("adding the new secret: %w", err)
+	}
+	return q.ImportSecretNote(ctx, db.ImportSecretNoteParams{Source: sourceName, KeyID: r.id, Hash: r.hash})
+}
+
 // create makes a key that was not brought before.
 func (im *Importer) create(ctx context.Context, q *db.Queries, r record) (action, why string, err error) {
 	purged, err := q.ImportPurged(ctx, db.ImportPurgedParams{Source: sourceName, Subject: "key:" + r.id.String()})
@@ -200,6 +261,9 @@ func (im *Importer) create(ctx context.Context, q *db.Queries, r record) (action
 	}
 	if n == 0 {
 		return Refused, "a key with this id or secret came in at the same moment", nil
+	}
+	if err := q.ImportSecretNote(ctx, db.ImportSecretNoteParams{Source: sourceName, KeyID: r.id, Hash: r.hash}); err != nil {
+		return "", "", fmt.Errorf("noting a secret: %w", err)
 	}
 	if r.deleted {
 		_, err = q.KeyDelete(ctx, []uuid.UUID{r.id})
@@ -272,7 +336,7 @@ func (im *Importer) before(ctx context.Context, q *db.Queries, subject string) (
 	before := ledger{}
 	for _, row := range rows {
 		if row.Model != "" {
-			before[place{row.Model, row.Day.Format(time.DateOnly)}] = imported{Sums{row.Requests, usage.Counts{
+			before[place{row.Model, row.Day.Format(time.DateOnly), level(max(0, slices.Index(grains, row.Grain)))}] = imported{Sums{row.Requests, usage.Counts{
 				Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
 				Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens,
 			}}, row.Cost}
@@ -285,6 +349,7 @@ func (im *Importer) before(ctx context.Context, q *db.Queries, subject string) (
 func (im *Importer) bring(ctx context.Context, q *db.Queries, subject string, cells []cell, first bool, openings func(usage.Opening) []usage.Opening) error {
 	p := db.ImportedAddParams{Source: sourceName, Subject: subject}
 	note := func(at place, day time.Time, s Sums, cost decimal.Decimal) {
+		p.Grains = append(p.Grains, grains[at.level])
 		p.Models, p.Days, p.Requests = append(p.Models, at.model), append(p.Days, day), append(p.Requests, s.Requests)
 		p.InputTokens, p.OutputTokens = append(p.InputTokens, s.Input), append(p.OutputTokens, s.Output)
 		p.CacheCreateTokens, p.CacheReadTokens = append(p.CacheCreateTokens, s.CacheCreate), append(p.CacheReadTokens, s.CacheRead)
@@ -295,7 +360,7 @@ func (im *Importer) bring(ctx context.Context, q *db.Queries, subject string, ce
 		note(place{}, time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), Sums{}, decimal.Zero)
 	}
 	var rows []usage.Opening
-	for _, c := range merged(cells) {
+	for _, c := range cells {
 		day, err := time.Parse(time.DateOnly, c.day)
 		if err != nil {
 			return err

@@ -30,13 +30,18 @@ type Source struct {
 }
 
 // Refusal is a record that is not brought, and why.
-type Refusal struct{ Subject, Reason string }
+type Refusal struct {
+	Subject, Reason string
+	Gone            bool // what is left of a key that was deleted there for good
+}
 
 // Key is a key of the original.
 type Key struct {
 	ID      string
 	Fields  map[string]string // of its record: text, numbers as text, lists as JSON
 	History History
+	// Barred says why the key does not work there although its own record would let it.
+	Barred string
 }
 
 // Account is an upstream account of the original.
@@ -53,14 +58,20 @@ type History struct {
 	Days        map[string]Sums
 	ModelMonths map[string]map[string]Sums // by model, normalised
 	ModelDays   map[string]map[string]Sums
+	ModelTotals map[string]Sums
+	// What models cost, as the original has rated them.
+	ModelMonthCosts, ModelDayCosts map[string]map[string]decimal.Decimal
+	ModelTotalCosts                map[string]decimal.Decimal
 	// Costs, where they are known: the original's doubles, rounded once.
 	TotalCost  *decimal.Decimal
 	MonthCosts map[string]decimal.Decimal
 	DayCosts   map[string]decimal.Decimal
+	RealCost   *decimal.Decimal // before the original's rates of services; nil: not told
 }
 
 func newHistory() History {
 	return History{Months: map[string]Sums{}, Days: map[string]Sums{}, ModelMonths: map[string]map[string]Sums{}, ModelDays: map[string]map[string]Sums{},
+		ModelTotals: map[string]Sums{}, ModelMonthCosts: map[string]map[string]decimal.Decimal{}, ModelDayCosts: map[string]map[string]decimal.Decimal{}, ModelTotalCosts: map[string]decimal.Decimal{},
 		MonthCosts: map[string]decimal.Decimal{}, DayCosts: map[string]decimal.Decimal{}}
 }
 
@@ -80,6 +91,10 @@ func (s Sums) each(other Sums, f func(a, b int64) int64) Sums {
 
 func (s Sums) plus(other Sums) Sums {
 	return s.each(other, func(a, b int64) int64 { return a + b })
+}
+
+func (s Sums) minus(other Sums) Sums {
+	return s.each(other, func(a, b int64) int64 { return a - b })
 }
 
 // above is what of s goes beyond other, in each count.
@@ -166,14 +181,30 @@ func ordered[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)
 // maxModel bounds the names of models, in characters.
 const maxModel = 200
 
-// put adds to what a model was used in a period: it may have several names there.
-func put(m map[string]map[string]Sums, model, period string, s Sums) {
+// put adds to what a model was used in a period, and to its cost where it is told: a model
+// may have several names there.
+func put(m map[string]map[string]Sums, costs map[string]map[string]decimal.Decimal, model, period string, fields map[string]string) {
+	model = modelName(model)
+	if m[model] == nil {
+		m[model], costs[model] = map[string]Sums{}, map[string]decimal.Decimal{}
+	}
+	m[model][period] = m[model][period].plus(readSums(fields, ""))
+	if cost, ok := ratedCost(fields); ok {
+		costs[model][period] = costs[model][period].Add(cost)
+	}
+}
+
+// modelName is a model's name, normalised; unknown for what is none.
+func modelName(model string) string {
 	model = price.Normalize(model)
 	if _, wrong := key.CheckText(model, 1, maxModel); wrong != "" || !utf8.ValidString(model) {
-		model = usage.UnknownModel
+		return usage.UnknownModel
 	}
-	if m[model] == nil {
-		m[model] = map[string]Sums{}
-	}
-	m[model][period] = m[model][period].plus(s)
+	return model
+}
+
+// ratedCost is what a record says that it cost, in millionths of a dollar.
+func ratedCost(fields map[string]string) (decimal.Decimal, bool) {
+	d, ok := amount(fields["ratedCostMicro"])
+	return d.Shift(-6), ok
 }

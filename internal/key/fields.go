@@ -41,17 +41,21 @@ type Rules struct {
 // Columns are validated fields by the api_keys column they go to.
 type Columns map[string]any
 
+// Bounds of fields that imports must keep within too.
+const (
+	MaxName        = 100 // characters
+	MaxDescription = 500 // characters
+	MaxTags        = 50
+	MaxTag         = 50            // characters
+	MaxWindow      = 366 * 24 * 60 // minutes: a window longer than a year is a mistake
+)
+
 // Bounds of fields.
 const (
-	maxName        = 100
-	maxDescription = 500
-	maxAccountID   = 200
-	maxModelName   = 200
-	maxModels      = 1000
-	maxTags        = 50
-	maxTag         = 50
-	maxWindow      = 366 * 24 * 60 // minutes: a window longer than a year is a mistake
-	maxUSDScale    = 12
+	maxAccountID = 200
+	maxModelName = 200
+	maxModels    = 1000
+	maxUSDScale  = 12
 )
 
 // maxUSD is the first amount too large for numeric(24,12).
@@ -70,10 +74,10 @@ type field struct {
 // table is every field that a caller may set: data, so that create, update,
 // their batches and the rules' documentation cannot drift apart.
 var table = map[string]field{
-	"name":                    {"name", nil, text(1, maxName)},
-	"description":             {"description", always(""), text(0, maxDescription)},
+	"name":                    {"name", nil, text(1, MaxName)},
+	"description":             {"description", always(""), text(0, MaxDescription)},
 	"tokenLimit":              {"token_limit", always(int64(0)), count(math.MaxInt64)},
-	"rateLimitWindow":         {"rate_limit_window", always(int64(0)), count(maxWindow)},
+	"rateLimitWindow":         {"rate_limit_window", always(int64(0)), count(MaxWindow)},
 	"rateLimitRequests":       {"rate_limit_requests", always(int64(0)), count(math.MaxInt64)},
 	"concurrencyLimit":        {"concurrency_limit", always(int64(0)), count(math.MaxInt32)},
 	"dailyCostLimit":          {"daily_cost_limit", always(json.Number("0")), usd},
@@ -93,7 +97,7 @@ var table = map[string]field{
 	"bedrockAccountId":        {"bedrock_account_id", always(nil), text(1, maxAccountID)},
 	"estimatePerRequest":      {"estimate_per_request", always(nil), usd},
 	"enforcement":             {"enforcement", always("enforce"), enforcement},
-	"tags":                    {"tags", always([]string{}), list(maxTags, maxTag)},
+	"tags":                    {"tags", always([]string{}), list(MaxTags, MaxTag)},
 	"expiresAt":               {"expires_at", always(nil), instant},
 	"isActive":                {"is_active", always(true), boolean},
 }
@@ -328,7 +332,7 @@ func permissions(raw jsontext.Value, r Rules) (any, string) {
 	}
 	for _, v := range values {
 		if v != "all" && !slices.Contains(r.Services, v) {
-			return nil, fmt.Sprintf("%q is not a service: use all, or any of %s", v, strings.Join(r.Services, ", "))
+			return nil, fmt.Sprintf("%q is not a service: use all, or any of %s (KEYLEDGER_SERVICES)", v, strings.Join(r.Services, ", "))
 		}
 	}
 	if slices.Contains(values, "all") && len(values) > 1 {
@@ -341,14 +345,14 @@ func clients(raw jsontext.Value, r Rules) (any, string) {
 	values, message := texts(raw, len(r.Clients), maxModelName)
 	for _, v := range values {
 		if !slices.Contains(r.Clients, v) {
-			return nil, fmt.Sprintf("%q is not a known client: use any of %s", v, strings.Join(r.Clients, ", "))
+			return nil, fmt.Sprintf("%q is not a known client: use any of %s (KEYLEDGER_CLIENTS_FILE)", v, strings.Join(r.Clients, ", "))
 		}
 	}
 	return values, message
 }
 
 func enforcement(raw jsontext.Value, _ Rules) (any, string) {
-	value, message := Text(raw, 1, maxName)
+	value, message := Text(raw, 1, MaxName)
 	if message == "" && value != "enforce" && value != "observe" {
 		message = "must be enforce or observe"
 	}
@@ -357,7 +361,7 @@ func enforcement(raw jsontext.Value, _ Rules) (any, string) {
 
 func instant(raw jsontext.Value, _ Rules) (any, string) {
 	const rule = "must be an RFC 3339 time like 2026-12-31T23:59:59Z"
-	written, message := Text(raw, 1, maxName)
+	written, message := Text(raw, 1, MaxName)
 	if message != "" {
 		return nil, rule
 	}
