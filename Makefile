@@ -21,7 +21,8 @@ build: ## Build bin/keyledger
 
 .PHONY: test
 test: compiler postgresql redis browser proxies node ## Run all tests with the race detector, on a PostgreSQL of their own
-	$(GO) test -race ./...
+	$(GO) test -race -skip '^TestNeighbours$$' ./...
+	KEYLEDGER_TEST_ALONE=1 $(GO) test -run '^TestNeighbours$$' ./cmd/keyledger
 
 .PHONY: check
 check: lint ## Lint, and prove that generated code is current and every query fits the schema

@@ -46,12 +46,17 @@ var hostile = []struct {
 // uploading, sends chunks without end, asks for the longest reports, hammers a key that is
 // refused, or sends usage of a row that psql holds, other keys' admissions and usage go on,
 // an admin disables a key, and memory stays. make soak runs each for two minutes and holds
-// the 99th percentile to 100 ms; here, beside other tests, it must stay below a second.
+// the 99th percentile to 100 ms, which the first seconds of a flood may pass; make test runs
+// it alone for a few seconds and holds it to 250 ms; beside other tests, which take the
+// machine from it, it must stay below three seconds.
 func TestNeighbours(t *testing.T) {
 	t.Parallel()
 	for _, h := range hostile {
 		t.Run(h.name, func(t *testing.T) {
-			length, most := 3*time.Second, time.Second
+			length, most := 3*time.Second, 3*time.Second
+			if os.Getenv("KEYLEDGER_TEST_ALONE") != "" {
+				most = 250 * time.Millisecond
+			}
 			if text := os.Getenv("KEYLEDGER_TEST_SOAK"); text != "" {
 				var err error
 				if length, err = time.ParseDuration(text); err != nil {
@@ -61,7 +66,7 @@ func TestNeighbours(t *testing.T) {
 			}
 			dbURL := pgtest.URL(t)
 			p, env := serve(t, dbURL)
-			c := &town{t: t, soak: most < time.Second, pid: p.cmd.Process.Pid, dbURL: dbURL, base: env[0][len("KEYLEDGER_URL="):]}
+			c := &town{t: t, soak: length > 3*time.Second, pid: p.cmd.Process.Pid, dbURL: dbURL, base: env[0][len("KEYLEDGER_URL="):]}
 			_, c.bad = post(t, c.base, "/v1/keys", map[string]any{"name": "bad", "concurrencyLimit": 20000})
 			_, c.good = post(t, c.base, "/v1/keys", map[string]any{"name": "good"})
 			if h.prepare != nil {
@@ -132,11 +137,12 @@ func (c *town) liveOn(ctx context.Context, most time.Duration) {
 		slices.Sort(took)
 		p50, p99 := took[len(took)/2], took[len(took)*99/100]
 		c.t.Logf("%s: %d, p50 %s, p99 %s, longest %s", what, len(took), p50, p99, took[len(took)-1])
-		if what == "PATCH" {
-			most = 2 * time.Second
+		fair := most
+		if what == "PATCH" { // too few to tell the 99th percentile: it works, and soon
+			fair = max(most, 2*time.Second)
 		}
-		if p99 > most {
-			c.t.Errorf("%s: p99 %s, at most %s are fair", what, p99, most)
+		if p99 > fair {
+			c.t.Errorf("%s: p99 %s, at most %s are fair", what, p99, fair)
 		}
 	}
 }

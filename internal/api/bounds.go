@@ -46,6 +46,11 @@ const (
 	// sendBuffer is how much of answers the system keeps for a client, in bytes.
 	sendBuffer = 64 << 10
 
+	// maxHolders is how many requests of key holders are worked on at once; a further one
+	// waits for holderWait and is refused.
+	maxHolders = 4
+	holderWait = 5 * time.Second
+
 	// reportWait is how long a report waits for others to end before it is refused.
 	reportWait = 5 * time.Second
 )
@@ -64,6 +69,24 @@ func (s *Server) enter() (leave func(), ok bool) {
 	return sync.OnceFunc(func() { s.under.requests.Add(-1) }), true
 }
 
+// isHolder reports whether a path is for the holders of keys and not for the operators of
+// the service.
+func isHolder(path string) bool { return path == "/v1/self" }
+
+// enterHolder waits for one of the few slots of key holders: thousands of them who ask at
+// once are worked on a few at a time, and everybody else's request need not wait behind
+// theirs for a processor. leave gives it back, once.
+func (s *Server) enterHolder(ctx context.Context) (leave func(), ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, holderWait)
+	defer cancel()
+	select {
+	case s.underHolders <- struct{}{}:
+		return sync.OnceFunc(func() { <-s.underHolders }), true
+	case <-ctx.Done():
+		return func() {}, false
+	}
+}
+
 // bounded reads the body of a request under /v1 and then lets it take a slot, which
 // it gives back before its answer is written.
 func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
@@ -76,7 +99,11 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		leave, ok := s.enter()
+		enter := s.enter
+		if isHolder(c.Request().URL.Path) {
+			enter = func() (func(), bool) { return s.enterHolder(c.Request().Context()) }
+		}
+		leave, ok := enter()
 		defer leave()
 		if !ok {
 			return coalesce.ErrFull

@@ -143,18 +143,17 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		who := callOf(r.Context())
+		text := bearer(r)
+		if isHolder(r.URL.Path) {
+			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
+				who.apiKey = text
+			}
+			return next(c)
+		}
 		leave, ok := s.enter()
 		defer leave()
 		if !ok {
 			return coalesce.ErrFull
-		}
-		text := bearer(r)
-		if r.URL.Path == "/v1/self" {
-			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
-				who.apiKey = text
-			}
-			leave()
-			return next(c)
 		}
 		if text == "" {
 			return fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")

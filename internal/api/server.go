@@ -65,11 +65,12 @@ type Server struct {
 	holders      *coalesce.Group[uuid.UUID, GetSelf200JSONResponse]
 	makeReports  sync.Once
 	underReports chan struct{}
+	underHolders chan struct{}
 }
 
 // Handler is the whole REST API with its middleware.
 func (s *Server) Handler() http.Handler {
-	s.holders = s.selfGroup()
+	s.holders, s.underHolders = s.selfGroup(), make(chan struct{}, maxHolders)
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.Binder = binder{}

@@ -41,6 +41,7 @@ func settings(dbURL string, more ...string) []string {
 		"PATH=" + os.Getenv("PATH"), "DATABASE_URL=" + dbURL, "KEYLEDGER_ADDR=127.0.0.1:0", "KEYLEDGER_METRICS_ADDR=off", "KEYLEDGER_AUTHZ_ADDR=off",
 		"KEYLEDGER_PEPPERS=bench:" + base64.StdEncoding.EncodeToString([]byte(pepper)), "KEYLEDGER_BOOTSTRAP_TOKEN=" + token,
 		"KEYLEDGER_LEDGER_RETENTION_DAYS=1000", "KEYLEDGER_LOG_LEVEL=info",
+		"KEYLEDGER_MAX_CONNECTIONS_PER_ADDRESS=0", // all clients of the bench have one address
 	}, more...)
 }
 

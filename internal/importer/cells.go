@@ -314,8 +314,8 @@ func (b *builder) charge(h *History) (doubts []string) {
 		}
 		for i := range b.new {
 			c := &b.new[i]
-			// Too much in all is taken from what the catalogue alone has priced.
-			if of(c.place) && (c.level == l || l == inAll && more.IsNegative() && !c.told) {
+			// Too much in a month or in all is taken from what the catalogue alone has priced.
+			if of(c.place) && (c.level == l || c.level < l && more.IsNegative() && !c.told) {
 				cells = append(cells, c)
 			}
 		}
