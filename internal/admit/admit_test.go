@@ -11,6 +11,7 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
+	"pgregory.net/rapid"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/admit"
@@ -108,6 +109,10 @@ func TestRestrictions(t *testing.T) {
 		{names("claude-opus-4_1"), admit.Request{Model: "claude-opus-4-1[1m]"}, admit.ModelNotAllowed},
 		{names("claude-opus-4_1"), admit.Request{Model: "claude-opus-4"}, admit.Allowed},
 		{names("claude-opus-4_1"), admit.Request{}, admit.ModelNotAllowed},
+		{names("gemini-2.5-pro", "claude-opus-4-1-20250805"), admit.Request{Model: "models/gemini-2.5-pro"}, admit.ModelNotAllowed},
+		{names("gemini-2.5-pro", "claude-opus-4-1-20250805"), admit.Request{Model: "google/gemini-2.5-pro"}, admit.ModelNotAllowed},
+		{names("gemini-2.5-pro", "claude-opus-4-1-20250805"), admit.Request{Model: "anthropic/claude-opus-4-1-20250805"}, admit.ModelNotAllowed},
+		{names("gemini-2.5-pro", "claude-opus-4-1-20250805"), admit.Request{Model: "claude-opus-4-1"}, admit.ModelNotAllowed},
 		{names(), admit.Request{}, admit.Allowed},
 		{allow, admit.Request{Model: "Claude_Sonnet_4"}, admit.Allowed},
 		{allow, admit.Request{Model: "claude-sonnet-4-5"}, admit.ModelNotAllowed},
@@ -116,6 +121,8 @@ func TestRestrictions(t *testing.T) {
 		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"claude_code"}}, admit.Request{UserAgent: agent}, admit.Allowed},
 		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"gemini_cli"}}, admit.Request{UserAgent: agent}, admit.ClientNotAllowed},
 		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"claude_code"}}, admit.Request{}, admit.ClientNotAllowed},
+		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"gemini_cli"}}, admit.Request{UserAgent: "GeminiCLI/0.9.0/gemini-2.5-pro (linux; x64; terminal)"}, admit.Allowed},
+		{key.Columns{"enable_client_restriction": true, "allowed_clients": []string{"gemini_cli"}}, admit.Request{UserAgent: "GeminiCLI/v0.1.9 (linux; x64)"}, admit.Allowed},
 		{key.Columns{"enable_client_restriction": true}, admit.Request{}, admit.Allowed},
 	} {
 		c.ask.KeyID = s.key(c.fields)
@@ -124,9 +131,34 @@ func TestRestrictions(t *testing.T) {
 		}
 	}
 	s.want(admit.Request{KeyID: uuid.New()}, start, "NOT_FOUND")
-	if n := pgtest.Scan[int](t, s.db, "SELECT count(*) FROM admissions"); n != 9 {
+	if n := pgtest.Scan[int](t, s.db, "SELECT count(*) FROM admissions"); n != 11 {
 		t.Errorf("%d admissions are written, want one for each allowed request", n)
 	}
+}
+
+// Guarantee: the first instant of a day is the first instant of that day, in every zone
+// and on every date, also where midnight comes twice or never.
+func TestDayStartProperty(t *testing.T) {
+	t.Parallel()
+	d := pgtest.New(t)
+	zones := []string{"UTC", "Europe/Berlin", "Atlantic/Azores", "Africa/Cairo", "America/Santiago", "America/Havana", "Asia/Beirut", "Asia/Kathmandu", "Australia/Lord_Howe", "America/Sao_Paulo", "Pacific/Apia", "America/Nuuk"}
+	rapid.Check(t, func(rt *rapid.T) {
+		zone := rapid.SampledFrom(zones).Draw(rt, "zone")
+		loc, err := time.LoadLocation(zone)
+		if err != nil {
+			rt.Fatal(err)
+		}
+		day := time.Date(2012, 1, 1, 0, 0, 0, 0, time.UTC).AddDate(0, 0, rapid.IntRange(0, 9000).Draw(rt, "day")).Format(time.DateOnly)
+		start := pgtest.Scan[time.Time](t, d, "SELECT day_start($1::date, $2)", day, zone)
+		if got := start.In(loc).Format(time.DateOnly); got != day {
+			rt.Fatalf("%s begins at %s in %s, where it is %s", day, start.UTC(), zone, got)
+		}
+		for before := time.Minute; before < 4*time.Hour; before += time.Minute {
+			if start.Add(-before).In(loc).Format(time.DateOnly) == day {
+				rt.Fatalf("%s begins at %s in %s, and it is that day %s before", day, start.UTC(), zone, before)
+			}
+		}
+	})
 }
 
 // Guarantee: a window starts at the first admitted request, counts requests and
@@ -282,6 +314,8 @@ func TestPeriods(t *testing.T) {
 	for zone, cases := range map[string][]struct{ column, used, last, next string }{
 		"Europe/Berlin":    {{"daily_cost_limit", "2026-03-29T12:00:00Z", "2026-03-29T21:59:59.999Z", "2026-03-29T22:00:00Z"}, {"monthly_cost_limit", "2025-12-31T12:00:00Z", "2025-12-31T22:59:59.999Z", "2025-12-31T23:00:00Z"}, {"weekly_cost_limit", "2026-03-23T00:00:00Z", "2026-03-29T21:59:59.999Z", "2026-03-29T22:00:00Z"}},
 		"Asia/Kolkata":     {{"daily_cost_limit", "2026-01-01T00:00:00Z", "2026-01-01T18:29:59.999Z", "2026-01-01T18:30:00Z"}, {"weekly_cost_limit", "2025-12-30T00:00:00Z", "2026-01-04T18:29:59.999Z", "2026-01-04T18:30:00Z"}},
+		"Atlantic/Azores":  {{"daily_cost_limit", "2026-10-24T12:00:00Z", "2026-10-24T23:59:59.999Z", "2026-10-25T00:00:00Z"}, {"daily_cost_limit", "2026-10-25T00:30:00Z", "2026-10-26T00:59:59.999Z", "2026-10-26T01:00:00Z"}}, // 00:00 to 01:00 comes twice
+		"Africa/Cairo":     {{"daily_cost_limit", "2026-04-23T12:00:00Z", "2026-04-23T21:59:59.999Z", "2026-04-23T22:00:00Z"}},                                                                                                   // the day begins at 01:00
 		"America/St_Johns": {{"daily_cost_limit", "2025-11-02T12:00:00Z", "2025-11-03T03:29:59.999Z", "2025-11-03T03:30:00Z"}},
 	} {
 		s := newStand(t, pgtest.New(t), zone)
@@ -354,6 +388,28 @@ func TestSameRequest(t *testing.T) {
 	s.settle(again.AdmissionID, 1, "r")
 	s.want(ask, start.Add(time.Second), admit.RequestSettled)
 	s.want(admit.Request{KeyID: s.key(nil), RequestID: "r"}, start, admit.Allowed) // another key's request
+	one := s.key(key.Columns{"concurrency_limit": 1, "daily_cost_limit": 1})
+	for name, end := range map[string]func(admission uuid.UUID) time.Time{
+		"lapsed": func(uuid.UUID) time.Time { return start.Add(time.Minute) },
+		"released": func(admission uuid.UUID) time.Time {
+			if err := s.admit.Release(ctx, admission); err != nil {
+				t.Fatal(err)
+			}
+			return start.Add(time.Minute)
+		},
+	} {
+		ask := admit.Request{KeyID: one, RequestID: name, LeaseSeconds: 60, CostUSD: ptr(usd("0.2"))}
+		first := s.want(ask, start, admit.Allowed)
+		now := end(first.AdmissionID)
+		second := s.want(ask, now, admit.Allowed)
+		if second.AdmissionID == first.AdmissionID || second.Repeated {
+			t.Errorf("%s: it is the same admission: %+v", name, second)
+		}
+		s.want(admit.Request{KeyID: one, LeaseSeconds: 60}, now, admit.ConcurrencyExceeded) // it holds the only slot
+		dear := admit.Request{KeyID: one, RequestID: name, LeaseSeconds: 60, CostUSD: ptr(usd("1000"))}
+		s.settle(second.AdmissionID, 1, name)
+		s.want(dear, now, admit.RequestSettled)
+	}
 	if l := again.Limits[0]; l.Used.String() != "2" || l.Remaining.String() != "0" {
 		t.Errorf("limits of a repeat: %+v", l)
 	}

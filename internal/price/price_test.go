@@ -3,6 +3,7 @@ package price_test
 import (
 	"encoding/json"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -253,5 +254,45 @@ func TestBuiltin(t *testing.T) {
 	cost := p.Cost(price.Tokens{Input: 10, Output: 20, CacheRead: 40, CacheWrite: 1000, CacheWrite1h: 2000})
 	if !ok || cost.String() != "0.016092" {
 		t.Errorf("README's usage costs %s", cost)
+	}
+	for _, alias := range []string{"claude-opus-4-0", "claude-sonnet-4-0", "claude-3-7-sonnet-latest", "claude-3-5-haiku-latest", "gemini-2.5-flash-001", "anthropic/claude-opus-4-0", "models/gemini-2.5-flash-001"} {
+		if p, ok := c.Lookup(alias, now); !ok || !p.Cost(price.Tokens{Output: 1}).IsPositive() {
+			t.Errorf("%s passes every cost limit: %+v", alias, p)
+		}
+	}
+}
+
+// Guarantee: a deny list bars a model under every spelling under which it would be
+// priced, and its neighbours under none.
+func TestDenied(t *testing.T) {
+	t.Parallel()
+	prices, _, err := price.Builtin()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := price.NewCatalogue(1, prices)
+	for _, d := range []struct {
+		entry         string
+		barred, other []string
+	}{
+		{"gemini-2.5-pro", []string{"gemini-2.5-pro", "models/gemini-2.5-pro", "google/gemini-2.5-pro", "Gemini_2.5_Pro", "vertex_ai/gemini-2.5-pro"}, []string{"gemini-2.5-flash", "gemini-2.5", "pro"}},
+		{"claude-opus-4-1-20250805", []string{"claude-opus-4-1-20250805", "anthropic/claude-opus-4-1-20250805", "claude-opus-4-1", "claude-opus-4-1@20250805", "us.anthropic.claude-opus-4-1-20250805-v1:0",
+			"arn:aws:bedrock:us-east-1:123456789012:inference-profile/us.anthropic.claude-opus-4-1-20250805-v1:0", "claude-opus-4-1-20250805[1m]"}, []string{"claude-opus-4-20250514", "claude-opus-4-5", "claude-sonnet-4-1"}},
+		{"claude-opus-4-1", []string{"claude-opus-4-1", "claude-opus-4-1-20250805", "bedrock/us.anthropic.claude-opus-4-1-20250805-v1:0", "claude-opus-4-1-20301231"}, []string{"claude-opus-4", "claude-opus-4-0"}},
+		{"nobody/prices-this-1", []string{"prices-this-1", "NOBODY/Prices_This_1"}, []string{"prices-this-2"}},
+	} {
+		bars := func(model string) bool {
+			return slices.Contains(strings.Split(c.Names(model), price.NameSeparator), price.Denied(d.entry))
+		}
+		for _, model := range d.barred {
+			if !bars(model) {
+				t.Errorf("with %s denied, %s passes: it is known as %q", d.entry, model, c.Names(model))
+			}
+		}
+		for _, model := range d.other {
+			if bars(model) {
+				t.Errorf("with %s denied, %s is barred", d.entry, model)
+			}
+		}
 	}
 }
