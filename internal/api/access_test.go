@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"sync/atomic"
+	"sync"
 	"context"
 	"net/http"
 	"os"
@@ -109,6 +111,23 @@ func TestTokens(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.want(h.as(h.reader, "GET", "/v1/tags", nil), 401)
+	_, toGo, err := tokens.Create(ctx, db.Actor{Name: "test"}, "to-go", access.Reader, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all sync.WaitGroup
+	var revoked atomic.Int64
+	for range 8 { // one of them revokes it, and the audit trail has one row of it
+		all.Go(func() {
+			if _, err := tokens.Revoke(ctx, db.Actor{Name: "test"}, "to-go"); err == nil {
+				revoked.Add(1)
+			}
+		})
+	}
+	all.Wait()
+	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM audit_log WHERE target_id = $1::text AND before IS NOT NULL", toGo.ID.String()); n != 1 || revoked.Load() == 0 {
+		t.Errorf("revoked %d times, with %d audit rows", revoked.Load(), n)
+	}
 	if _, err := tokens.Revoke(ctx, db.Actor{Name: "test"}, "nobody"); err == nil {
 		t.Error("a token that is not there was revoked")
 	}

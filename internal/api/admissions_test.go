@@ -244,6 +244,88 @@ func TestAuthz(t *testing.T) {
 	}
 }
 
+// Guarantee: on a key with a cost limit, a model without a price is refused with a code of
+// its own, whoever asks and whether it is named or left out; and a deny list of model names
+// bars every spelling under which the model would be priced.
+func TestModelsThatPassNoLimit(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{refuse: true})
+	_, limited := h.create(map[string]any{"dailyCostLimit": 1})
+	_, free := h.create(map[string]any{})
+	_, denied := h.create(map[string]any{"enableModelRestriction": true, "restrictedModels": []string{"gemini-2.5-pro", "claude-opus-4-1-20250805"}})
+	for _, c := range []struct{ secret, model, code string }{
+		{limited, "no-such-model", "MODEL_NOT_PRICED"}, {limited, "", "MODEL_NOT_PRICED"}, {limited, "claude-opus-4-0", "ALLOWED"}, {limited, "models/gemini-2.5-flash-001", "ALLOWED"},
+		{free, "no-such-model", "ALLOWED"}, {free, "", "ALLOWED"},
+		{denied, "models/gemini-2.5-pro", "MODEL_NOT_ALLOWED"}, {denied, "google/gemini-2.5-pro", "MODEL_NOT_ALLOWED"}, {denied, "anthropic/claude-opus-4-1-20250805", "MODEL_NOT_ALLOWED"},
+		{denied, "claude-opus-4-1", "MODEL_NOT_ALLOWED"}, {denied, "claude-opus-4-0", "ALLOWED"}, {denied, "gemini-2.5-flash", "ALLOWED"},
+	} {
+		ask := map[string]any{"apiKey": c.secret}
+		if c.model != "" {
+			ask["model"] = c.model
+		}
+		if a := h.admit(ask); a.text("code") != c.code {
+			t.Errorf("%q: %s, want %s", c.model, a.raw, c.code)
+		}
+		want := map[bool]int{true: 200, false: 403}[c.code == "ALLOWED"]
+		if status, _, body := h.ask("/v1/authz?model="+c.model, "X-Api-Key", c.secret); status != want || want == 403 && !strings.Contains(body, c.code) {
+			t.Errorf("authz of %q: %d %s, want %s", c.model, status, body, c.code)
+		}
+	}
+	if a := h.admit(map[string]any{"apiKey": limited, "model": "no-such-model", "estimate": map[string]any{"costUsd": "0.01"}}); a.text("code") != "ALLOWED" {
+		t.Errorf("with an estimate: %s", a.raw)
+	}
+}
+
+// Guarantee: no request id is a free pass. What is asked for again after its usage was
+// recorded is refused; what ran twice, because it was decided anew, counts twice; and a
+// duplicate that names another open admission ends it, so that nothing waits for its lease.
+func TestRequestIDsAgain(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, secret := h.create(map[string]any{"concurrencyLimit": 1, "dailyCostLimit": "0.01"})
+	ask := map[string]any{"apiKey": secret, "requestId": "r", "leaseSeconds": 3600, "estimate": map[string]any{"costUsd": "0.001"}}
+	tokens := func(admission string, n int) map[string]any {
+		return map[string]any{"admissionId": admission, "requestId": "r", "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": n}}
+	}
+	first := h.admit(ask).text("admissionId")
+	h.want(h.as(h.relay, "DELETE", "/v1/admissions/"+first, nil), 204)
+	second := h.admit(ask).text("admissionId")
+	if second == "" || second == first {
+		t.Fatalf("released and asked for again: %q after %q", second, first)
+	}
+	for _, run := range []struct {
+		event  map[string]any
+		status string
+	}{
+		{tokens(first, 1000), "recorded"}, {tokens(second, 900), "recorded"}, // it ran twice
+		{tokens(first, 1000), "duplicate"}, {tokens(second, 900), "duplicate"}, {map[string]any{"keyId": id, "requestId": "r", "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 5}}, "duplicate"},
+	} {
+		if a := h.want(h.record(run.event), 200); a.text("results", 0, "status") != run.status {
+			t.Errorf("%v: %s, want %s", run.event, a.raw, run.status)
+		}
+	}
+	if k := h.do("GET", "/v1/keys/"+id, nil); k.text("totalCost") != "0.00475" || k.text("usage", "total", "requests") != "2" || k.text("currentConcurrency") != "0" || k.text("reservedCost") != "0" {
+		t.Errorf("the key shows %s", k.raw)
+	}
+	ask["estimate"] = map[string]any{"costUsd": 1000}
+	for range 3 {
+		if a := h.admit(ask); a.text("code") != "REQUEST_ALREADY_SETTLED" || a.text("allowed") != "false" || a.get("admissionId") != nil {
+			t.Errorf("a settled request asked for again: %s", a.raw)
+		}
+	}
+	// An answer was lost, the relay asked under another id, and settles with the first's.
+	open := h.admit(map[string]any{"apiKey": secret, "requestId": "other", "leaseSeconds": 3600}).text("admissionId")
+	if a := h.want(h.record(tokens(open, 1000)), 200); a.text("results", 0, "status") != "duplicate" {
+		t.Errorf("the same content under another admission: %s", a.raw)
+	}
+	if a := h.admit(map[string]any{"apiKey": secret, "leaseSeconds": 60}); a.text("code") != "ALLOWED" {
+		t.Errorf("the duplicate left its slot behind: %s", a.raw)
+	}
+	if a := h.want(h.do("GET", "/v1/reports/reconcile", nil), 200); a.text("agrees") != "true" {
+		t.Errorf("%s", a.raw)
+	}
+}
+
 // Guarantee: through authz a client sees what it saw of the original service, as
 // measured there, but that cost limits answer 402 and that a refusal consumes
 // nothing.

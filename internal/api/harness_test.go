@@ -46,12 +46,16 @@ type harness struct {
 	url, authz           string
 	admin, relay, reader string
 	log                  *bytes.Buffer
+	logMu                *sync.Mutex
+	metrics              *metrics.Metrics
 }
 
 type options struct {
-	zone   string // default UTC
-	dbURL  string // default: a fresh one
-	prices bool   // the public price file as the catalogue, in force since ever
+	zone   string        // default UTC
+	dbURL  string        // default: a fresh one
+	prices bool          // the public price file as the catalogue, in force since ever
+	short  time.Duration // how long the server waits for a request; zero: for ever
+	refuse bool          // models without a price are refused, as serve does by default
 }
 
 func newHarness(t testing.TB, o options) *harness {
@@ -64,9 +68,10 @@ func newHarness(t testing.TB, o options) *harness {
 		o.dbURL = pgtest.URL(t)
 	}
 	d := pgtest.Open(t, o.dbURL)
-	h := &harness{t: t, db: d, log: &bytes.Buffer{}}
-	log := slog.New(slog.NewJSONHandler(&lockedWriter{w: h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	h := &harness{t: t, db: d, log: &bytes.Buffer{}, logMu: &sync.Mutex{}}
+	log := slog.New(slog.NewJSONHandler(lockedWriter{h.logMu, h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	m := metrics.New()
+	h.metrics = m
 	prices := &price.Store{DB: d}
 	tokens := &access.Tokens{DB: d}
 	cfg, err := config.Load([]string{"DATABASE_URL=x", "KEYLEDGER_PEPPERS=p:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="})
@@ -100,7 +105,7 @@ func newHarness(t testing.TB, o options) *harness {
 	s := &api.Server{DB: d, Hot: d, Log: log, Metrics: m, Tokens: tokens,
 		Keys:     &issue.Keys{DB: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules},
 		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey},
-		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
+		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour, RefuseUnpriced: o.refuse,
 			Refusals: &admit.Refusals{DB: d, Timezone: o.zone}},
 		LeaseTTL: 5 * time.Minute,
 		Usage:    &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
@@ -114,7 +119,12 @@ func newHarness(t testing.TB, o options) *harness {
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)
 	h.authz = authz.URL
-	server := httptest.NewServer(s.Handler())
+	server := httptest.NewUnstartedServer(s.Handler())
+	if o.short > 0 {
+		server.Config = api.HTTPServer(s.Handler(), log)
+		server.Config.ReadTimeout, server.Config.IdleTimeout = o.short, o.short
+	}
+	server.Start()
 	t.Cleanup(server.Close)
 	h.url = server.URL
 	for role, text := range map[access.Role]*string{access.Admin: &h.admin, access.Relay: &h.relay, access.Reader: &h.reader} {
@@ -128,11 +138,11 @@ func newHarness(t testing.TB, o options) *harness {
 }
 
 type lockedWriter struct {
-	mu sync.Mutex
+	mu *sync.Mutex
 	w  io.Writer
 }
 
-func (l *lockedWriter) Write(p []byte) (int, error) {
+func (l lockedWriter) Write(p []byte) (int, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.w.Write(p)

@@ -220,7 +220,8 @@ func TestDeleteRestore(t *testing.T) {
 func TestPurge(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, options{})
-	id, secret := h.create(map[string]any{"name": "Erika Mustermann", "description": "erika@example.com"})
+	made := h.want(h.as(h.admin, "POST", "/v1/keys", `{"name":"Erika Mustermann","description":"erika@example.com"}`, "Idempotency-Key", "make"), 201)
+	id, secret := made.text("id"), made.text("apiKey")
 	h.want(h.do("PATCH", "/v1/keys/"+id, `{"tags":["erika-tag"]}`), 200)
 	h.want(h.as(h.admin, "POST", "/v1/keys/"+id+"/rotate", `{}`, "Idempotency-Key", "x"), 200)
 	h.want(h.record(map[string]any{"keyId": id, "requestId": "r", "accountId": "acct", "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 100}}), 200)
@@ -246,6 +247,13 @@ func TestPurge(t *testing.T) {
 				t.Errorf("%s still holds %q", table, trace)
 			}
 		}
+	}
+	// Who made it and never heard makes no second one by asking again.
+	if a := h.want(h.as(h.admin, "POST", "/v1/keys", `{"name":"Erika Mustermann","description":"erika@example.com"}`, "Idempotency-Key", "make"), 409); !strings.Contains(a.text("detail"), "purged") {
+		t.Errorf("the repeat of a purged key: %s", a.raw)
+	}
+	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM api_keys"); n != 0 {
+		t.Errorf("%d keys after a purge", n)
 	}
 	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM audit_log WHERE action = 'key.purge' AND actor = 'the-admin'"); n != 1 {
 		t.Errorf("%d audit rows tell of the purge", n)

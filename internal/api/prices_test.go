@@ -157,6 +157,32 @@ func TestReprice(t *testing.T) {
 	h.want(h.as(h.relay, "POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 403)
 }
 
+// Guarantee: an event that was taken back costs nothing after it is priced again, however
+// wrong the clock of the replica was that took it back: the database's clock alone orders
+// events, and not the time in their ids.
+func TestRepriceSlowClock(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	id, _ := h.create(map[string]any{"name": "k"})
+	for i := range 10 {
+		event := h.want(h.record(map[string]any{"keyId": id, "requestId": fmt.Sprint(i), "model": "later-priced", "usage": map[string]any{"prompt_tokens": 1000000}}), 200).text("results", 0, "eventId")
+		if i < 7 {
+			h.want(h.do("POST", "/v1/events/"+event+"/void", map[string]any{"reason": "x"}), 200)
+		}
+	}
+	// As a replica would have made them whose clock is two minutes slow, and one whose is fast.
+	pgtest.Exec(t, h.db, `UPDATE usage_events SET event_id = (lpad(to_hex((floor(extract(epoch FROM received_at) * 1000)::bigint + CASE request_id WHEN '1' THEN 120000 ELSE -120000 END)), 12, '0') || substr(replace(event_id::text, '-', ''), 13))::uuid
+		WHERE adjusts IS NOT NULL`)
+	h.want(h.do("POST", "/v1/prices", map[string]any{"model": "later-priced", "inputPerMillion": 2, "effectiveFrom": "2020-01-01T00:00:00Z"}), 200)
+	today := pgtest.Scan[string](t, h.db, "SELECT (now() AT TIME ZONE 'UTC')::date::text")
+	for range 2 {
+		h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 200)
+		if got := pgtest.Scan[string](t, h.db, "SELECT concat_ws(' ', requests, trim_scale(cost)) FROM key_totals"); got != "3 6" {
+			t.Errorf("requests and cost of what was not taken back: %s, want 3 6", got)
+		}
+	}
+}
+
 // Guarantee: several who price again and take back at once leave what one after another
 // would: every event costs what the catalogue says, or nothing.
 func TestRepriceAtOnce(t *testing.T) {

@@ -1,6 +1,8 @@
 package api_test
 
 import (
+	"encoding/json"
+	"context"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -10,6 +12,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/report"
@@ -181,6 +185,79 @@ func TestUsageReport(t *testing.T) {
 	h.want(h.do("GET", "/v1/reports/usage?groupBy=key&from=2020-01-01", nil), 200)
 	h.want(h.do("GET", "/v1/reports/usage?cursor=WyJhIl0", nil), 422)
 	h.want(h.as(h.relay, "GET", "/v1/reports/usage", nil), 403)
+}
+
+// Guarantee: the rows of a report and its totals are of one moment, also while usage is
+// written.
+func TestTotalsAreTheRows(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	var ids []string
+	for range 3 {
+		id, _ := h.create(map[string]any{})
+		ids = append(ids, id)
+	}
+	ctx, stop := context.WithTimeout(t.Context(), 3*time.Second)
+	defer stop()
+	var writing sync.WaitGroup
+	for i := range 3 {
+		writing.Go(func() {
+			for ctx.Err() == nil {
+				h.record(map[string]any{"keyId": ids[i], "accountId": "a", "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 1}})
+			}
+		})
+	}
+	seen := map[string]bool{}
+	for ctx.Err() == nil {
+		for _, path := range []string{"/v1/reports/usage?groupBy=key,model", "/v1/reports/usage?granularity=hour&groupBy=key,account", "/v1/reports/usage?granularity=total&groupBy=account"} {
+			a := h.want(h.do("GET", path, nil), 200)
+			requests, cost := int64(0), decimal.Zero
+			for i := 0; a.get("data", i) != nil; i++ {
+				n, _ := a.get("data", i, "requests").(json.Number).Int64()
+				requests, cost = requests+n, cost.Add(decimal.RequireFromString(a.text("data", i, "costUsd")))
+			}
+			if fmt.Sprint(requests) != a.text("totals", "requests") || !cost.Equal(decimal.RequireFromString(a.text("totals", "costUsd"))) {
+				t.Fatalf("rows add up to %d requests and $%s: %s", requests, cost, a.raw)
+			}
+			seen[a.text("totals", "requests")] = true
+		}
+	}
+	writing.Wait()
+	if len(seen) < 3 {
+		t.Errorf("nothing was written meanwhile: totals of %v", seen)
+	}
+}
+
+// Guarantee: no cell of a CSV is a formula to a spreadsheet.
+func TestCellsAreNoFormulas(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	for _, text := range []string{"=cmd|' /C calc'!A0", "@SUM(1+1)", "+1+1", "-2+3", "plain"} {
+		id, _ := h.create(map[string]any{"name": text, "tags": []string{text}})
+		h.want(h.record(map[string]any{"keyId": id, "accountId": text, "model": text, "usage": map[string]any{"prompt_tokens": 1}}), 200)
+	}
+	a := h.want(h.do("GET", "/v1/reports/usage?groupBy=key,model,tag&format=csv", nil), 200)
+	b := h.want(h.do("GET", "/v1/reports/usage?groupBy=account&format=csv", nil), 200)
+	cells := 0
+	for _, raw := range []string{a.raw, b.raw} {
+		table, err := csv.NewReader(strings.NewReader(raw)).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, row := range table[1:] {
+			for _, cell := range row {
+				if cells++; cell != "" && strings.ContainsRune("=+-@\t\r", rune(cell[0])) {
+					t.Errorf("a spreadsheet runs %q", cell)
+				}
+			}
+		}
+		if !strings.Contains(raw, "'@SUM(1+1)") || !strings.Contains(raw, "plain") || strings.Contains(raw, "'plain") {
+			t.Errorf("the texts are not all there: %s", raw)
+		}
+	}
+	if cells < 50 {
+		t.Errorf("%d cells", cells)
+	}
 }
 
 // Guarantee: a CSV that fails in its middle ends with a broken connection, so that

@@ -2,13 +2,18 @@ package api_test
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
 
@@ -102,5 +107,118 @@ func TestLargeAndSlow(t *testing.T) {
 	line, err := bufio.NewReader(conn).ReadString('\n')
 	if err != nil || !strings.Contains(line, "413") {
 		t.Errorf("2 MiB in chunks: %q %v", line, err)
+	}
+}
+
+// Guarantee: a client that hangs up is no error of ours: nothing above debug is logged, and
+// metrics count it as 499.
+func TestHungUp(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	h := newHarness(t, options{dbURL: dbURL})
+	id, secret := h.create(map[string]any{"dailyCostLimit": 1})
+	release := pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", id)
+	defer release()
+	for range 3 {
+		ctx, hangUp := context.WithTimeout(t.Context(), 100*time.Millisecond)
+		req, err := http.NewRequestWithContext(ctx, http.MethodPost, h.url+"/v1/admissions", strings.NewReader(`{"apiKey":"`+secret+`"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+h.relay)
+		if resp, err := http.DefaultClient.Do(req); err == nil {
+			_ = resp.Body.Close()
+			t.Errorf("it was answered with %d before it hung up", resp.StatusCode)
+		}
+		hangUp()
+	}
+	told := func() string {
+		w := httptest.NewRecorder()
+		h.metrics.Handler().ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/metrics", nil))
+		return w.Body.String()
+	}
+	for until := time.Now().Add(10 * time.Second); !strings.Contains(told(), `status="499"`); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(until) {
+			t.Fatal("no request is counted as 499")
+		}
+	}
+	if text := told(); strings.Contains(text, `status="503"`) || strings.Contains(text, `status="500"`) {
+		t.Error("a client that hung up is counted as a failure")
+	}
+	h.logMu.Lock()
+	defer h.logMu.Unlock()
+	for _, line := range strings.Split(h.log.String(), "\n") {
+		if strings.Contains(line, `"level":"ERROR"`) || strings.Contains(line, `"level":"WARN"`) {
+			t.Errorf("logged: %s", line)
+		}
+	}
+}
+
+// Guarantee: an address has no more connections than it may, its closed ones make room, and
+// other addresses and trusted proxies are not counted with it.
+func TestPerAddress(t *testing.T) {
+	t.Parallel()
+	plain, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener := api.PerAddress(plain, 2, []netip.Prefix{netip.MustParsePrefix("127.0.9.0/24")})
+	server := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), ReadHeaderTimeout: time.Second}
+	go func() { _ = server.Serve(listener) }()
+	defer func() { _ = server.Close() }()
+	open := func(from string) (conn net.Conn, answered bool) {
+		conn, err := (&net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}}).DialContext(t.Context(), "tcp", plain.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		_ = conn.SetDeadline(time.Now().Add(5 * time.Second))
+		_, _ = io.WriteString(conn, "GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+		line, err := bufio.NewReader(conn).ReadString('\n')
+		return conn, err == nil && strings.Contains(line, "204")
+	}
+	first, one := open("127.0.1.1")
+	_, two := open("127.0.1.1")
+	_, three := open("127.0.1.1")
+	_, other := open("127.0.1.2")
+	if !one || !two || three || !other {
+		t.Errorf("answered %v %v %v of one address and %v of another, want the third refused", one, two, three, other)
+	}
+	for range 5 {
+		if _, ok := open("127.0.9.1"); !ok {
+			t.Error("a trusted proxy was refused")
+		}
+	}
+	_ = first.Close()
+	for until := time.Now().Add(5 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+		if _, ok := open("127.0.1.1"); ok {
+			break
+		}
+		if time.Now().After(until) {
+			t.Fatal("a closed connection made no room")
+		}
+	}
+}
+
+// Guarantee: who asks for a report or for repricing without a token, and then sends
+// nothing, is answered and hung up on like anybody else: no deadline is lifted for him.
+func TestIdleWithoutToken(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{short: 500 * time.Millisecond})
+	for _, path := range []string{"/v1/reports/usage", "/v1/prices/reprice", "/v1/keys"} {
+		for name, rest := range map[string]string{"a body that never comes": "Content-Length: 100\r\n\r\n", "no further request": "\r\n"} {
+			conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\n%s", path, rest)
+			answer, err := io.ReadAll(conn) // until the service closes it
+			if err != nil || !strings.Contains(string(answer), "401") {
+				t.Errorf("%s, %s: %v after %.60q, want 401 and the end", path, name, err, answer)
+			}
+			_ = conn.Close()
+		}
 	}
 }

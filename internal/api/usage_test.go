@@ -99,6 +99,11 @@ func TestRecordBatch(t *testing.T) {
 	if got := a.wrongFields(); got != "events[1].occurredAt" {
 		t.Errorf("a time ahead is named %s", got)
 	}
+	for _, at := range []string{"0001-01-01T00:00:00Z", "1999-12-31T23:59:59Z"} {
+		if a := h.want(h.record(event("a", map[string]any{"occurredAt": at})), 422); a.wrongFields() != "occurredAt" || !strings.Contains(a.raw, "2000") {
+			t.Errorf("a time of another age: %s", a.raw)
+		}
+	}
 	if n := pgtest.Scan[int](t, h.db, "SELECT (SELECT count(*) FROM usage_events) + (SELECT count(*) FROM usage_daily) + (SELECT count(*) FROM usage_dedup)"); n != 0 {
 		t.Errorf("refused batches left %d rows", n)
 	}
