@@ -12,7 +12,7 @@ help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
-run: postgresql build ## Install PostgreSQL where it is missing, build, and run everything on this machine
+run: postgresql curl build ## Install PostgreSQL where it is missing, build, and run everything on this machine
 	exec bin/keyledger dev
 
 .PHONY: build
@@ -20,7 +20,7 @@ build: ## Build bin/keyledger
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
 
 .PHONY: test
-test: compiler postgresql redis browser proxies node ## Run all tests with the race detector, on a PostgreSQL of their own
+test: compiler curl postgresql redis browser proxies node ## Run all tests with the race detector, on a PostgreSQL of their own
 	$(GO) test -race -skip '^TestNeighbours$$' ./...
 	KEYLEDGER_TEST_ALONE=1 $(GO) test -run '^TestNeighbours$$' ./cmd/keyledger
 
@@ -66,7 +66,7 @@ bench-full: postgresql build ## The same with a million keys and ten million led
 
 FUZZ_TIME ?= 60s
 .PHONY: soak
-soak: compiler postgresql redis browser proxies node ## Fuzz every decoder and run properties and end-to-end tests long
+soak: compiler curl postgresql redis browser proxies node ## Fuzz every decoder and run properties and end-to-end tests long
 	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
 	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
 	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
@@ -91,6 +91,10 @@ postgresql:
 compiler:
 	@command -v gcc >/dev/null || command -v clang >/dev/null || \
 		{ echo "installing a C compiler for the race detector"; $(call INSTALL,gcc libc6-dev,gcc); }
+
+.PHONY: curl
+curl:
+	@command -v curl >/dev/null || { echo "installing curl for the walk-through of README"; $(call INSTALL,curl,curl); }
 
 .PHONY: node
 node:

@@ -388,7 +388,6 @@ func TestSameRequest(t *testing.T) {
 	s.settle(again.AdmissionID, 1, "r")
 	s.want(ask, start.Add(time.Second), admit.RequestSettled)
 	s.want(admit.Request{KeyID: s.key(nil), RequestID: "r"}, start, admit.Allowed) // another key's request
-	one := s.key(key.Columns{"concurrency_limit": 1, "daily_cost_limit": 1})
 	for name, end := range map[string]func(admission uuid.UUID) time.Time{
 		"lapsed": func(uuid.UUID) time.Time { return start.Add(time.Minute) },
 		"released": func(admission uuid.UUID) time.Time {
@@ -398,6 +397,7 @@ func TestSameRequest(t *testing.T) {
 			return start.Add(time.Minute)
 		},
 	} {
+		one := s.key(key.Columns{"concurrency_limit": 1, "daily_cost_limit": 1})
 		ask := admit.Request{KeyID: one, RequestID: name, LeaseSeconds: 60, CostUSD: ptr(usd("0.2"))}
 		first := s.want(ask, start, admit.Allowed)
 		now := end(first.AdmissionID)
