@@ -57,7 +57,7 @@ lint-openapi: node
 	tools/lint-openapi
 
 .PHONY: bench
-bench: postgresql build ## Measure this binary on this machine, in under five minutes
+bench: postgresql build ## Measure this binary on this machine, in some minutes
 	bin/keyledger bench
 
 .PHONY: bench-full

@@ -2445,7 +2445,8 @@ type ClientInterface interface {
 	// CreateKeyWithBody Create a key
 	//
 	// The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-	// answers 200 with the key that the first request made, `replayed: true` and no secret.
+	// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+	// was purged since.
 	//
 	// Takes any type of body and a specified content type.
 	//
@@ -2455,7 +2456,8 @@ type ClientInterface interface {
 	// CreateKey Create a key
 	//
 	// The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-	// answers 200 with the key that the first request made, `replayed: true` and no secret.
+	// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+	// was purged since.
 	//
 	// Takes a body of the `application/json` content type.
 	//
@@ -3028,7 +3030,8 @@ func (c *Client) ListKeys(ctx context.Context, params *ListKeysParams, reqEditor
 // CreateKeyWithBody Create a key
 //
 // The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-// answers 200 with the key that the first request made, `replayed: true` and no secret.
+// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+// was purged since.
 //
 // Takes any type of body and a specified content type.
 //
@@ -3048,7 +3051,8 @@ func (c *Client) CreateKeyWithBody(ctx context.Context, params *CreateKeyParams,
 // CreateKey Create a key
 //
 // The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-// answers 200 with the key that the first request made, `replayed: true` and no secret.
+// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+// was purged since.
 //
 // Takes a body of the `application/json` content type.
 //
@@ -5804,7 +5808,8 @@ type ClientWithResponsesInterface interface {
 	// CreateKeyWithBodyWithResponse Create a key
 	//
 	// The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-	// answers 200 with the key that the first request made, `replayed: true` and no secret.
+	// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+	// was purged since.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -5814,7 +5819,8 @@ type ClientWithResponsesInterface interface {
 	// CreateKeyWithResponse Create a key
 	//
 	// The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-	// answers 200 with the key that the first request made, `replayed: true` and no secret.
+	// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+	// was purged since.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 	//
@@ -8365,7 +8371,8 @@ func (c *ClientWithResponses) ListKeysWithResponse(ctx context.Context, params *
 // CreateKeyWithBodyWithResponse Create a key
 //
 // The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-// answers 200 with the key that the first request made, `replayed: true` and no secret.
+// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+// was purged since.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
 //
@@ -8381,7 +8388,8 @@ func (c *ClientWithResponses) CreateKeyWithBodyWithResponse(ctx context.Context,
 // CreateKeyWithResponse Create a key
 //
 // The secret (`apiKey`) is in this answer and nowhere else. With an `Idempotency-Key`, a repeat within 24 hours
-// answers 200 with the key that the first request made, `replayed: true` and no secret.
+// answers 200 with the key that the first request made, `replayed: true` and no secret, or 409 when that key
+// was purged since.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
 //
