@@ -201,7 +201,7 @@ func (c *town) connections(ctx context.Context, n int, do func(net.Conn) error) 
 					continue
 				}
 				ended := context.AfterFunc(ctx, func() { _ = conn.Close() })
-				for do(conn) == nil && ctx.Err() == nil { //nolint:revive // until it fails
+				for do(conn) == nil && ctx.Err() == nil { // until it fails
 				}
 				ended()
 				_ = conn.Close()
@@ -314,7 +314,7 @@ func (c *town) settleHeld(ctx context.Context) {
 		_, a := post(c.t, c.base, "/v1/admissions", map[string]any{"apiKey": c.bad["apiKey"], "leaseSeconds": 3600})
 		ids = append(ids, a["admissionId"])
 	}
-	release := pgtest.Hold(c.t, c.dbURL, "SELECT FROM key_totals WHERE key_id = $1 FOR UPDATE", c.bad["id"])
+	release := pgtest.Hold(c.t, c.dbURL, "SELECT FROM key_totals WHERE key_id = $1 FOR UPDATE", c.bad["id"]) //nolint:contextcheck // it holds until it is released
 	defer release()
 	var all sync.WaitGroup
 	for _, id := range ids {

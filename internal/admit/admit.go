@@ -151,8 +151,8 @@ func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.T
 		return nil, err
 	}
 	decisions := make([]Decision, len(all))
-	for i, one := range all {
-		decisions[i] = d.withWait(ctx, requests[i], one, d.read)
+	for i, r := range requests {
+		decisions[i] = d.withWait(ctx, r, all[i], d.read)
 	}
 	return decisions, nil
 }
@@ -333,7 +333,7 @@ func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
 }
 
 func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err error) {
-	err = d.alone(ctx, func(from *db.DB) error {
+	err = d.alone(func(from *db.DB) error {
 		return from.InTx(ctx, func(q *db.Queries) (err error) {
 			n, err = q.AdmissionRelease(ctx, ids)
 			return err
@@ -350,7 +350,7 @@ func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err er
 func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
 	var rows []db.AdmissionRenewRow
 	params := db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Now: now}
-	err := d.alone(ctx, func(from *db.DB) error {
+	err := d.alone(func(from *db.DB) error {
 		return from.Pipeline(ctx, func(q *db.Queries) (err error) {
 			if err = q.AdmissionLock(ctx, id); err == nil {
 				rows, err = q.AdmissionRenew(ctx, params)

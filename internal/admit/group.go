@@ -57,7 +57,7 @@ const maxWaits = 2
 
 // alone does something that concerns one key: at once where nobody holds it, else with
 // patience, unless too many wait so already.
-func (d *Decider) alone(ctx context.Context, fn func(*db.DB) error) error {
+func (d *Decider) alone(fn func(*db.DB) error) error {
 	if d.quick == nil {
 		return fn(d.DB)
 	}

@@ -1,13 +1,13 @@
 package api_test
 
 import (
-	"sync/atomic"
-	"sync"
 	"context"
 	"net/http"
 	"os"
 	"regexp"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 

@@ -314,7 +314,7 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		}
 		remote, err := netip.ParseAddrPort(conn.RemoteAddr().String())
 		if err != nil { // no TCP: nothing to tell clients apart by
-			return conn, nil
+			return conn, nil //nolint:nilerr // which is no failure
 		}
 		addr := remote.Addr().Unmap()
 		if l.trusts(addr) {

@@ -206,12 +206,12 @@ func (b *bench) admission(ctx context.Context) ([]Result, error) {
 }
 
 // shapes compares the service with the bare server on the even and on the real shape.
-func (b *bench) shapes(ctx context.Context, name, what string, even, real float64, load func(*stand) traffic) (results []Result, err error) {
+func (b *bench) shapes(ctx context.Context, name, what string, even, zipf float64, load func(*stand) traffic) (results []Result, err error) {
 	for _, shape := range []struct {
 		stand   func(context.Context) (*stand, error)
 		clients int
 		reach   float64
-	}{{b.stand, clients, even}, {b.realStand, realClients, real}} {
+	}{{b.stand, clients, even}, {b.realStand, realClients, zipf}} {
 		st, s, err := b.serving(ctx, shape.stand)
 		if err != nil {
 			return nil, err

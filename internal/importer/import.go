@@ -152,8 +152,8 @@ func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, 
 		}
 		cells, doubts := k.History.cells(r.created.In(zone), before, catalogue)
 		step.Notes = append(step.Notes, doubts...)
-		if real, rated := k.History.RealCost, k.History.TotalCost; real != nil && rated != nil && real.Sub(*rated).Abs().GreaterThan(decimal.New(1, -6)) {
-			step.Notes = append(step.Notes, fmt.Sprintf("it cost $%s there, and $%s before the rates of services; the rated cost is brought", rated, real))
+		if unrated, rated := k.History.RealCost, k.History.TotalCost; unrated != nil && rated != nil && unrated.Sub(*rated).Abs().GreaterThan(decimal.New(1, -6)) {
+			step.Notes = append(step.Notes, fmt.Sprintf("it cost $%s there, and $%s before the rates of services; the rated cost is brought", rated, unrated))
 		}
 		if brought && len(cells) > 0 {
 			step.Action = Added

@@ -188,11 +188,11 @@ func notOurs(err error) bool {
 // cost takes daily:ID:2026-11-23, monthly:ID:2026-11 or total:ID.
 func (r *reader) cost(name string, d decimal.Decimal) {
 	kind, rest, _ := strings.Cut(name, ":")
-	switch {
-	case kind == "total":
+	switch kind {
+	case "total":
 		r.history(rest).TotalCost = &d
 		return
-	case kind == "real":
+	case "real":
 		if id, total := strings.CutPrefix(rest, "total:"); total {
 			r.history(id).RealCost = &d
 		}

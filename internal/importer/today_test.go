@@ -173,8 +173,10 @@ func TestSecretFollows(t *testing.T) {
 		return importer.Source{Keys: []importer.Key{{ID: id, Fields: map[string]string{"id": id, "name": "s", "isActive": "true", "apiKey": fmt.Sprintf("%x", key.LegacyHash(secret, hasher.Legacy))}}}}
 	}
 	bring(t, im, from(secrets[0]))
-	if code(secrets[0]) != verify.Valid || code(secrets[0]) != verify.Valid { // and rehashed
-		t.Fatal("the imported secret does not open its key")
+	for range 2 { // the second time it is rehashed
+		if code(secrets[0]) != verify.Valid {
+			t.Fatal("the imported secret does not open its key")
+		}
 	}
 	im.DryRun = true
 	if did := bring(t, im, from(secrets[1])); !strings.Contains(did, "MADE ANEW THERE") || code(secrets[0]) != verify.Valid {
@@ -213,7 +215,7 @@ type writer struct {
 func (w writer) request(n int) error {
 	id, model := w.keys[n%len(w.keys)], []string{"gpt-4o", "claude-sonnet-4-20250514"}[n%2]
 	day, month := time.Now().UTC().Format(time.DateOnly), time.Now().UTC().Format("2006-01")
-	input, output, micro := int64(1+rand.IntN(1000)), int64(1+rand.IntN(100)), int64(1+rand.IntN(10000)) //nolint:gosec // made-up numbers
+	input, output, micro := int64(1+rand.IntN(1000)), int64(1+rand.IntN(100)), int64(1+rand.IntN(10000))
 	for _, of := range []struct{ name, prefix string }{
 		{"usage:" + id, "total"}, {"usage:daily:" + id + ":" + day, ""}, {"usage:monthly:" + id + ":" + month, ""},
 		{"usage:" + id + ":model:daily:" + model + ":" + day, ""}, {"usage:" + id + ":model:monthly:" + model + ":" + month, ""}, {"usage:" + id + ":model:alltime:" + model, ""},
@@ -264,7 +266,7 @@ func TestWhileItGoesOn(t *testing.T) {
 	for lane := range 4 {
 		writers.Go(func() {
 			for n := lane; writing.Err() == nil; n += 4 {
-				if err := w.request(n); err != nil {
+				if err := w.request(n); err != nil { //nolint:contextcheck // what has begun is finished
 					t.Error(err)
 					return
 				}
