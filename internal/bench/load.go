@@ -83,7 +83,7 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 			time.Sleep(50 * time.Millisecond) // who gets no answer does not ask again at once
 		}
 		at := serial.Add(1) - 1
-		if o.requests > 0 && at >= uint64(o.requests) { //nolint:gosec,nolintlint // small
+		if o.requests > 0 && at >= uint64(o.requests) {
 			return vegeta.ErrNoTargets
 		}
 		t.Method, t.URL, t.Body, t.Header = http.MethodPost, to.url+what.path, what.next(at), header
