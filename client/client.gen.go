@@ -626,7 +626,8 @@ type AdmissionAnswer struct {
 	// Observed The limit that an observing key went over.
 	Observed *string `json:"observed,omitempty"`
 
-	// Repeated An earlier request with this requestId was admitted.
+	// Repeated An earlier request with this requestId was admitted, and this is its admission: forward one of the two only. Make
+	// request ids in the relay; one that a client chose tells nothing.
 	Repeated          *bool  `json:"repeated,omitempty"`
 	RetryAfterSeconds *int64 `json:"retryAfterSeconds,omitempty"`
 }

@@ -114,12 +114,18 @@ type Decider struct {
 	ends  endings
 }
 
-// decided is a decision with the row that it was made of.
+// decided is a decision with the row that it was made of; later: it could not be made in
+// this batch.
 type decided struct {
 	Decision
 
-	row db.AdmitRow
+	row   db.AdmitRow
+	later error
 }
+
+// maxTries is how often a request is asked for in a batch when it could not be decided with
+// the one that it repeats.
+const maxTries = 3
 
 // none is what the statement takes as "no estimate".
 var none = decimal.NewFromInt(-1)
@@ -130,11 +136,17 @@ var none = decimal.NewFromInt(-1)
 func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decision, error) {
 	// A dry run is decided alone: a request of the same id must not get its answer.
 	if d.group != nil && now == nil && !r.DryRun {
-		one, err := d.group.Do(ctx, r)
-		if err != nil {
-			return Decision{}, err
+		var one decided
+		for range maxTries {
+			var err error
+			if one, err = d.group.Do(ctx, r); err != nil {
+				return Decision{}, err
+			}
+			if one.later == nil {
+				return d.withWait(ctx, r, one, d.remembered), nil
+			}
 		}
-		return d.withWait(ctx, r, one, d.remembered), nil
+		return Decision{}, one.later
 	}
 	all, err := d.DecideAll(ctx, []Request{r}, now)
 	if err != nil {
@@ -152,42 +164,63 @@ func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.T
 	}
 	decisions := make([]Decision, len(all))
 	for i, r := range requests {
+		if all[i].later != nil {
+			return nil, all[i].later
+		}
 		decisions[i] = d.withWait(ctx, r, all[i], d.read)
 	}
 	return decisions, nil
 }
 
+// decideAll decides each round in a transaction. What a round has admitted stays so
+// whatever happens to a later one: its requests, and they alone, are told to come again.
 func (d *Decider) decideAll(ctx context.Context, requests []Request, now *time.Time) ([]decided, error) {
 	all := make([]decided, len(requests))
-	for _, places := range rounds(requests) {
+	for nth, places := range rounds(requests) {
 		round := make([]Request, len(places))
 		for i, place := range places {
 			round[i] = requests[place]
 		}
-		params, err := d.params(ctx, round, now)
-		if err != nil {
+		made, err := d.decideRound(ctx, round, now)
+		if err != nil && nth == 0 {
 			return nil, err
 		}
-		var rows []db.AdmitRow
-		err = d.DB.Pipeline(ctx, func(q *db.Queries) (err error) {
-			if err = q.CountersLock(ctx, params.KeyIDs); err == nil {
-				rows, err = q.Admit(ctx, params)
+		for i, place := range places {
+			if err != nil {
+				all[place].later = err
+			} else {
+				all[place] = made[i]
 			}
-			return err
-		})
-		if err != nil {
-			return nil, fmt.Errorf("deciding: %w", err)
-		}
-		for i, row := range rows {
-			one := decided{decision(row), row}
-			one.CostFrom, one.Unpriced = costFrom(round[i], params.Costs[i]), params.Unpriced[i]
-			if !round[i].DryRun && !one.Repeated {
-				d.Refusals.count(round[i].KeyID, row)
-			}
-			all[places[i]] = one
 		}
 	}
 	return all, nil
+}
+
+func (d *Decider) decideRound(ctx context.Context, round []Request, now *time.Time) ([]decided, error) {
+	params, err := d.params(ctx, round, now)
+	if err != nil {
+		return nil, err
+	}
+	var rows []db.AdmitRow
+	err = d.DB.Pipeline(ctx, func(q *db.Queries) (err error) {
+		if err = q.CountersLock(ctx, params.KeyIDs); err == nil {
+			rows, err = q.Admit(ctx, params)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("deciding: %w", err)
+	}
+	made := make([]decided, len(rows))
+	for i, row := range rows {
+		one := decided{Decision: decision(row), row: row}
+		one.CostFrom, one.Unpriced = costFrom(round[i], params.Costs[i]), params.Unpriced[i]
+		if !round[i].DryRun && !one.Repeated {
+			d.Refusals.count(round[i].KeyID, row)
+		}
+		made[i] = one
+	}
+	return made, nil
 }
 
 // rounds splits requests, by their places, into lists in which no two share key and

@@ -99,6 +99,11 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
+		// The time for the work begins when the body is there, however long that took.
+		r := c.Request()
+		ctx, cancel := context.WithTimeout(callOf(r.Context()).untimed, timeoutOf(r.URL.Path))
+		defer cancel()
+		c.SetRequest(r.WithContext(ctx))
 		enter := s.enter
 		if isHolder(c.Request().URL.Path) {
 			enter = func() (func(), bool) { return s.enterHolder(c.Request().Context()) }
@@ -132,10 +137,10 @@ func (s *Server) takeBody(c echo.Context) (done func(), err error) {
 	if r.ContentLength > limit {
 		return done, tooLarge(limit)
 	}
-	if r.Body == nil || r.Body == http.NoBody {
-		return done, nil
-	}
 	control := http.NewResponseController(c.Response())
+	if r.Body == nil || r.Body == http.NoBody {
+		return done, worked(control, r.URL.Path)
+	}
 	start := time.Now()
 	var body bytes.Buffer
 	body.Grow(int(min(max(r.ContentLength, 512), freeBody)))
@@ -158,21 +163,29 @@ func (s *Server) takeBody(c echo.Context) (done func(), err error) {
 			return done, fault.Wrap(err, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
 		case errors.Is(err, io.EOF):
 			r.Body, r.ContentLength = io.NopCloser(&body), int64(body.Len())
-			// The server watches the connection while it works, and takes a missed deadline
-			// for a client that has gone.
-			err := control.SetReadDeadline(time.Now().Add(timeoutOf(r.URL.Path) + answerGrace))
-			if errors.Is(err, http.ErrNotSupported) {
-				err = nil
-			}
-			return done, err
+			return done, worked(control, r.URL.Path)
 		case err != nil:
 			return done, fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
 		}
 	}
 }
 
-// bodyLimit is the largest body that a path takes, in bytes.
+// worked gives a connection time to be silent while its request is worked on: the server
+// reads it meanwhile, and takes a missed deadline for a client that has gone.
+func worked(control *http.ResponseController, path string) error {
+	err := control.SetReadDeadline(time.Now().Add(timeoutOf(path) + answerGrace))
+	if errors.Is(err, http.ErrNotSupported) {
+		return nil
+	}
+	return err
+}
+
+// bodyLimit is the largest body that a path takes, in bytes. Where no token is asked for
+// it is so small that it is not charged.
 func bodyLimit(path string) int64 {
+	if isHolder(path) {
+		return freeBody
+	}
 	switch path {
 	case "/v1/usage", "/v1/keys/batch", "/v1/keys/batch-delete", "/v1/prices/import":
 		return maxBatchBody
@@ -181,7 +194,7 @@ func bodyLimit(path string) int64 {
 }
 
 func tooLarge(limit int64) error {
-	return fault.New(fault.TooLarge, fmt.Sprintf("The body is larger than %d MiB.", limit>>20))
+	return fault.New(fault.TooLarge, fmt.Sprintf("The body is larger than %d KiB.", limit>>10))
 }
 
 // answer gathers what a handler writes, so that a client that reads slowly holds
@@ -316,9 +329,12 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		if err != nil { // no TCP: nothing to tell clients apart by
 			return conn, nil //nolint:nilerr // which is no failure
 		}
-		addr := remote.Addr().Unmap()
+		addr := remote.Addr().Unmap().WithZone("")
 		if l.trusts(addr) {
 			return conn, nil
+		}
+		if addr.Is6() { // who has one has all of its network's
+			addr = netip.PrefixFrom(addr, 64).Masked().Addr()
 		}
 		if l.take(addr) {
 			return &counted{Conn: conn, leave: sync.OnceFunc(func() { l.give(addr) })}, nil

@@ -26,6 +26,8 @@ type call struct {
 	requestID string
 	identity  access.Identity
 	apiKey    string // a key holder's own secret, on /v1/self only; never logged
+
+	untimed context.Context //nolint:containedctx // the request's, before it had a time
 }
 
 type callKey struct{}
@@ -76,9 +78,11 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			header["Cache-Control"] = noStore
 		}
-		ctx, cancel := context.WithTimeout(r.Context(), timeoutOf(r.URL.Path))
+		who := &call{requestID: id}
+		who.untimed = context.WithValue(r.Context(), callKey{}, who)
+		ctx, cancel := context.WithTimeout(who.untimed, timeoutOf(r.URL.Path))
 		defer cancel()
-		c.SetRequest(r.WithContext(context.WithValue(ctx, callKey{}, &call{requestID: id})))
+		c.SetRequest(r.WithContext(ctx))
 		return next(c)
 	}
 }

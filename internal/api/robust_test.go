@@ -222,3 +222,56 @@ func TestIdleWithoutToken(t *testing.T) {
 		}
 	}
 }
+
+// Guarantee: the server waits a bounded time for requests, and not for its own work: a
+// report that takes longer than a request may take to arrive is answered.
+func TestSlowReport(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	h := newHarness(t, options{dbURL: dbURL, short: 300 * time.Millisecond})
+	release := pgtest.Hold(t, dbURL, "LOCK TABLE usage_daily IN ACCESS EXCLUSIVE MODE")
+	time.AfterFunc(1500*time.Millisecond, release)
+	start := time.Now()
+	h.want(h.do("GET", "/v1/reports/usage?groupBy=key", nil), 200)
+	if took := time.Since(start); took < time.Second {
+		t.Errorf("it took %s, and proves nothing", took)
+	}
+}
+
+// Guarantee: a body that arrives as slowly as it may is worked on like any other, though
+// that took longer than the work on a request may take; and where no token is asked for
+// no body is kept.
+func TestSlowBody(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	if a := h.as("", "POST", "/v1/self", strings.Repeat(" ", 100<<10)); a.status != http.StatusRequestEntityTooLarge {
+		t.Errorf("100 KiB without a token: %d %s", a.status, a.raw)
+	}
+	id, _ := h.create(map[string]any{})
+	body := strings.Repeat(" ", 300<<10) + `{"keyId":"` + id + `","usage":{"input_tokens":1}}`
+	reader, writer := io.Pipe()
+	go func() {
+		const parts = 33 // of half a second each
+		for i := range parts {
+			if _, err := io.WriteString(writer, body[len(body)*i/parts:len(body)*(i+1)/parts]); err != nil {
+				return
+			}
+			time.Sleep(500 * time.Millisecond)
+		}
+		_ = writer.Close()
+	}()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, h.url+"/v1/usage", reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Authorization", "Bearer "+h.relay)
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK || !strings.Contains(string(answer), "recorded") {
+		t.Errorf("%d %s", resp.StatusCode, answer)
+	}
+}

@@ -119,7 +119,17 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, e
 	if len(entries) == 0 {
 		return outcomes, nil
 	}
-	return outcomes, r.append(ctx, entries, outcomes, nil)
+	if err := r.append(ctx, entries, outcomes, nil); err != nil {
+		return outcomes, err
+	}
+	for _, o := range outcomes {
+		if o.err == nil {
+			for _, result := range o.results {
+				r.tell(result)
+			}
+		}
+	}
+	return outcomes, nil
 }
 
 // findKeys gives events that name an admission its key. Which key an admission belongs
@@ -261,9 +271,6 @@ func (r *Recorder) append(ctx context.Context, entries []entry, outcomes []outco
 		}
 		if o.err == nil {
 			o.results = append(o.results, results[i])
-			if e.kind == kindUsage {
-				r.tell(results[i])
-			}
 		}
 	}
 	return nil

@@ -125,6 +125,9 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 	if k == nil {
 		return Result{Code: NotFound}, nil
 	}
+	if v.Memory != nil && now == nil && !live {
+		clock, live = v.Clock() // it may have come back since, and memory have been used
+	}
 	at := k.readAt
 	if live && clock.After(at) {
 		at = clock
