@@ -102,7 +102,10 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		// The time for the work begins when the body is there, however long that took.
 		r := c.Request()
 		ctx, cancel := context.WithTimeout(callOf(r.Context()).untimed, timeoutOf(r.URL.Path))
-		defer cancel()
+		defer func() {
+			c.SetRequest(r) // or the end of this time would look like a client that hung up
+			cancel()
+		}()
 		c.SetRequest(r.WithContext(ctx))
 		enter := s.enter
 		if isHolder(c.Request().URL.Path) {

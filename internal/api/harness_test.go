@@ -55,6 +55,7 @@ type options struct {
 	dbURL  string        // default: a fresh one
 	prices bool          // the public price file as the catalogue, in force since ever
 	short  time.Duration // how long the server waits for a request; zero: for ever
+	slots  int64         // requests that may be worked on at once; zero: any number
 	refuse bool          // models without a price are refused, as serve does by default
 }
 
@@ -107,11 +108,11 @@ func newHarness(t testing.TB, o options) *harness {
 		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey},
 		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour, RefuseUnpriced: o.refuse,
 			Refusals: &admit.Refusals{DB: d, Timezone: o.zone}},
-		LeaseTTL: 5 * time.Minute,
-		Usage:    &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
-		Stats:    &usage.Stats{DB: d, Timezone: o.zone},
-		Reports:  &report.Reports{DB: d, Timezone: o.zone},
-		Prices:   prices, Passes: passes, Clients: clients,
+		LeaseTTL: 5 * time.Minute, MaxInFlight: o.slots,
+		Usage:   &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
+		Stats:   &usage.Stats{DB: d, Timezone: o.zone},
+		Reports: &report.Reports{DB: d, Timezone: o.zone},
+		Prices:  prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
 	}
 	s.Decider.Gather(ctx, d, coalesce.Limits{}, log)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -274,4 +275,44 @@ func TestSlowBody(t *testing.T) {
 	if answer, _ := io.ReadAll(resp.Body); resp.StatusCode != http.StatusOK || !strings.Contains(string(answer), "recorded") {
 		t.Errorf("%d %s", resp.StatusCode, answer)
 	}
+}
+
+// Guarantee: a request that finds no slot when its body is there is told so, with 503 and
+// when to come again, and is not taken for one whose client has gone.
+func TestNoSlotAfterBody(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	h := newHarness(t, options{dbURL: dbURL, slots: 1})
+	id, secret := h.create(map[string]any{"dailyCostLimit": 1})
+	reader, writer := io.Pipe()
+	late := make(chan answer)
+	go func() {
+		req, err := http.NewRequest(http.MethodPost, h.url+"/v1/usage", reader)
+		if err != nil {
+			panic(err)
+		}
+		req.Header.Set("Content-Type", "application/json")
+		req.Header.Set("Authorization", "Bearer "+h.relay)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			late <- answer{raw: err.Error()}
+			return
+		}
+		defer func() { _ = resp.Body.Close() }()
+		raw, _ := io.ReadAll(resp.Body)
+		late <- answer{status: resp.StatusCode, header: resp.Header, raw: string(raw)}
+	}()
+	_, _ = io.WriteString(writer, `{"keyId":"`+id+`",`) // it has passed the token's slot
+	time.Sleep(300 * time.Millisecond)
+	release := pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", id)
+	var busy sync.WaitGroup
+	busy.Go(func() { h.as(h.relay, "POST", "/v1/admissions", map[string]any{"apiKey": secret}) })
+	time.Sleep(300 * time.Millisecond)
+	_, _ = io.WriteString(writer, `"usage":{}}`)
+	_ = writer.Close()
+	if a := <-late; a.status != http.StatusServiceUnavailable || a.header.Get("Retry-After") == "" {
+		t.Errorf("%d %v %s, want 503 with Retry-After", a.status, a.header, a.raw)
+	}
+	release()
+	busy.Wait()
 }
