@@ -16,7 +16,6 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/importer"
-	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/migrations"
@@ -144,18 +143,13 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 		}
 		return nil, nil, err
 	}
-	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable, Denied: price.Denied}
-	for _, client := range cfg.Clients {
-		rules.Clients = append(rules.Clients, client.ID)
-	}
-	return &importer.Importer{DB: d, Prices: prices, Rules: rules, Usage: &usage.Recorder{DB: d, Prices: prices, Timezone: zone}}, d.Close, nil
+	return &importer.Importer{DB: d, Prices: prices, Rules: rulesOf(cfg), Usage: &usage.Recorder{DB: d, Prices: prices, Timezone: zone}}, d.Close, nil
 }
 
 // printImport prints what was done, what needs a look, and one line of sums.
 func printImport(out io.Writer, dryRun bool, notes []string, steps []importer.Step) error {
 	did := [2]map[string]int{{}, {}} // of keys, of accounts
-	refused := 0
-	var brought [2]importer.Step // of keys, of accounts
+	var brought [2]importer.Step     // of keys, of accounts
 	t := newTable(out, "WHAT", "DOES", "REQUESTS", "TOKENS", "COST")
 	for _, s := range steps {
 		of := 0
@@ -164,15 +158,12 @@ func printImport(out io.Writer, dryRun bool, notes []string, steps []importer.St
 		}
 		did[of][s.Action]++
 		sum := &brought[of]
-		if s.Action == importer.Refused {
-			refused++
-		}
 		sum.Requests, sum.Tokens, sum.Cost = sum.Requests+s.Requests, sum.Tokens+s.Tokens, sum.Cost.Add(s.Cost)
 		if dryRun || s.Action == importer.Refused {
 			t.row(s.Subject, s.Action, s.Requests, s.Tokens, "$"+s.Cost.String())
 		}
 	}
-	if dryRun || refused > 0 {
+	if dryRun || did[0][importer.Refused]+did[1][importer.Refused] > 0 {
 		if err := t.flush(); err != nil {
 			return err
 		}

@@ -13,6 +13,7 @@ import (
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
+	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
@@ -30,10 +31,6 @@ func (s *service) wire(ctx context.Context) (err error) {
 	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper}
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
-	}
-	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable, Denied: price.Denied}
-	for _, c := range cfg.Clients {
-		rules.Clients = append(rules.Clients, c.ID)
 	}
 	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log, Beat: m.Beat}
 	tokens := &access.Tokens{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[[32]byte, *access.Live](maxTokens, s.changes.Live)}
@@ -61,7 +58,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
-		Keys: &issue.Keys{DB: s.changing, Reads: s.db, Hasher: hasher, Rules: rules}, Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
+		Keys: &issue.Keys{DB: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}, Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
@@ -119,6 +116,15 @@ func (s *service) prepare(ctx context.Context, prices *price.Store, tokens *acce
 	}
 	s.log.Info("bootstrap token", "stored", made)
 	return nil
+}
+
+// rulesOf are the rules that fields of keys are held to.
+func rulesOf(cfg config.Loaded) key.Rules {
+	rules := key.Rules{DefaultTokenLimit: cfg.DefaultTokenLimit, Services: cfg.Services, Comparable: price.Comparable, Denied: price.Denied}
+	for _, c := range cfg.Clients {
+		rules.Clients = append(rules.Clients, c.ID)
+	}
+	return rules
 }
 
 // gather makes admissions and usage take what comes at the same time in groups.

@@ -51,29 +51,6 @@ func (d *Decider) Gather(ctx context.Context, fast *db.DB, limits coalesce.Limit
 	})
 }
 
-// maxWaits is how many renewals and releases may wait at once for keys that are held: each
-// has a connection, and others need some too.
-const maxWaits = 2
-
-// alone does something that concerns one key: at once where nobody holds it, else with
-// patience, unless too many wait so already.
-func (d *Decider) alone(fn func(*db.DB) error) error {
-	if d.quick == nil {
-		return fn(d.DB)
-	}
-	err := fn(d.quick)
-	if !db.Stuck(err) {
-		return err
-	}
-	select {
-	case d.waits <- struct{}{}:
-		defer func() { <-d.waits }()
-		return fn(d.DB)
-	default:
-		return err
-	}
-}
-
 // abandon releases admissions that nobody waits for.
 func (d *Decider) abandon(ctx context.Context, log *slog.Logger, requests []Request, decisions []decided) {
 	var ids []uuid.UUID
