@@ -86,8 +86,9 @@ const (
 	DifferenceRollupAccountTotals DifferenceRollup = "account_totals"
 	DifferenceRollupAccountUsage  DifferenceRollup = "account_usage"
 	DifferenceRollupDailyCost     DifferenceRollup = "daily_cost"
-	DifferenceRollupKeyTotals     DifferenceRollup = "key_totals"
-	DifferenceRollupUsageClosed   DifferenceRollup = "usage_closed"
+	DifferenceRollupKeyCounters   DifferenceRollup = "key_counters"
+	DifferenceRollupModelUsage    DifferenceRollup = "model_usage"
+	DifferenceRollupTagUsage      DifferenceRollup = "tag_usage"
 	DifferenceRollupUsageDaily    DifferenceRollup = "usage_daily"
 )
 
@@ -100,9 +101,11 @@ func (e DifferenceRollup) Valid() bool {
 		return true
 	case DifferenceRollupDailyCost:
 		return true
-	case DifferenceRollupKeyTotals:
+	case DifferenceRollupKeyCounters:
 		return true
-	case DifferenceRollupUsageClosed:
+	case DifferenceRollupModelUsage:
+		return true
+	case DifferenceRollupTagUsage:
 		return true
 	case DifferenceRollupUsageDaily:
 		return true
@@ -761,6 +764,15 @@ type Costs struct {
 	Weekly USD `json:"weekly"`
 }
 
+// DayRange defines model for DayRange.
+type DayRange struct {
+	// From First day, in the service's time zone.
+	From openapi_types.Date `json:"from"`
+
+	// To Last day, included.
+	To openapi_types.Date `json:"to"`
+}
+
 // Difference defines model for Difference.
 type Difference struct {
 	AccountID string `json:"accountId"`
@@ -778,7 +790,7 @@ type Difference struct {
 	Stored Sum              `json:"stored"`
 	Summed Sum              `json:"summed"`
 
-	// Tag Of usage_closed; empty: all keys, or those without a tag.
+	// Tag Of tag_usage; empty: usage without a tag.
 	Tag *string `json:"tag,omitempty"`
 }
 
@@ -793,15 +805,18 @@ type Event struct {
 	CacheReadTokens   int64               `json:"cacheReadTokens"`
 
 	// CostUsd US dollars, all digits.
-	CostUsd           USD                `json:"costUsd"`
-	Ephemeral1HTokens int64              `json:"ephemeral1hTokens"`
-	Ephemeral5MTokens int64              `json:"ephemeral5mTokens"`
-	ID                openapi_types.UUID `json:"id"`
-	InputTokens       int64              `json:"inputTokens"`
-	KeyID             openapi_types.UUID `json:"keyId"`
-	Kind              EventKind          `json:"kind"`
-	Model             string             `json:"model"`
-	ModelReceived     string             `json:"modelReceived"`
+	CostUsd           USD   `json:"costUsd"`
+	Ephemeral1HTokens int64 `json:"ephemeral1hTokens"`
+	Ephemeral5MTokens int64 `json:"ephemeral5mTokens"`
+
+	// Estimated The caller had to estimate the usage.
+	Estimated     bool               `json:"estimated"`
+	ID            openapi_types.UUID `json:"id"`
+	InputTokens   int64              `json:"inputTokens"`
+	KeyID         openapi_types.UUID `json:"keyId"`
+	Kind          EventKind          `json:"kind"`
+	Model         string             `json:"model"`
+	ModelReceived string             `json:"modelReceived"`
 
 	// OccurredAt RFC 3339; in answers UTC with milliseconds.
 	OccurredAt   Time    `json:"occurredAt"`
@@ -1896,13 +1911,16 @@ type UsageEvent struct {
 	// AdmissionID Settles this admission.
 	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
 
+	// Estimated The caller had to estimate the usage; the ledger keeps that.
+	Estimated *bool `json:"estimated,omitempty"`
+
 	// KeyID Required without an admissionId.
 	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
 
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
 
-	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead; default: now.
+	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead of the database's clock, which is recorded as now; default: now.
 	OccurredAt *wire.Time `json:"occurredAt,omitempty"`
 
 	// RequestID Counts once per key.
@@ -1927,7 +1945,10 @@ type UsageRequest struct {
 
 	// AdmissionID Settles this admission.
 	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
-	Events      *[]UsageEvent       `json:"events,omitempty"`
+
+	// Estimated The caller had to estimate the usage; the ledger keeps that.
+	Estimated *bool         `json:"estimated,omitempty"`
+	Events    *[]UsageEvent `json:"events,omitempty"`
 
 	// KeyID Required without an admissionId.
 	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
@@ -1935,7 +1956,7 @@ type UsageRequest struct {
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
 
-	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead; default: now.
+	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead of the database's clock, which is recorded as now; default: now.
 	OccurredAt *wire.Time `json:"occurredAt,omitempty"`
 
 	// RequestID Counts once per key.
@@ -2238,6 +2259,9 @@ type ImportPricesJSONRequestBody = LiteLLMPrices
 
 // RepriceJSONRequestBody defines body for Reprice for application/json ContentType.
 type RepriceJSONRequestBody = RepriceRequest
+
+// RebuildRollupsJSONRequestBody defines body for RebuildRollups for application/json ContentType.
+type RebuildRollupsJSONRequestBody = DayRange
 
 // RecordUsageJSONRequestBody defines body for RecordUsage for application/json ContentType.
 type RecordUsageJSONRequestBody = UsageRequest
@@ -2694,9 +2718,27 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 	ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// RebuildRollupsWithBody Derive the rollups of some days anew from the ledger
+	//
+	// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+	RebuildRollupsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RebuildRollups Derive the rollups of some days anew from the ledger
+	//
+	// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+	RebuildRollups(ctx context.Context, body RebuildRollupsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// Reconcile Prove that the sums are those of the ledger
 	//
-	// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+	// Holds every sum against what it must be the sum of, in one snapshot: rollups by key and by account against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), the other rollups against these, and the counters of keys against the rollups and what they do not hold yet. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
 	//
 	// Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
 	Reconcile(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3569,9 +3611,47 @@ func (c *Client) ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn
 	return c.Client.Do(req)
 }
 
+// RebuildRollupsWithBody Derive the rollups of some days anew from the ledger
+//
+// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+func (c *Client) RebuildRollupsWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRebuildRollupsRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RebuildRollups Derive the rollups of some days anew from the ledger
+//
+// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+func (c *Client) RebuildRollups(ctx context.Context, body RebuildRollupsJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRebuildRollupsRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // Reconcile Prove that the sums are those of the ledger
 //
-// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+// Holds every sum against what it must be the sum of, in one snapshot: rollups by key and by account against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), the other rollups against these, and the counters of keys against the rollups and what they do not hold yet. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
 //
 // Corresponds with GET /v1/reports/reconcile (the `Reconcile` operationId).
 func (c *Client) Reconcile(ctx context.Context, params *ReconcileParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -5283,6 +5363,46 @@ func NewListUnpricedRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewRebuildRollupsRequest calls the generic RebuildRollups builder with application/json body
+func NewRebuildRollupsRequest(server string, body RebuildRollupsJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRebuildRollupsRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRebuildRollupsRequestWithBody constructs an http.Request for the RebuildRollups method, with any body, and a specified content type
+func NewRebuildRollupsRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reports/rebuild")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewReconcileRequest constructs an http.Request for the Reconcile method
 func NewReconcileRequest(server string, params *ReconcileParams) (*http.Request, error) {
 	var err error
@@ -6075,9 +6195,27 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 	ListUnpricedWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListUnpricedResponse, error)
 
+	// RebuildRollupsWithBodyWithResponse Derive the rollups of some days anew from the ledger
+	//
+	// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+	RebuildRollupsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RebuildRollupsResponse, error)
+
+	// RebuildRollupsWithResponse Derive the rollups of some days anew from the ledger
+	//
+	// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+	RebuildRollupsWithResponse(ctx context.Context, body RebuildRollupsJSONRequestBody, reqEditors ...RequestEditorFn) (*RebuildRollupsResponse, error)
+
 	// ReconcileWithResponse Prove that the sums are those of the ledger
 	//
-	// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+	// Holds every sum against what it must be the sum of, in one snapshot: rollups by key and by account against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), the other rollups against these, and the counters of keys against the rollups and what they do not hold yet. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -7859,6 +7997,61 @@ func (r ListUnpricedResponse) ContentType() string {
 	return ""
 }
 
+// RebuildRollupsResponseDefaultHeaders the declared response headers of an HTTP default response for RebuildRollups
+type RebuildRollupsResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type RebuildRollupsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *DayRange
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RebuildRollupsResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RebuildRollupsResponse) GetJSON200() *DayRange {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RebuildRollupsResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RebuildRollupsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RebuildRollupsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RebuildRollupsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RebuildRollupsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ReconcileResponseDefaultHeaders the declared response headers of an HTTP default response for Reconcile
 type ReconcileResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -8812,9 +9005,39 @@ func (c *ClientWithResponses) ListUnpricedWithResponse(ctx context.Context, reqE
 	return ParseListUnpricedResponse(rsp)
 }
 
+// RebuildRollupsWithBodyWithResponse Derive the rollups of some days anew from the ledger
+//
+// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+func (c *ClientWithResponses) RebuildRollupsWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RebuildRollupsResponse, error) {
+	rsp, err := c.RebuildRollupsWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRebuildRollupsResponse(rsp)
+}
+
+// RebuildRollupsWithResponse Derive the rollups of some days anew from the ledger
+//
+// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/reports/rebuild (the `RebuildRollups` operationId).
+func (c *ClientWithResponses) RebuildRollupsWithResponse(ctx context.Context, body RebuildRollupsJSONRequestBody, reqEditors ...RequestEditorFn) (*RebuildRollupsResponse, error) {
+	rsp, err := c.RebuildRollups(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRebuildRollupsResponse(rsp)
+}
+
 // ReconcileWithResponse Prove that the sums are those of the ledger
 //
-// Holds every rollup against what it must be the sum of, in one snapshot: rollups of days against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), and totals of all time against the rollups of days. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
+// Holds every sum against what it must be the sum of, in one snapshot: rollups by key and by account against the ledger, for those of the days asked for whose events must all still be in it (`from` and `to` say which were held), the other rollups against these, and the counters of keys against the rollups and what they do not hold yet. Two days or two years, it reads all of them: expect some seconds for each million of ledger rows.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -10351,6 +10574,52 @@ func ParseListUnpricedResponse(rsp *http.Response) (*ListUnpricedResponse, error
 	switch {
 	case true:
 		var headers ListUnpricedResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRebuildRollupsResponse parses an HTTP response from a RebuildRollupsWithResponse call
+func ParseRebuildRollupsResponse(rsp *http.Response) (*RebuildRollupsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RebuildRollupsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest DayRange
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RebuildRollupsResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

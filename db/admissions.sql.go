@@ -323,31 +323,9 @@ WITH clock AS MATERIALIZED (
       ) WITH ORDINALITY AS a (
            id, key_id, request_id, service, model, model_name, denied_names, clients, tokens, cost,
            lease_seconds, unpriced, dry, ord)
-), earlier AS MATERIALIZED (
-    -- What became of the request id before: its current admission, and whether usage
-    -- was recorded under it.
-    SELECT a.ord, e.id, e.lease_expires_at,
-           coalesce(e.is_open AND e.lease_expires_at > t.instant, false) AS lives,
-           coalesce(e.ended_by = 'settled', false) OR coalesce(g.recorded, false) AS settled
-      FROM asked AS a
-     CROSS JOIN today AS t
-      LEFT JOIN LATERAL (
-           SELECT o.id, o.lease_expires_at, o.is_open, o.ended_by
-             FROM admissions AS o
-            WHERE o.key_id = a.key_id AND o.request_id = a.request_id AND o.is_current
-            LIMIT 1
-      ) AS e ON true
-      LEFT JOIN LATERAL (
-           SELECT true AS recorded
-             FROM usage_dedup AS d
-            WHERE d.key_id = a.key_id AND d.dedup_key = 'r:' || a.request_id
-            LIMIT 1
-      ) AS g ON true
-     WHERE a.request_id <> ''
 ), key AS MATERIALIZED (
-    -- Each key's limits and what is used of them. A limit that is not set is null,
-    -- and its use is not even read.
-    SELECT k.id, k.deleted_at, k.is_active, k.expires_at, k.permissions,
+    -- Each key's limits and what is used of them. A limit that is not set is null.
+    SELECT k.id, k.ledger_id, k.deleted_at, k.is_active, k.expires_at, k.permissions,
            k.enable_model_restriction, k.restricted_model_names, k.allowed_model_names,
            k.enable_client_restriction, k.allowed_clients, k.estimate_per_request,
            k.enforcement = 'observe' AS observes,
@@ -359,20 +337,28 @@ WITH clock AS MATERIALIZED (
            CASE WHEN w.window_open THEN c.window_start ELSE t.instant END
                + k.rate_limit_window * interval '1 minute' AS window_end,
            CASE WHEN k.rate_limit_window > 0 THEN nullif(k.rate_limit_requests, 0) END AS requests_max,
-           CASE WHEN w.window_open THEN c.requests ELSE 0 END AS requests,
+           CASE WHEN w.window_open THEN c.window_requests ELSE 0 END AS requests,
            CASE WHEN k.rate_limit_window > 0 THEN nullif(k.token_limit, 0) END AS tokens_max,
-           CASE WHEN w.window_open THEN c.tokens ELSE 0 END AS used_tokens,
+           CASE WHEN w.window_open THEN c.window_tokens ELSE 0 END AS used_tokens,
            r.tokens AS held_tokens,
            r.cost AS held_cost,
            nullif(k.daily_cost_limit, 0) AS daily_max,
            nullif(k.weekly_cost_limit, 0) AS weekly_max,
            nullif(k.monthly_cost_limit, 0) AS monthly_max,
            nullif(k.total_cost_limit, 0) AS total_max,
-           u.daily, u.weekly, u.monthly, u.total
+           -- A period that is not the present one counts as 0; a stored one may be later than
+           -- the clock's, where that went back.
+           CASE WHEN k.daily_cost_limit > 0
+                THEN CASE WHEN c.day >= t.day THEN c.day_cost ELSE 0 END END AS daily,
+           CASE WHEN k.weekly_cost_limit > 0
+                THEN CASE WHEN c.week >= t.week THEN c.week_cost ELSE 0 END END AS weekly,
+           CASE WHEN k.monthly_cost_limit > 0
+                THEN CASE WHEN c.month >= t.month THEN c.month_cost ELSE 0 END END AS monthly,
+           CASE WHEN k.total_cost_limit > 0 THEN c.cost END AS total
       FROM (SELECT DISTINCT a.key_id FROM asked AS a) AS d
      CROSS JOIN today AS t
-     CROSS JOIN LATERAL (SELECT x.id, x.name, x.description, x.token_limit, x.rate_limit_window, x.rate_limit_requests, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.permissions, x.enable_model_restriction, x.restricted_models, x.allowed_models, x.enable_client_restriction, x.allowed_clients, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.estimate_per_request, x.enforcement, x.tags, x.expires_at, x.is_active, x.created_by, x.created_at, x.updated_at, x.deleted_at, x.version, x.restricted_model_names, x.allowed_model_names FROM api_keys AS x WHERE x.id = d.key_id LIMIT 1) AS k
-     CROSS JOIN LATERAL (SELECT x.key_id, x.window_start, x.requests, x.tokens FROM key_counters AS x WHERE x.key_id = d.key_id LIMIT 1) AS c
+     CROSS JOIN LATERAL (SELECT x.id, x.ledger_id, x.name, x.description, x.token_limit, x.rate_limit_window, x.rate_limit_requests, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.permissions, x.enable_model_restriction, x.restricted_models, x.restricted_model_names, x.allowed_models, x.allowed_model_names, x.enable_client_restriction, x.allowed_clients, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.estimate_per_request, x.enforcement, x.tags, x.tag_set, x.expires_at, x.is_active, x.created_by, x.created_at, x.updated_at, x.deleted_at, x.version FROM api_keys AS x WHERE x.id = d.key_id LIMIT 1) AS k
+     CROSS JOIN LATERAL (SELECT x.key_id, x.window_start, x.window_requests, x.window_tokens, x.day, x.day_cost, x.week, x.week_cost, x.month, x.month_cost, x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost, x.last_used_at FROM key_counters AS x WHERE x.key_id = d.key_id LIMIT 1) AS c
      CROSS JOIN LATERAL (
            SELECT count(*) AS leases
              FROM admissions AS o
@@ -389,18 +375,28 @@ WITH clock AS MATERIALIZED (
                   k.rate_limit_window > 0
                   AND t.instant < c.window_start + k.rate_limit_window * interval '1 minute', false) AS window_open
      ) AS w
-     CROSS JOIN LATERAL (
-           SELECT CASE WHEN k.daily_cost_limit > 0 THEN coalesce((
-                       SELECT y.cost FROM daily_cost AS y WHERE y.key_id = d.key_id AND y.day = t.day), 0) END AS daily,
-                  CASE WHEN k.weekly_cost_limit > 0 THEN coalesce((
-                       SELECT sum(y.cost) FROM daily_cost AS y
-                        WHERE y.key_id = d.key_id AND y.day >= t.week AND y.day < t.week + 7), 0) END AS weekly,
-                  CASE WHEN k.monthly_cost_limit > 0 THEN coalesce((
-                       SELECT sum(y.cost) FROM daily_cost AS y
-                        WHERE y.key_id = d.key_id AND y.day >= t.month AND y.day < t.next_month), 0) END AS monthly,
-                  CASE WHEN k.total_cost_limit > 0 THEN (
-                       SELECT x.cost FROM key_totals AS x WHERE x.key_id = d.key_id) END AS total
-     ) AS u
+), earlier AS MATERIALIZED (
+    -- What became of the request id before: its current admission, and whether usage
+    -- was recorded under it.
+    SELECT a.ord, e.id, e.lease_expires_at,
+           coalesce(e.is_open AND e.lease_expires_at > t.instant, false) AS lives,
+           coalesce(e.ended_by = 'settled', false) OR coalesce(g.recorded, false) AS settled
+      FROM asked AS a
+     CROSS JOIN today AS t
+      JOIN key AS k ON k.id = a.key_id
+      LEFT JOIN LATERAL (
+           SELECT o.id, o.lease_expires_at, o.is_open, o.ended_by
+             FROM admissions AS o
+            WHERE o.key_id = a.key_id AND o.request_id = a.request_id AND o.is_current
+            LIMIT 1
+      ) AS e ON true
+      LEFT JOIN LATERAL (
+           SELECT true AS recorded
+             FROM usage_dedup AS d
+            WHERE d.ledger_id = k.ledger_id AND d.dedup_key = 'r:' || a.request_id
+            LIMIT 1
+      ) AS g ON true
+     WHERE a.request_id <> ''
 ), weighed AS MATERIALIZED (
     SELECT a.id, a.key_id, a.request_id, a.service, a.model, a.model_name, a.denied_names, a.clients, a.tokens, a.cost, a.lease_seconds, a.unpriced, a.dry, a.ord, e.id AS earlier_id,
            coalesce(e.lives, false) AS again,
@@ -474,13 +470,15 @@ WITH clock AS MATERIALIZED (
 ), counted AS (
     -- An upsert, though the row exists and is locked: no plan finds it otherwise than
     -- by the primary key.
-    INSERT INTO key_counters AS c (key_id, window_start, requests, tokens)
+    INSERT INTO key_counters AS c (key_id, window_start, window_requests, window_tokens)
     SELECT k.id, k.window_start, k.requests + n.requests, k.used_tokens
       FROM (SELECT o.key_id, count(*) AS requests FROM outcome AS o
              WHERE o.passed AND NOT o.dry AND o.windowed GROUP BY o.key_id) AS n
       JOIN key AS k ON k.id = n.key_id
     ON CONFLICT (key_id) DO UPDATE SET
-           window_start = excluded.window_start, requests = excluded.requests, tokens = excluded.tokens
+           window_start = excluded.window_start,
+           window_requests = excluded.window_requests,
+           window_tokens = excluded.window_tokens
 )
 SELECT (o.ord - 1)::bigint AS index,
        o.code::text AS code,
@@ -706,16 +704,18 @@ func (q *Queries) CountersLock(ctx context.Context, keyIds []uuid.UUID) error {
 
 const refusalsAdd = `-- name: RefusalsAdd :exec
 WITH known AS MATERIALIZED (
-    SELECT k.id FROM api_keys AS k WHERE k.id = ANY($2::uuid[]) ORDER BY k.id FOR KEY SHARE
+    SELECT k.id, k.ledger_id FROM api_keys AS k WHERE k.id = ANY($2::uuid[]) ORDER BY k.id FOR KEY SHARE
 )
-INSERT INTO admission_refusals AS t (key_id, day, code, let_through, refusals)
-SELECT r.key_id, (r.at AT TIME ZONE $1::text)::date, r.code, r.let_through, sum(r.refusals)::bigint
-  FROM ROWS FROM (unnest($2::uuid[]), unnest($3::text[]), unnest($4::boolean[]), unnest($5::timestamptz[]), unnest($6::bigint[]))
-       AS r (key_id, code, let_through, at, refusals)
+INSERT INTO admission_refusals AS t (ledger_id, day, code, let_through, refusals)
+SELECT k.ledger_id, (r.at AT TIME ZONE $1::text)::date, r.code, r.let_through, sum(r.refusals)::bigint
+  FROM ROWS FROM (
+       unnest($2::uuid[]), unnest($3::text[]), unnest($4::boolean[]),
+       unnest($5::timestamptz[]), unnest($6::bigint[])
+  ) AS r (key_id, code, let_through, at, refusals)
   JOIN known AS k ON k.id = r.key_id
- GROUP BY r.key_id, (r.at AT TIME ZONE $1::text)::date, r.code, r.let_through
- ORDER BY r.key_id, (r.at AT TIME ZONE $1::text)::date, r.code, r.let_through
-ON CONFLICT (key_id, day, code, let_through) DO UPDATE SET refusals = t.refusals + excluded.refusals
+ GROUP BY k.ledger_id, (r.at AT TIME ZONE $1::text)::date, r.code, r.let_through
+ ORDER BY k.ledger_id, (r.at AT TIME ZONE $1::text)::date, r.code, r.let_through
+ON CONFLICT (ledger_id, day, code, let_through) DO UPDATE SET refusals = t.refusals + excluded.refusals
 `
 
 type RefusalsAddParams struct {
@@ -729,8 +729,7 @@ type RefusalsAddParams struct {
 
 // Adds counts of refusals, from parallel arrays of distinct (key, code, let
 // through, time), to the days of their times in the service's time zone. Counts of
-// a key that was purged meanwhile are dropped: its row is held, so that no purge
-// falls in between.
+// a key that was purged meanwhile are dropped.
 func (q *Queries) RefusalsAdd(ctx context.Context, arg RefusalsAddParams) error {
 	_, err := q.db.Exec(ctx, refusalsAdd,
 		arg.Timezone,
@@ -745,8 +744,8 @@ func (q *Queries) RefusalsAdd(ctx context.Context, arg RefusalsAddParams) error 
 
 const refusalsPrune = `-- name: RefusalsPrune :execrows
 DELETE FROM admission_refusals AS r
- WHERE (r.key_id, r.day, r.code, r.let_through) IN (
-    SELECT o.key_id, o.day, o.code, o.let_through FROM admission_refusals AS o
+ WHERE (r.ledger_id, r.day, r.code, r.let_through) IN (
+    SELECT o.ledger_id, o.day, o.code, o.let_through FROM admission_refusals AS o
      WHERE o.day < coalesce($1::timestamptz, now())::date - $2::integer
      LIMIT 1000)
 `

@@ -61,13 +61,13 @@ func (q *Queries) ImportDiffers(ctx context.Context, arg ImportDiffersParams) ([
 }
 
 const importHolderCreate = `-- name: ImportHolderCreate :exec
-INSERT INTO key_totals (key_id) VALUES ($1::uuid) ON CONFLICT (key_id) DO NOTHING
+INSERT INTO ledger_holders (ledger_id) VALUES ($1::uuid) ON CONFLICT (ledger_id) DO NOTHING
 `
 
-// Makes the holder of what accounts used before they came here: it has an id and sums,
-// as a purged key has, and is no key.
-func (q *Queries) ImportHolderCreate(ctx context.Context, keyID uuid.UUID) error {
-	_, err := q.db.Exec(ctx, importHolderCreate, keyID)
+// Makes the holder of what accounts used before they came here: the ledger has an id for
+// it, as for a purged key, and it is no key.
+func (q *Queries) ImportHolderCreate(ctx context.Context, ledgerID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, importHolderCreate, ledgerID)
 	return err
 }
 
@@ -89,8 +89,6 @@ WITH made AS (
     RETURNING id
 ), counter AS (
     INSERT INTO key_counters (key_id) SELECT m.id FROM made AS m
-), total AS (
-    INSERT INTO key_totals (key_id) SELECT m.id FROM made AS m
 )
 INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
 SELECT $1::bytea, m.id, 'sha256', 'legacy', $2::text FROM made AS m
@@ -156,7 +154,8 @@ func (q *Queries) ImportKeysKnown(ctx context.Context, arg ImportKeysKnownParams
 }
 
 const importLastUsed = `-- name: ImportLastUsed :exec
-UPDATE key_totals AS t SET last_used_at = greatest(t.last_used_at, $1::timestamptz) WHERE t.key_id = $2::uuid
+UPDATE key_counters AS c SET last_used_at = greatest(c.last_used_at, $1::timestamptz)
+ WHERE c.key_id = $2::uuid
 `
 
 type ImportLastUsedParams struct {
@@ -271,17 +270,17 @@ func (q *Queries) ImportSecretsErase(ctx context.Context, keyID uuid.UUID) error
 
 const importedAdd = `-- name: ImportedAdd :exec
 INSERT INTO imported_usage AS i (source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-    ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    ephemeral_1h_tokens, cost)
 SELECT $1::text, $2::text, n.model, n.day, n.grain, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
-       n.ephemeral_5m_tokens, n.ephemeral_1h_tokens, n.cost
+       n.ephemeral_1h_tokens, n.cost
   FROM ROWS FROM (unnest($3::text[]), unnest($4::date[]), unnest($5::text[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-       unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]), unnest($12::bigint[]),
-       unnest(CAST($13::text[] AS numeric[])))
-       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+       unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]),
+       unnest(CAST($12::text[] AS numeric[])))
+       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
 ON CONFLICT (source, subject, model, day, grain) DO UPDATE SET
     requests = i.requests + excluded.requests, input_tokens = i.input_tokens + excluded.input_tokens, output_tokens = i.output_tokens + excluded.output_tokens,
     cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
-    ephemeral_5m_tokens = i.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens, ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+    ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
     cost = i.cost + excluded.cost
 `
 
@@ -296,7 +295,6 @@ type ImportedAddParams struct {
 	OutputTokens      []int64
 	CacheCreateTokens []int64
 	CacheReadTokens   []int64
-	Ephemeral5mTokens []int64
 	Ephemeral1hTokens []int64
 	Costs             []string
 }
@@ -315,7 +313,6 @@ func (q *Queries) ImportedAdd(ctx context.Context, arg ImportedAddParams) error 
 		arg.OutputTokens,
 		arg.CacheCreateTokens,
 		arg.CacheReadTokens,
-		arg.Ephemeral5mTokens,
 		arg.Ephemeral1hTokens,
 		arg.Costs,
 	)
@@ -323,7 +320,7 @@ func (q *Queries) ImportedAdd(ctx context.Context, arg ImportedAddParams) error 
 }
 
 const importedUsage = `-- name: ImportedUsage :many
-SELECT source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost FROM imported_usage AS i WHERE i.source = $1::text AND i.subject = ANY($2::text[])
+SELECT source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost FROM imported_usage AS i WHERE i.source = $1::text AND i.subject = ANY($2::text[])
 `
 
 type ImportedUsageParams struct {
@@ -352,7 +349,6 @@ func (q *Queries) ImportedUsage(ctx context.Context, arg ImportedUsageParams) ([
 			&i.OutputTokens,
 			&i.CacheCreateTokens,
 			&i.CacheReadTokens,
-			&i.Ephemeral5mTokens,
 			&i.Ephemeral1hTokens,
 			&i.Cost,
 		); err != nil {

@@ -105,10 +105,8 @@ WITH wanted AS MATERIALIZED (
 ), secret AS (
     INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
     SELECT w.hash, w.id, 'hmac-sha256', $7, w.hint FROM wanted AS w
-), counter AS (
-    INSERT INTO key_counters (key_id) SELECT w.id FROM wanted AS w
 )
-INSERT INTO key_totals (key_id) SELECT w.id FROM wanted AS w
+INSERT INTO key_counters (key_id) SELECT w.id FROM wanted AS w
 `
 
 type KeyCreateParams struct {
@@ -121,7 +119,7 @@ type KeyCreateParams struct {
 	PepperID  string
 }
 
-// Creates keys with their secrets, counters and totals, all or nothing. Every
+// Creates keys with their secrets and counters, all or nothing. Every
 // key gets the same fields (a JSON object of api_keys columns) and a name of
 // its own; ids, names, hashes and hints are parallel arrays.
 func (q *Queries) KeyCreate(ctx context.Context, arg KeyCreateParams) error {
@@ -230,7 +228,7 @@ WITH page AS MATERIALIZED (
                CASE $2::text WHEN 'cost' THEN t.cost ELSE 0 END AS by_number,
                CASE $2::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
-          JOIN key_totals AS t ON t.key_id = k.id
+          JOIN key_counters AS t ON t.key_id = k.id
          WHERE CASE $4::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
                    WHEN 'expired' THEN k.deleted_at IS NULL AND k.expires_at < coalesce($1::timestamptz, now())
@@ -264,13 +262,12 @@ WITH page AS MATERIALIZED (
               CASE WHEN NOT $3::boolean THEN x.id END, CASE WHEN $3::boolean THEN x.id END DESC
      LIMIT $13
 )
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
+SELECT k.id, k.ledger_id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.restricted_model_names, k.allowed_models, k.allowed_model_names, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.tag_set, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
        p.by_text::text AS by_text, p.by_time::text AS by_time, (CASE $2::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
   FROM page AS p
   JOIN api_keys AS k ON k.id = p.id
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
-  JOIN key_totals AS t ON t.key_id = k.id
   JOIN key_counters AS c ON c.key_id = k.id
  ORDER BY CASE WHEN NOT $3::boolean THEN p.by_text END, CASE WHEN $3::boolean THEN p.by_text END DESC,
           CASE WHEN NOT $3::boolean THEN p.by_time END, CASE WHEN $3::boolean THEN p.by_time END DESC,
@@ -298,7 +295,6 @@ type KeyListParams struct {
 type KeyListRow struct {
 	APIKey     APIKey
 	Hint       string
-	KeyTotal   KeyTotal
 	KeyCounter KeyCounter
 	AsOf       time.Time
 	ByText     string
@@ -306,7 +302,7 @@ type KeyListRow struct {
 	ByNumber   string
 }
 
-// A page of keys in a chosen order, each with its hint, totals and window; the
+// A page of keys in a chosen order, each with its hint and counters; the
 // numbers come in the same statement, never by one query a row. The order is
 // total (ties go by id) and starts after the row the cursor names, so that
 // pages neither repeat nor skip a key that stands still. Of a row's four sort
@@ -337,6 +333,7 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 		var i KeyListRow
 		if err := rows.Scan(
 			&i.APIKey.ID,
+			&i.APIKey.LedgerID,
 			&i.APIKey.Name,
 			&i.APIKey.Description,
 			&i.APIKey.TokenLimit,
@@ -350,7 +347,9 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 			&i.APIKey.Permissions,
 			&i.APIKey.EnableModelRestriction,
 			&i.APIKey.RestrictedModels,
+			&i.APIKey.RestrictedModelNames,
 			&i.APIKey.AllowedModels,
+			&i.APIKey.AllowedModelNames,
 			&i.APIKey.EnableClientRestriction,
 			&i.APIKey.AllowedClients,
 			&i.APIKey.ClaudeAccountID,
@@ -361,6 +360,7 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 			&i.APIKey.EstimatePerRequest,
 			&i.APIKey.Enforcement,
 			&i.APIKey.Tags,
+			&i.APIKey.TagSet,
 			&i.APIKey.ExpiresAt,
 			&i.APIKey.IsActive,
 			&i.APIKey.CreatedBy,
@@ -368,23 +368,25 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 			&i.APIKey.UpdatedAt,
 			&i.APIKey.DeletedAt,
 			&i.APIKey.Version,
-			&i.APIKey.RestrictedModelNames,
-			&i.APIKey.AllowedModelNames,
 			&i.Hint,
-			&i.KeyTotal.KeyID,
-			&i.KeyTotal.Requests,
-			&i.KeyTotal.InputTokens,
-			&i.KeyTotal.OutputTokens,
-			&i.KeyTotal.CacheCreateTokens,
-			&i.KeyTotal.CacheReadTokens,
-			&i.KeyTotal.Ephemeral5mTokens,
-			&i.KeyTotal.Ephemeral1hTokens,
-			&i.KeyTotal.Cost,
-			&i.KeyTotal.LastUsedAt,
 			&i.KeyCounter.KeyID,
 			&i.KeyCounter.WindowStart,
+			&i.KeyCounter.WindowRequests,
+			&i.KeyCounter.WindowTokens,
+			&i.KeyCounter.Day,
+			&i.KeyCounter.DayCost,
+			&i.KeyCounter.Week,
+			&i.KeyCounter.WeekCost,
+			&i.KeyCounter.Month,
+			&i.KeyCounter.MonthCost,
 			&i.KeyCounter.Requests,
-			&i.KeyCounter.Tokens,
+			&i.KeyCounter.InputTokens,
+			&i.KeyCounter.OutputTokens,
+			&i.KeyCounter.CacheCreateTokens,
+			&i.KeyCounter.CacheReadTokens,
+			&i.KeyCounter.Ephemeral1hTokens,
+			&i.KeyCounter.Cost,
+			&i.KeyCounter.LastUsedAt,
 			&i.AsOf,
 			&i.ByText,
 			&i.ByTime,
@@ -401,52 +403,61 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 }
 
 const keyPurge = `-- name: KeyPurge :exec
-WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = $2::uuid),
-     counters AS (DELETE FROM key_counters AS c WHERE c.key_id = $2::uuid),
-     rotations AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = $2::uuid AND i.operation <> 'create'),
-     creation AS (UPDATE idempotency_keys AS i SET key_id = $1::uuid WHERE i.key_id = $2::uuid AND i.operation = 'create'),
-     ledger AS (UPDATE usage_events AS e SET key_id = $1::uuid, request_id = NULL, reason = NULL WHERE e.key_id = $2::uuid),
-     dedup AS (UPDATE usage_dedup AS d SET key_id = $1::uuid,
-         dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = $2::uuid),
-     daily AS (UPDATE usage_daily AS u SET key_id = $1::uuid WHERE u.key_id = $2::uuid),
-     imported AS (UPDATE imported_usage AS m SET subject = 'purged:' || encode(sha256(convert_to(m.subject, 'UTF8')), 'hex') WHERE m.subject = 'key:' || CAST($2::uuid AS text)),
-     secrets AS (DELETE FROM imported_secrets AS x WHERE x.key_id = $2::uuid),
-     late AS (UPDATE usage_late AS l SET key_id = $1::uuid WHERE l.key_id = $2::uuid),
-     admitted AS (UPDATE admissions AS a SET key_id = $1::uuid, request_id = NULL WHERE a.key_id = $2::uuid),
-     refused AS (UPDATE admission_refusals AS r SET key_id = $1::uuid WHERE r.key_id = $2::uuid),
-     cost AS (UPDATE daily_cost AS y SET key_id = $1::uuid WHERE y.key_id = $2::uuid)
-UPDATE key_totals AS t SET key_id = $1::uuid WHERE t.key_id = $2::uuid
+WITH gone AS (
+    DELETE FROM api_keys AS k WHERE k.id = $2::uuid
+), counters AS (
+    DELETE FROM key_counters AS c WHERE c.key_id = $2::uuid
+), held AS (
+    INSERT INTO ledger_holders (ledger_id) VALUES ($1::uuid)
+), rotations AS (
+    DELETE FROM idempotency_keys AS i WHERE i.key_id = $2::uuid AND i.operation <> 'create'
+), creation AS (
+    UPDATE idempotency_keys AS i SET key_id = $1::uuid
+     WHERE i.key_id = $2::uuid AND i.operation = 'create'
+), dedup AS (
+    DELETE FROM usage_dedup AS d WHERE d.ledger_id = $1::uuid AND d.dedup_key LIKE 'r:%'
+), imported AS (
+    UPDATE imported_usage AS m SET subject = 'purged:' || encode(sha256(convert_to(m.subject, 'UTF8')), 'hex')
+     WHERE m.subject = 'key:' || CAST($2::uuid AS text)
+), secrets AS (
+    DELETE FROM imported_secrets AS x WHERE x.key_id = $2::uuid
+), admitted AS (
+    DELETE FROM admissions AS a WHERE a.key_id = $2::uuid
+)
+UPDATE usage_events AS e SET request_id = NULL, reason = NULL
+ WHERE e.ledger_id = $1::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
 `
 
 type KeyPurgeParams struct {
-	AnonymousID uuid.UUID
-	KeyID       uuid.UUID
+	LedgerID uuid.UUID
+	KeyID    uuid.UUID
 }
 
-// Erases a key and its secrets; its ledger rows and rollups move to an
-// anonymous id, so that every sum stays; request ids and reasons, which are
-// free text, go. The Idempotency-Key that made it is remembered, so that a repeat makes no
-// second key. KeyPurgeLock and KeyUntag come before it.
+// Erases a key, its secrets and its admissions, and with them what connects it with its
+// ledger rows and rollups: none of those moves, and every sum stays. Request ids and
+// reasons, which are free text, go. The Idempotency-Key that made the key is remembered, so
+// that a repeat makes no second one. KeyPurgeLock comes before it, and returns ledger_id.
 func (q *Queries) KeyPurge(ctx context.Context, arg KeyPurgeParams) error {
-	_, err := q.db.Exec(ctx, keyPurge, arg.AnonymousID, arg.KeyID)
+	_, err := q.db.Exec(ctx, keyPurge, arg.LedgerID, arg.KeyID)
 	return err
 }
 
 const keyPurgeLock = `-- name: KeyPurgeLock :one
-SELECT t.key_id FROM key_totals AS t
-  JOIN api_keys AS k ON k.id = t.key_id
-  JOIN key_counters AS c ON c.key_id = t.key_id
- WHERE t.key_id = $1::uuid FOR UPDATE OF k, t, c
+SELECT k.ledger_id
+  FROM api_keys AS k
+  JOIN key_counters AS c ON c.key_id = k.id
+ WHERE k.id = $1::uuid
+   FOR UPDATE OF k, c
 `
 
-// Locks a key with its totals and counters, and so shuts out changes, usage and
-// admissions of it before a purge: what is in flight commits first, what comes later finds the key
-// unknown.
+// Locks a key with its counters, and so shuts out changes, usage and admissions of it
+// before a purge: what is in flight commits first, what comes later finds the key unknown.
+// Returns the id that the ledger has for it.
 func (q *Queries) KeyPurgeLock(ctx context.Context, keyID uuid.UUID) (uuid.UUID, error) {
 	row := q.db.QueryRow(ctx, keyPurgeLock, keyID)
-	var key_id uuid.UUID
-	err := row.Scan(&key_id)
-	return key_id, err
+	var ledger_id uuid.UUID
+	err := row.Scan(&ledger_id)
+	return ledger_id, err
 }
 
 const keyRestore = `-- name: KeyRestore :execrows
@@ -464,11 +475,10 @@ func (q *Queries) KeyRestore(ctx context.Context, keyID uuid.UUID) (int64, error
 }
 
 const keyShow = `-- name: KeyShow :many
-SELECT k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hint, t.key_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost, t.last_used_at, c.key_id, c.window_start, c.requests, c.tokens,
+SELECT k.id, k.ledger_id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.restricted_model_names, k.allowed_models, k.allowed_model_names, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.tag_set, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM api_keys AS k
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
-  JOIN key_totals AS t ON t.key_id = k.id
   JOIN key_counters AS c ON c.key_id = k.id
  WHERE k.id = ANY($2::uuid[])
  ORDER BY array_position($2::uuid[], k.id)
@@ -482,12 +492,11 @@ type KeyShowParams struct {
 type KeyShowRow struct {
 	APIKey     APIKey
 	Hint       string
-	KeyTotal   KeyTotal
 	KeyCounter KeyCounter
 	AsOf       time.Time
 }
 
-// Keys by id, deleted ones too, each with its hint, totals and window.
+// Keys by id, deleted ones too, each with its hint and counters.
 func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow, error) {
 	rows, err := q.db.Query(ctx, keyShow, arg.Now, arg.KeyIDs)
 	if err != nil {
@@ -499,6 +508,7 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 		var i KeyShowRow
 		if err := rows.Scan(
 			&i.APIKey.ID,
+			&i.APIKey.LedgerID,
 			&i.APIKey.Name,
 			&i.APIKey.Description,
 			&i.APIKey.TokenLimit,
@@ -512,7 +522,9 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 			&i.APIKey.Permissions,
 			&i.APIKey.EnableModelRestriction,
 			&i.APIKey.RestrictedModels,
+			&i.APIKey.RestrictedModelNames,
 			&i.APIKey.AllowedModels,
+			&i.APIKey.AllowedModelNames,
 			&i.APIKey.EnableClientRestriction,
 			&i.APIKey.AllowedClients,
 			&i.APIKey.ClaudeAccountID,
@@ -523,6 +535,7 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 			&i.APIKey.EstimatePerRequest,
 			&i.APIKey.Enforcement,
 			&i.APIKey.Tags,
+			&i.APIKey.TagSet,
 			&i.APIKey.ExpiresAt,
 			&i.APIKey.IsActive,
 			&i.APIKey.CreatedBy,
@@ -530,23 +543,25 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 			&i.APIKey.UpdatedAt,
 			&i.APIKey.DeletedAt,
 			&i.APIKey.Version,
-			&i.APIKey.RestrictedModelNames,
-			&i.APIKey.AllowedModelNames,
 			&i.Hint,
-			&i.KeyTotal.KeyID,
-			&i.KeyTotal.Requests,
-			&i.KeyTotal.InputTokens,
-			&i.KeyTotal.OutputTokens,
-			&i.KeyTotal.CacheCreateTokens,
-			&i.KeyTotal.CacheReadTokens,
-			&i.KeyTotal.Ephemeral5mTokens,
-			&i.KeyTotal.Ephemeral1hTokens,
-			&i.KeyTotal.Cost,
-			&i.KeyTotal.LastUsedAt,
 			&i.KeyCounter.KeyID,
 			&i.KeyCounter.WindowStart,
+			&i.KeyCounter.WindowRequests,
+			&i.KeyCounter.WindowTokens,
+			&i.KeyCounter.Day,
+			&i.KeyCounter.DayCost,
+			&i.KeyCounter.Week,
+			&i.KeyCounter.WeekCost,
+			&i.KeyCounter.Month,
+			&i.KeyCounter.MonthCost,
 			&i.KeyCounter.Requests,
-			&i.KeyCounter.Tokens,
+			&i.KeyCounter.InputTokens,
+			&i.KeyCounter.OutputTokens,
+			&i.KeyCounter.CacheCreateTokens,
+			&i.KeyCounter.CacheReadTokens,
+			&i.KeyCounter.Ephemeral1hTokens,
+			&i.KeyCounter.Cost,
+			&i.KeyCounter.LastUsedAt,
 			&i.AsOf,
 		); err != nil {
 			return nil, err
@@ -572,18 +587,6 @@ func (q *Queries) KeyTouch(ctx context.Context, keyID uuid.UUID) (int64, error) 
 		return 0, err
 	}
 	return result.RowsAffected(), nil
-}
-
-const keyUntag = `-- name: KeyUntag :exec
-SELECT retag_closed(jsonb_build_array(jsonb_build_object('id', k.id, 'before', k.tags, 'after', ARRAY['']::text[])))
-  FROM api_keys AS k WHERE k.id = $1::uuid AND k.tags <> '{}'
-`
-
-// Moves what a key used on closed days from its tags to no tag, as long as it can
-// still be told whose it was.
-func (q *Queries) KeyUntag(ctx context.Context, keyID uuid.UUID) error {
-	_, err := q.db.Exec(ctx, keyUntag, keyID)
-	return err
 }
 
 const keyUpdate = `-- name: KeyUpdate :many
@@ -721,7 +724,7 @@ WITH secret AS MATERIALIZED (
      CROSS JOIN LATERAL (SELECT x.hash, x.key_id, x.scheme, x.pepper_id, x.hint, x.created_at, x.expires_at FROM api_key_secrets AS x WHERE x.hash = a.hash LIMIT 1) AS s
      LIMIT $4
 )
-SELECT s.question::bigint AS question, k.id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.allowed_models, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, k.restricted_model_names, k.allowed_model_names, s.hash, s.scheme, s.pepper_id, s.hint,
+SELECT s.question::bigint AS question, k.id, k.ledger_id, k.name, k.description, k.token_limit, k.rate_limit_window, k.rate_limit_requests, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.permissions, k.enable_model_restriction, k.restricted_models, k.restricted_model_names, k.allowed_models, k.allowed_model_names, k.enable_client_restriction, k.allowed_clients, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.estimate_per_request, k.enforcement, k.tags, k.tag_set, k.expires_at, k.is_active, k.created_by, k.created_at, k.updated_at, k.deleted_at, k.version, s.hash, s.scheme, s.pepper_id, s.hint,
        s.expires_at AS secret_ends,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM secret AS s
@@ -771,6 +774,7 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]Secre
 		if err := rows.Scan(
 			&i.Question,
 			&i.APIKey.ID,
+			&i.APIKey.LedgerID,
 			&i.APIKey.Name,
 			&i.APIKey.Description,
 			&i.APIKey.TokenLimit,
@@ -784,7 +788,9 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]Secre
 			&i.APIKey.Permissions,
 			&i.APIKey.EnableModelRestriction,
 			&i.APIKey.RestrictedModels,
+			&i.APIKey.RestrictedModelNames,
 			&i.APIKey.AllowedModels,
+			&i.APIKey.AllowedModelNames,
 			&i.APIKey.EnableClientRestriction,
 			&i.APIKey.AllowedClients,
 			&i.APIKey.ClaudeAccountID,
@@ -795,6 +801,7 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]Secre
 			&i.APIKey.EstimatePerRequest,
 			&i.APIKey.Enforcement,
 			&i.APIKey.Tags,
+			&i.APIKey.TagSet,
 			&i.APIKey.ExpiresAt,
 			&i.APIKey.IsActive,
 			&i.APIKey.CreatedBy,
@@ -802,8 +809,6 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]Secre
 			&i.APIKey.UpdatedAt,
 			&i.APIKey.DeletedAt,
 			&i.APIKey.Version,
-			&i.APIKey.RestrictedModelNames,
-			&i.APIKey.AllowedModelNames,
 			&i.Hash,
 			&i.Scheme,
 			&i.PepperID,

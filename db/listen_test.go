@@ -74,7 +74,7 @@ func TestChangesAreHeard(t *testing.T) {
 	for _, c := range []struct{ sql, want string }{
 		{"UPDATE api_keys SET is_active = false", "key " + id.String()},
 		{"UPDATE api_key_secrets SET expires_at = now()", "key " + id.String()},
-		{"UPDATE key_totals SET requests = 1; UPDATE key_counters SET requests = 1", ""},
+		{"UPDATE key_counters SET requests = 1; INSERT INTO ledger_holders VALUES (gen_random_uuid())", ""},
 		{"BEGIN; UPDATE api_keys SET is_active = true; ROLLBACK", ""},
 		{token, "token 00000000-0000-0000-0000-0000000000aa"},
 		{"UPDATE access_tokens SET revoked_at = now()", "token 00000000-0000-0000-0000-0000000000aa"},

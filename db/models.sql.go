@@ -12,10 +12,12 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-// What each API key may do. Changed by people only, never by traffic: what a key used is in key_totals, usage_daily and the ledger.
+// What each API key may do. Changed by people only, never by traffic: what a key used is in key_counters, the ledger and the rollups.
 type APIKey struct {
 	// Identity of the key. It survives rotation of the secret.
 	ID uuid.UUID
+	// The id under which the ledger and the rollups record the usage of this key. Only this column connects the two: a purge deletes it.
+	LedgerID uuid.UUID
 	// Display name, 1 to 100 characters; need not be unique.
 	Name string
 	// Free text, at most 500 characters.
@@ -42,8 +44,12 @@ type APIKey struct {
 	EnableModelRestriction bool
 	// Models denied to the key, as entered; compared after normalisation.
 	RestrictedModels []string
+	// restricted_models as they are compared: normalised and folded. Written with restricted_models.
+	RestrictedModelNames []string
 	// If not empty, the only models allowed to the key, as entered.
 	AllowedModels []string
+	// allowed_models as they are compared: normalised and folded. Written with allowed_models.
+	AllowedModelNames []string
 	// Whether allowed_clients is in force.
 	EnableClientRestriction bool
 	// Ids of the client programs allowed (GET /v1/clients); empty: all.
@@ -64,6 +70,8 @@ type APIKey struct {
 	Enforcement string
 	// Labels for reports, each 1 to 50 characters, unique, at most 50.
 	Tags []string
+	// Id of this set of tags in tag_sets. Computed from tags.
+	TagSet uuid.UUID
 	// Last instant at which the key is valid; null: never expires.
 	ExpiresAt *time.Time
 	// False: disabled by a person or by the expiry pass.
@@ -78,10 +86,6 @@ type APIKey struct {
 	DeletedAt *time.Time
 	// Grows by one with each change; If-Match compares it.
 	Version int64
-	// restricted_models as they are compared: normalised and folded. Written with restricted_models.
-	RestrictedModelNames []string
-	// allowed_models as they are compared: normalised and folded. Written with allowed_models.
-	AllowedModelNames []string
 }
 
 // Tokens with which people, relays and reports reach the REST API. Rows are never deleted: a revoked token still names who did what.
@@ -104,29 +108,11 @@ type AccessToken struct {
 	RevokedAt *time.Time
 }
 
-// Rollup: all-time sums of each upstream account, with its first and last use.
-type AccountTotal struct {
-	// Upstream account, as events name it.
-	AccountID         string
-	Requests          int64
-	InputTokens       int64
-	OutputTokens      int64
-	CacheCreateTokens int64
-	CacheReadTokens   int64
-	Ephemeral5mTokens int64
-	Ephemeral1hTokens int64
-	Cost              decimal.Decimal
-	// Earliest occurred_at: an account's age runs from it.
-	FirstUsedAt time.Time
-	// Latest occurred_at.
-	LastUsedAt time.Time
-}
-
 // Requests that were let through. The unexpired leases and reservations of the open ones are the only truth about concurrency and reserved amounts: no counter can leak. Remembered for the deduplication horizon.
 type Admission struct {
 	// Identity of the admission; a UUIDv7.
 	ID uuid.UUID
-	// The key; an anonymous id after a purge.
+	// The key.
 	KeyID uuid.UUID
 	// Caller's id of the request; the same one gives the same admission while that is open and its lease lives.
 	RequestID *string
@@ -202,38 +188,48 @@ type ImportedUsage struct {
 	CacheCreateTokens int64
 	// Tokens read from cache.
 	CacheReadTokens int64
-	// Part of cache_create_tokens written for 5 minutes, where the source says so.
-	Ephemeral5mTokens int64
 	// Part of cache_create_tokens written for 1 hour, where the source says so.
 	Ephemeral1hTokens int64
 	// USD: what the source says it cost, else at the prices of the day.
 	Cost decimal.Decimal
 }
 
-// The current rate-limit window of each key. Its end is computed from its start: nothing resets it.
+// All that limits and lists read of what each key used, written in the ledger's own transaction. One row a key, made with the key; it is the lock that puts admissions and usage of one key in order. Nothing resets it: a period that is not the present one counts as 0 and is overwritten by the next use.
 type KeyCounter struct {
 	// The key.
 	KeyID uuid.UUID
-	// First admitted request of the latest window; null: none yet. The window ends rate_limit_window minutes later.
+	// First admitted request of the latest rate-limit window; null: none yet. The window ends rate_limit_window minutes later.
 	WindowStart *time.Time
 	// Requests admitted in that window.
-	Requests int64
+	WindowRequests int64
 	// Tokens (all four kinds) recorded while that window was open.
-	Tokens int64
-}
-
-// Rollup: all-time sums and last use of each key. Made with the key; its row is the lock that puts concurrent usage of one key in order.
-type KeyTotal struct {
-	// The key; an anonymous id after a purge.
-	KeyID             uuid.UUID
-	Requests          int64
-	InputTokens       int64
-	OutputTokens      int64
+	WindowTokens int64
+	// The day, in the service's time zone, that day_cost belongs to. It never goes back.
+	Day time.Time
+	// USD of usage that occurred on that day.
+	DayCost decimal.Decimal
+	// Monday of the ISO week that week_cost belongs to. It never goes back.
+	Week time.Time
+	// USD of usage that occurred in that week.
+	WeekCost decimal.Decimal
+	// First day of the month that month_cost belongs to. It never goes back.
+	Month time.Time
+	// USD of usage that occurred in that month.
+	MonthCost decimal.Decimal
+	// Requests of all time, less those taken back.
+	Requests int64
+	// Input tokens of all time, not counting those read from or written to cache.
+	InputTokens int64
+	// Output tokens of all time.
+	OutputTokens int64
+	// Tokens written to cache, of all time, both lifetimes.
 	CacheCreateTokens int64
-	CacheReadTokens   int64
-	Ephemeral5mTokens int64
+	// Tokens read from cache, of all time.
+	CacheReadTokens int64
+	// Part of cache_create_tokens written for 1 hour; the rest was written for 5 minutes.
 	Ephemeral1hTokens int64
-	Cost              decimal.Decimal
+	// USD of all time.
+	Cost decimal.Decimal
 	// Latest occurred_at of its usage; null: never used.
 	LastUsedAt *time.Time
 }
@@ -272,16 +268,18 @@ type ModelPrice struct {
 	CreatedAt time.Time
 }
 
-// The ledger: one row for each thing that moved a rollup, appended once and never edited. Partitioned by UTC day of receipt.
+// The ledger: the truth that all sums are derived from. One row for each event, appended once; a purge takes the free text out of a key's rows, and nothing else is ever changed. Partitioned by UTC day of receipt.
 type UsageEvent struct {
 	// Identity of the event; a UUIDv7, so ids sort by time of receipt.
 	EventID uuid.UUID
-	// When the service recorded it.
+	// When the service recorded it, by the database's clock; never before its chunk was opened.
 	ReceivedAt time.Time
 	// usage: a request. adjustment: takes a usage row back or corrects it. opening: totals brought from another system.
 	Kind string
-	// The key that used it; an anonymous id after the key was purged.
-	KeyID uuid.UUID
+	// The key that used it, as api_keys.ledger_id connects them; a purge deletes that connection.
+	LedgerID uuid.UUID
+	// Number of the chunk that was open when the row was written: see rollup_state.
+	Chunk int64
 	// Upstream account that served it; null: not told.
 	AccountID *string
 	// Model, normalised: what rollups group by.
@@ -290,10 +288,12 @@ type UsageEvent struct {
 	ModelReceived string
 	// Caller's id of the request; deduplicates within a key.
 	RequestID *string
-	// When the request happened; rollups and prices go by it.
+	// When the request happened, never after it was received; rollups and prices go by it.
 	OccurredAt time.Time
 	// Day of occurred_at in the service's time zone.
 	Day time.Time
+	// The tags that the key had when this was recorded, by their id in tag_sets; an adjustment carries those of the event it adjusts. The zero id: none.
+	TagSet uuid.UUID
 	// Requests it counts for: 1 for usage, -1 for one taken back, 0 for a correction of cost.
 	Requests int64
 	// Input tokens, not counting those read from or written to cache.
@@ -304,14 +304,14 @@ type UsageEvent struct {
 	CacheCreateTokens int64
 	// Tokens read from cache.
 	CacheReadTokens int64
-	// Part of cache_create_tokens written for 5 minutes.
-	Ephemeral5mTokens int64
-	// Part of cache_create_tokens written for 1 hour.
+	// Part of cache_create_tokens written for 1 hour; the rest was written for 5 minutes.
 	Ephemeral1hTokens int64
 	// USD.
 	Cost decimal.Decimal
 	// False: no price was known, so cost is 0.
 	Priced bool
+	// True: the caller had to estimate the usage.
+	Estimated bool
 	// For an adjustment, the event it takes back or corrects.
 	Adjusts *uuid.UUID
 	// For an adjustment, why.

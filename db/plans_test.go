@@ -38,12 +38,9 @@ var planned = []struct {
 		_, err := q.AdmissionKeys(context.Background(), b.admissions)
 		return err
 	}},
+	{"LedgerLock", 8, func(q *db.Queries, b batch) error { return q.LedgerLock(context.Background(), b.keys) }},
 	{"LedgerAppend", 140, func(q *db.Queries, b batch) error {
 		_, err := q.LedgerAppend(context.Background(), b.usage())
-		return err
-	}},
-	{"DedupFind", 6, func(q *db.Queries, b batch) error {
-		_, err := q.DedupFind(context.Background(), db.DedupFindParams{KeyIDs: b.keys, DedupKeys: slices.Repeat([]string{"r:none"}, len(b.keys))})
 		return err
 	}},
 	{"AdmissionEnds", 200, func(q *db.Queries, b batch) error {
@@ -81,7 +78,8 @@ func (b batch) usage() (p db.LedgerAppendParams) {
 		p.OccurredAts, p.Requests = append(p.OccurredAts, time.Now()), append(p.Requests, 1)
 		p.InputTokens, p.OutputTokens = append(p.InputTokens, 10), append(p.OutputTokens, 1)
 		p.CacheCreateTokens, p.CacheReadTokens = append(p.CacheCreateTokens, 0), append(p.CacheReadTokens, 0)
-		p.Ephemeral5mTokens, p.Ephemeral1hTokens = append(p.Ephemeral5mTokens, 0), append(p.Ephemeral1hTokens, 0)
+		p.Ephemeral1hTokens, p.Estimated = append(p.Ephemeral1hTokens, 0), append(p.Estimated, false)
+		p.LedgerIDs, p.TagSets = append(p.LedgerIDs, uuid.Nil), append(p.TagSets, uuid.Nil)
 		p.Costs, p.Priced, p.Fingerprints = append(p.Costs, "0.01"), append(p.Priced, true), append(p.Fingerprints, int64(i))
 		p.Adjusts, p.Reasons = append(p.Adjusts, uuid.Nil), append(p.Reasons, "")
 		p.AdmissionIDs, p.Units = append(p.AdmissionIDs, b.admissions[i]), append(p.Units, int64(i))
@@ -93,21 +91,18 @@ func (b batch) usage() (p db.LedgerAppendParams) {
 // three open admissions.
 const keysOf = `
 SET session_replication_role = replica;
-INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit, daily_cost_limit, weekly_cost_limit,
+INSERT INTO api_keys (id, ledger_id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit, daily_cost_limit, weekly_cost_limit,
        monthly_cost_limit, total_cost_limit, permissions, enable_model_restriction, restricted_models, allowed_models, enable_client_restriction,
        allowed_clients, enforcement, tags, is_active, created_by)
-SELECT md5('k' || n)::uuid, 'key ' || n, '', 1000000, 60, 100000, 100, 100, 100, 100, 100, '{all}', false, '{}', '{}', false, '{}', 'enforce', '{}', true, 'test'
+SELECT md5('k' || n)::uuid, md5('l' || n)::uuid, 'key ' || n, '', 1000000, 60, 100000, 100, 100, 100, 100, 100, '{all}', false, '{}', '{}', false, '{}', 'enforce', '{}', true, 'test'
   FROM generate_series(%[1]d, %[2]d) AS n;
 INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint) SELECT sha256(('k' || n)::bytea), md5('k' || n)::uuid, 'hmac-sha256', 'p', 'h' FROM generate_series(%[1]d, %[2]d) AS n;
 INSERT INTO key_counters (key_id) SELECT md5('k' || n)::uuid FROM generate_series(%[1]d, %[2]d) AS n;
-INSERT INTO key_totals (key_id) SELECT md5('k' || n)::uuid FROM generate_series(%[1]d, %[2]d) AS n;
 INSERT INTO admissions (id, key_id, request_id, admitted_at, lease_expires_at, reserved_until, reserved_tokens, reserved_cost)
 SELECT md5('a' || n || '-' || i)::uuid, md5('k' || n)::uuid, 'a' || i, now(), now() + interval '5 minutes', now() + interval '1 hour', 1, 0.01
   FROM generate_series(%[1]d, %[2]d) AS n, generate_series(1, 3) AS i;
-INSERT INTO usage_dedup (key_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
-SELECT md5('k' || n)::uuid, 'r:old', gen_random_uuid(), 'm', 0, true, 0, now() FROM generate_series(%[1]d, %[2]d) AS n;
-INSERT INTO usage_daily SELECT md5('k' || n)::uuid, current_date, 'm', 1, 1, 1, 0, 0, 0, 0, 1 FROM generate_series(%[1]d, %[2]d) AS n;
-INSERT INTO daily_cost SELECT md5('k' || n)::uuid, current_date, 1 FROM generate_series(%[1]d, %[2]d) AS n;
+INSERT INTO usage_dedup (ledger_id, dedup_key, event_id, model, cost, priced, fingerprint, received_at)
+SELECT md5('l' || n)::uuid, 'r:old', gen_random_uuid(), 'm', 0, true, 0, now() FROM generate_series(%[1]d, %[2]d) AS n;
 RESET session_replication_role`
 
 // Guarantee: the plan of each statement of the hot path is the same whatever the state of
@@ -258,7 +253,7 @@ func explain(t *testing.T, conn *pgx.Conn, name string, ask func(*db.Queries) er
 		relation, _ := node["Relation Name"].(string)
 		index, _ := node["Index Name"].(string)
 		switch {
-		case relation == "closing_days": // has one row
+		case relation == "rollup_state": // has one row
 		case index != "":
 			scans = append(scans, "by "+index)
 		case strings.Contains(kind, "Seq Scan"):

@@ -13,132 +13,182 @@ import (
 	"github.com/shopspring/decimal"
 )
 
-const closingAdvance = `-- name: ClosingAdvance :one
-SELECT advance_closing(((now() AT TIME ZONE $1::text)::date - 1))::boolean AS advanced
-`
-
-// Has what is recorded for days before today noted as late, once a day; whether it
-// changed anything. Gives up after 50 ms.
-func (q *Queries) ClosingAdvance(ctx context.Context, zone string) (bool, error) {
-	row := q.db.QueryRow(ctx, closingAdvance, zone)
-	var advanced bool
-	err := row.Scan(&advanced)
-	return advanced, err
-}
-
-const closingDue = `-- name: ClosingDue :one
-SELECT EXISTS (SELECT FROM closing_days AS g WHERE g.closing_until < (now() AT TIME ZONE $1::text)::date - 1 AND g.not_before <= now())::boolean AS due
-`
-
-// Whether ClosingAdvance has anything to do.
-func (q *Queries) ClosingDue(ctx context.Context, zone string) (bool, error) {
-	row := q.db.QueryRow(ctx, closingDue, zone)
-	var due bool
-	err := row.Scan(&due)
-	return due, err
-}
-
-const daysClose = `-- name: DaysClose :one
-SELECT close_days()::integer AS closed
-`
-
-// Adds up the days that ClosingAdvance has set apart, and what came late for earlier
-// ones, and returns how many days it closed. Exact however much is recorded meanwhile.
-func (q *Queries) DaysClose(ctx context.Context) (int32, error) {
-	row := q.db.QueryRow(ctx, daysClose)
-	var closed int32
-	err := row.Scan(&closed)
-	return closed, err
-}
-
-const daysSummarize = `-- name: DaysSummarize :exec
-SELECT brin_summarize_new_values('usage_daily_day'::regclass)
-`
-
-// Lets the index of usage_daily by day know of what came since autovacuum was there: what
-// it does not know of is read by every report.
-func (q *Queries) DaysSummarize(ctx context.Context) error {
-	_, err := q.db.Exec(ctx, daysSummarize)
-	return err
-}
-
-const ledgerWhole = `-- name: LedgerWhole :one
-SELECT ledger_whole_since($1::text)::date AS since
-`
-
-// The first day whose every event must still be in the ledger.
-func (q *Queries) LedgerWhole(ctx context.Context, zone string) (time.Time, error) {
-	row := q.db.QueryRow(ctx, ledgerWhole, zone)
-	var since time.Time
-	err := row.Scan(&since)
-	return since, err
-}
-
 const reconcile = `-- name: Reconcile :many
 WITH ledger AS MATERIALIZED (
-    SELECT e.key_id, e.account_id, e.day, e.model, sum(e.requests) AS requests, sum(e.input_tokens) AS input_tokens, sum(e.output_tokens) AS output_tokens, sum(e.cache_create_tokens) AS cache_create_tokens, sum(e.cache_read_tokens) AS cache_read_tokens, sum(e.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(e.cost) AS cost
-      FROM usage_events AS e
-     WHERE e.day BETWEEN $2::date AND $3::date AND e.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($4::text)) - interval '2 days'
-     GROUP BY e.key_id, e.account_id, e.day, e.model
-), compared AS (
-    SELECT 'usage_daily' AS rollup, coalesce(l.key_id, t.key_id) AS key_id, '' AS account_id, coalesce(l.day, t.day) AS day, coalesce(l.model, t.model) AS model,
-           concat_ws(', ', CASE WHEN coalesce(l.requests, 0) <> coalesce(t.requests, 0) THEN 'requests' END, CASE WHEN coalesce(l.input_tokens, 0) <> coalesce(t.input_tokens, 0) THEN 'input_tokens' END, CASE WHEN coalesce(l.output_tokens, 0) <> coalesce(t.output_tokens, 0) THEN 'output_tokens' END, CASE WHEN coalesce(l.cache_create_tokens, 0) <> coalesce(t.cache_create_tokens, 0) THEN 'cache_create_tokens' END, CASE WHEN coalesce(l.cache_read_tokens, 0) <> coalesce(t.cache_read_tokens, 0) THEN 'cache_read_tokens' END, CASE WHEN coalesce(l.ephemeral_5m_tokens, 0) <> coalesce(t.ephemeral_5m_tokens, 0) THEN 'ephemeral_5m_tokens' END, CASE WHEN coalesce(l.ephemeral_1h_tokens, 0) <> coalesce(t.ephemeral_1h_tokens, 0) THEN 'ephemeral_1h_tokens' END, CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END) AS columns,
-           coalesce(l.requests, 0) AS summed_requests, coalesce(l.input_tokens + l.output_tokens + l.cache_create_tokens + l.cache_read_tokens, 0) AS summed_tokens, coalesce(l.cost, 0) AS summed_cost,
-           coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
-      FROM (SELECT e.key_id, e.day, e.model, sum(e.requests) AS requests, sum(e.input_tokens) AS input_tokens, sum(e.output_tokens) AS output_tokens, sum(e.cache_create_tokens) AS cache_create_tokens, sum(e.cache_read_tokens) AS cache_read_tokens, sum(e.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(e.cost) AS cost FROM ledger AS e GROUP BY e.key_id, e.day, e.model) AS l
-      FULL JOIN (SELECT key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost FROM usage_daily AS u WHERE u.day BETWEEN $2::date AND $3::date) AS t ON t.key_id = l.key_id AND t.day = l.day AND t.model = l.model
+    SELECT e.ledger_id, e.account_id, e.day, e.model, e.tag_set,
+           sum(e.requests)::bigint AS requests,
+           sum(e.input_tokens)::bigint AS input_tokens,
+           sum(e.output_tokens)::bigint AS output_tokens,
+           sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(e.cost)::numeric AS cost
+      FROM ledger_rolled AS e
+     WHERE e.day BETWEEN $2::date AND $3::date
+       AND e.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($4::text)) - interval '2 days'
+     GROUP BY e.ledger_id, e.account_id, e.day, e.model, e.tag_set
+), side AS (
+    SELECT 'usage_daily' AS rollup, false AS stored, '' AS period, x.ledger_id AS ledger_id,
+           '' AS account_id, '' AS tag, x.day AS day, x.model AS model, x.tag_set AS tag_set,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM ledger AS x
     UNION ALL
-    SELECT 'account_usage' AS rollup, '00000000-0000-0000-0000-000000000000'::uuid AS key_id, coalesce(l.account_id, t.account_id) AS account_id, coalesce(l.day, t.day) AS day, coalesce(l.model, t.model) AS model,
-           concat_ws(', ', CASE WHEN coalesce(l.requests, 0) <> coalesce(t.requests, 0) THEN 'requests' END, CASE WHEN coalesce(l.input_tokens, 0) <> coalesce(t.input_tokens, 0) THEN 'input_tokens' END, CASE WHEN coalesce(l.output_tokens, 0) <> coalesce(t.output_tokens, 0) THEN 'output_tokens' END, CASE WHEN coalesce(l.cache_create_tokens, 0) <> coalesce(t.cache_create_tokens, 0) THEN 'cache_create_tokens' END, CASE WHEN coalesce(l.cache_read_tokens, 0) <> coalesce(t.cache_read_tokens, 0) THEN 'cache_read_tokens' END, CASE WHEN coalesce(l.ephemeral_5m_tokens, 0) <> coalesce(t.ephemeral_5m_tokens, 0) THEN 'ephemeral_5m_tokens' END, CASE WHEN coalesce(l.ephemeral_1h_tokens, 0) <> coalesce(t.ephemeral_1h_tokens, 0) THEN 'ephemeral_1h_tokens' END, CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END) AS columns,
-           coalesce(l.requests, 0) AS summed_requests, coalesce(l.input_tokens + l.output_tokens + l.cache_create_tokens + l.cache_read_tokens, 0) AS summed_tokens, coalesce(l.cost, 0) AS summed_cost,
-           coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
-      FROM (SELECT e.account_id, e.day, e.model, sum(e.requests) AS requests, sum(e.input_tokens) AS input_tokens, sum(e.output_tokens) AS output_tokens, sum(e.cache_create_tokens) AS cache_create_tokens, sum(e.cache_read_tokens) AS cache_read_tokens, sum(e.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(e.cost) AS cost FROM ledger AS e WHERE e.account_id IS NOT NULL GROUP BY e.account_id, e.day, e.model) AS l
-      FULL JOIN (SELECT account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost FROM account_usage AS u WHERE u.day BETWEEN $2::date AND $3::date) AS t ON t.account_id = l.account_id AND t.day = l.day AND t.model = l.model
+    SELECT 'usage_daily', true, '', x.ledger_id,
+           '', '', x.day, x.model, x.tag_set,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM usage_daily AS x
+     WHERE x.day BETWEEN $2 AND $3
     UNION ALL
-    SELECT 'key_totals' AS rollup, coalesce(l.key_id, t.key_id) AS key_id, '' AS account_id, NULL::date AS day, '' AS model,
-           concat_ws(', ', CASE WHEN coalesce(l.requests, 0) <> coalesce(t.requests, 0) THEN 'requests' END, CASE WHEN coalesce(l.input_tokens, 0) <> coalesce(t.input_tokens, 0) THEN 'input_tokens' END, CASE WHEN coalesce(l.output_tokens, 0) <> coalesce(t.output_tokens, 0) THEN 'output_tokens' END, CASE WHEN coalesce(l.cache_create_tokens, 0) <> coalesce(t.cache_create_tokens, 0) THEN 'cache_create_tokens' END, CASE WHEN coalesce(l.cache_read_tokens, 0) <> coalesce(t.cache_read_tokens, 0) THEN 'cache_read_tokens' END, CASE WHEN coalesce(l.ephemeral_5m_tokens, 0) <> coalesce(t.ephemeral_5m_tokens, 0) THEN 'ephemeral_5m_tokens' END, CASE WHEN coalesce(l.ephemeral_1h_tokens, 0) <> coalesce(t.ephemeral_1h_tokens, 0) THEN 'ephemeral_1h_tokens' END, CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END) AS columns,
-           coalesce(l.requests, 0) AS summed_requests, coalesce(l.input_tokens + l.output_tokens + l.cache_create_tokens + l.cache_read_tokens, 0) AS summed_tokens, coalesce(l.cost, 0) AS summed_cost,
-           coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
-      FROM (SELECT u.key_id, sum(u.requests) AS requests, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens, sum(u.cache_create_tokens) AS cache_create_tokens, sum(u.cache_read_tokens) AS cache_read_tokens, sum(u.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(u.cost) AS cost FROM usage_daily AS u GROUP BY u.key_id) AS l
-      FULL JOIN (SELECT key_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, last_used_at FROM key_totals) AS t ON t.key_id = l.key_id
+    SELECT 'account_usage', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.account_id, '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM ledger AS x
+     WHERE x.account_id IS NOT NULL
     UNION ALL
-    SELECT 'account_totals' AS rollup, '00000000-0000-0000-0000-000000000000'::uuid AS key_id, coalesce(l.account_id, t.account_id) AS account_id, NULL::date AS day, '' AS model,
-           concat_ws(', ', CASE WHEN coalesce(l.requests, 0) <> coalesce(t.requests, 0) THEN 'requests' END, CASE WHEN coalesce(l.input_tokens, 0) <> coalesce(t.input_tokens, 0) THEN 'input_tokens' END, CASE WHEN coalesce(l.output_tokens, 0) <> coalesce(t.output_tokens, 0) THEN 'output_tokens' END, CASE WHEN coalesce(l.cache_create_tokens, 0) <> coalesce(t.cache_create_tokens, 0) THEN 'cache_create_tokens' END, CASE WHEN coalesce(l.cache_read_tokens, 0) <> coalesce(t.cache_read_tokens, 0) THEN 'cache_read_tokens' END, CASE WHEN coalesce(l.ephemeral_5m_tokens, 0) <> coalesce(t.ephemeral_5m_tokens, 0) THEN 'ephemeral_5m_tokens' END, CASE WHEN coalesce(l.ephemeral_1h_tokens, 0) <> coalesce(t.ephemeral_1h_tokens, 0) THEN 'ephemeral_1h_tokens' END, CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END) AS columns,
-           coalesce(l.requests, 0) AS summed_requests, coalesce(l.input_tokens + l.output_tokens + l.cache_create_tokens + l.cache_read_tokens, 0) AS summed_tokens, coalesce(l.cost, 0) AS summed_cost,
-           coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
-      FROM (SELECT u.account_id, sum(u.requests) AS requests, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens, sum(u.cache_create_tokens) AS cache_create_tokens, sum(u.cache_read_tokens) AS cache_read_tokens, sum(u.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(u.cost) AS cost FROM account_usage AS u GROUP BY u.account_id) AS l
-      FULL JOIN (SELECT account_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at FROM account_totals) AS t ON t.account_id = l.account_id
+    SELECT 'account_usage', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.account_id, '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM account_usage AS x
+     WHERE x.day BETWEEN $2 AND $3
     UNION ALL
-    SELECT 'daily_cost', coalesce(l.key_id, t.key_id), '', coalesce(l.day, t.day), '',
-           concat_ws(', ', CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END), 0, 0, coalesce(l.cost, 0), 0, 0, coalesce(t.cost, 0)
-      FROM (SELECT u.key_id, u.day, sum(u.cost) AS cost FROM usage_daily AS u WHERE u.day BETWEEN $2::date AND $3::date GROUP BY u.key_id, u.day) AS l
-      FULL JOIN (SELECT key_id, day, cost FROM daily_cost AS u WHERE u.day BETWEEN $2::date AND $3::date) AS t ON t.key_id = l.key_id AND t.day = l.day
-), closed AS (
-    SELECT 'usage_closed' AS rollup, coalesce(l.scope, t.scope) || ':' || coalesce(l.tag, t.tag) AS tag, coalesce(l.day, t.day) AS day, coalesce(l.model, t.model) AS model,
-           concat_ws(', ', CASE WHEN coalesce(l.requests, 0) <> coalesce(t.requests, 0) THEN 'requests' END, CASE WHEN coalesce(l.input_tokens, 0) <> coalesce(t.input_tokens, 0) THEN 'input_tokens' END, CASE WHEN coalesce(l.output_tokens, 0) <> coalesce(t.output_tokens, 0) THEN 'output_tokens' END, CASE WHEN coalesce(l.cache_create_tokens, 0) <> coalesce(t.cache_create_tokens, 0) THEN 'cache_create_tokens' END, CASE WHEN coalesce(l.cache_read_tokens, 0) <> coalesce(t.cache_read_tokens, 0) THEN 'cache_read_tokens' END, CASE WHEN coalesce(l.ephemeral_5m_tokens, 0) <> coalesce(t.ephemeral_5m_tokens, 0) THEN 'ephemeral_5m_tokens' END, CASE WHEN coalesce(l.ephemeral_1h_tokens, 0) <> coalesce(t.ephemeral_1h_tokens, 0) THEN 'ephemeral_1h_tokens' END, CASE WHEN coalesce(l.cost, 0) <> coalesce(t.cost, 0) THEN 'cost' END) AS columns,
-           coalesce(l.requests, 0) AS summed_requests, coalesce(l.input_tokens + l.output_tokens + l.cache_create_tokens + l.cache_read_tokens, 0) AS summed_tokens, coalesce(l.cost, 0) AS summed_cost,
-           coalesce(t.requests, 0) AS stored_requests, coalesce(t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens, 0) AS stored_tokens, coalesce(t.cost, 0) AS stored_cost
-      FROM (SELECT s.scope, s.tag, u.day, u.model, sum(u.requests) AS requests, sum(u.input_tokens) AS input_tokens, sum(u.output_tokens) AS output_tokens, sum(u.cache_create_tokens) AS cache_create_tokens, sum(u.cache_read_tokens) AS cache_read_tokens, sum(u.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(u.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(u.cost) AS cost
-              FROM usage_daily AS u LEFT JOIN api_keys AS k ON k.id = u.key_id
-             CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(tags_or_none(k.tags)) AS g (tag)) AS s
-             WHERE u.day <= (SELECT d.closed_until FROM closed_days AS d) GROUP BY s.scope, s.tag, u.day, u.model) AS l
-      FULL JOIN (SELECT x.scope, x.tag, x.day, x.model, sum(x.requests) AS requests, sum(x.input_tokens) AS input_tokens, sum(x.output_tokens) AS output_tokens, sum(x.cache_create_tokens) AS cache_create_tokens, sum(x.cache_read_tokens) AS cache_read_tokens, sum(x.ephemeral_5m_tokens) AS ephemeral_5m_tokens, sum(x.ephemeral_1h_tokens) AS ephemeral_1h_tokens, sum(x.cost) AS cost
-              FROM (SELECT c.scope, c.tag, c.day, c.model, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_5m_tokens, c.ephemeral_1h_tokens, c.cost FROM usage_closed AS c
-                    UNION ALL
-                    SELECT s.scope, s.tag, e.day, e.model, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_5m_tokens, e.ephemeral_1h_tokens, e.cost FROM usage_late AS e LEFT JOIN api_keys AS k ON k.id = e.key_id
-                     CROSS JOIN LATERAL (SELECT 'all' AS scope, '' AS tag UNION ALL SELECT 'tag', g.tag FROM unnest(tags_or_none(k.tags)) AS g (tag)) AS s
-                     WHERE e.day <= (SELECT d.closed_until FROM closed_days AS d)) AS x
-             GROUP BY x.scope, x.tag, x.day, x.model) AS t ON t.scope = l.scope AND t.tag = l.tag AND t.day = l.day AND t.model = l.model
-), found AS (
-    SELECT c.rollup, c.key_id, c.account_id, '' AS tag, c.day, c.model, c.columns, c.summed_requests, c.summed_tokens, c.summed_cost, c.stored_requests, c.stored_tokens, c.stored_cost FROM compared AS c
+    SELECT 'account_totals', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.account_id, '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM account_usage AS x
     UNION ALL
-    SELECT c.rollup, '00000000-0000-0000-0000-000000000000'::uuid, '', CASE WHEN c.tag LIKE 'tag:%' THEN substr(c.tag, 5) ELSE '' END, c.day, c.model, c.columns, c.summed_requests, c.summed_tokens, c.summed_cost, c.stored_requests, c.stored_tokens, c.stored_cost FROM closed AS c
+    SELECT 'account_totals', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.account_id, '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM account_totals AS x
+    UNION ALL
+    SELECT 'model_usage', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           '', '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM usage_daily AS x
+    UNION ALL
+    SELECT 'model_usage', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           '', '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM model_usage AS x
+    UNION ALL
+    SELECT 'tag_usage', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           '', g.tag, x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM usage_daily AS x
+      LEFT JOIN tag_sets AS s ON s.id = x.tag_set
+     CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
+    UNION ALL
+    SELECT 'tag_usage', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           '', x.tag, x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM tag_usage AS x
+    UNION ALL
+    SELECT 'daily_cost', false, '', x.ledger_id,
+           '', '', x.day, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           0, 0, 0, 0, 0, 0, x.cost
+      FROM usage_daily AS x
+    UNION ALL
+    SELECT 'daily_cost', true, '', x.ledger_id,
+           '', '', x.day, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           0, 0, 0, 0, 0, 0, x.cost
+      FROM daily_cost AS x
+    UNION ALL
+    SELECT 'key_counters', false, '', x.ledger_id,
+           '', '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM key_days AS x
+      JOIN api_keys AS k ON k.ledger_id = x.ledger_id
+    UNION ALL
+    SELECT 'key_counters', true, '', k.ledger_id,
+           '', '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM key_counters AS x
+      JOIN api_keys AS k ON k.id = x.key_id
+    UNION ALL
+    SELECT 'key_counters', false, p.name, x.ledger_id,
+           '', '', p.first, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           0, 0, 0, 0, 0, 0, x.cost
+      FROM cost_days AS x
+      JOIN api_keys AS k ON k.ledger_id = x.ledger_id
+      JOIN key_counters AS c ON c.key_id = k.id
+     CROSS JOIN LATERAL (VALUES
+           ('day', c.day, c.day + 1),
+           ('week', c.week, c.week + 7),
+           ('month', c.month, (c.month + interval '1 month')::date)
+     ) AS p (name, first, next)
+     WHERE x.day >= p.first AND x.day < p.next
+    UNION ALL
+    SELECT 'key_counters', true, p.name, k.ledger_id,
+           '', '', p.first, '', '00000000-0000-0000-0000-000000000000'::uuid,
+           0, 0, 0, 0, 0, 0, p.cost
+      FROM key_counters AS c
+      JOIN api_keys AS k ON k.id = c.key_id
+     CROSS JOIN LATERAL (VALUES
+           ('day', c.day, c.day_cost),
+           ('week', c.week, c.week_cost),
+           ('month', c.month, c.month_cost)
+     ) AS p (name, first, cost)
+), held AS (
+    SELECT s.rollup, s.period, s.ledger_id, s.account_id, s.tag, s.day, s.model, s.tag_set,
+           coalesce(sum(s.requests) FILTER (WHERE NOT s.stored), 0) AS summed_requests,
+           coalesce(sum(s.input_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_input_tokens,
+           coalesce(sum(s.output_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_output_tokens,
+           coalesce(sum(s.cache_create_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_cache_create_tokens,
+           coalesce(sum(s.cache_read_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_cache_read_tokens,
+           coalesce(sum(s.ephemeral_1h_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_ephemeral_1h_tokens,
+           coalesce(sum(s.cost) FILTER (WHERE NOT s.stored), 0) AS summed_cost,
+           coalesce(sum(s.requests) FILTER (WHERE s.stored), 0) AS stored_requests,
+           coalesce(sum(s.input_tokens) FILTER (WHERE s.stored), 0) AS stored_input_tokens,
+           coalesce(sum(s.output_tokens) FILTER (WHERE s.stored), 0) AS stored_output_tokens,
+           coalesce(sum(s.cache_create_tokens) FILTER (WHERE s.stored), 0) AS stored_cache_create_tokens,
+           coalesce(sum(s.cache_read_tokens) FILTER (WHERE s.stored), 0) AS stored_cache_read_tokens,
+           coalesce(sum(s.ephemeral_1h_tokens) FILTER (WHERE s.stored), 0) AS stored_ephemeral_1h_tokens,
+           coalesce(sum(s.cost) FILTER (WHERE s.stored), 0) AS stored_cost
+      FROM side AS s
+     GROUP BY s.rollup, s.period, s.ledger_id, s.account_id, s.tag, s.day, s.model, s.tag_set
 )
-SELECT c.rollup::text AS rollup, c.tag::text AS tag, c.key_id::uuid AS key_id, c.account_id::text AS account_id, coalesce(c.day::text, '')::text AS day, c.model::text AS model, c.columns::text AS columns,
-       c.summed_requests::bigint AS summed_requests, c.summed_tokens::bigint AS summed_tokens, c.summed_cost::numeric AS summed_cost,
-       c.stored_requests::bigint AS stored_requests, c.stored_tokens::bigint AS stored_tokens, c.stored_cost::numeric AS stored_cost
-  FROM found AS c WHERE c.columns <> ''
- ORDER BY c.rollup, c.key_id, c.account_id, c.tag, c.day, c.model
+SELECT h.rollup::text AS rollup,
+       h.tag::text AS tag,
+       coalesce(k.id, h.ledger_id)::uuid AS key_id,
+       h.account_id::text AS account_id,
+       coalesce(h.day::text, '')::text AS day,
+       h.model::text AS model,
+       concat_ws(', ',
+           CASE WHEN h.summed_requests <> h.stored_requests THEN 'requests' END,
+           CASE WHEN h.summed_input_tokens <> h.stored_input_tokens THEN 'input_tokens' END,
+           CASE WHEN h.summed_output_tokens <> h.stored_output_tokens THEN 'output_tokens' END,
+           CASE WHEN h.summed_cache_create_tokens <> h.stored_cache_create_tokens THEN 'cache_create_tokens' END,
+           CASE WHEN h.summed_cache_read_tokens <> h.stored_cache_read_tokens THEN 'cache_read_tokens' END,
+           CASE WHEN h.summed_ephemeral_1h_tokens <> h.stored_ephemeral_1h_tokens THEN 'ephemeral_1h_tokens' END,
+           CASE WHEN h.summed_cost <> h.stored_cost THEN concat_ws('_', nullif(h.period, ''), 'cost') END
+       )::text AS columns,
+       h.summed_requests::bigint AS summed_requests,
+       (h.summed_input_tokens + h.summed_output_tokens
+           + h.summed_cache_create_tokens + h.summed_cache_read_tokens)::bigint AS summed_tokens,
+       h.summed_cost::numeric AS summed_cost,
+       h.stored_requests::bigint AS stored_requests,
+       (h.stored_input_tokens + h.stored_output_tokens
+           + h.stored_cache_create_tokens + h.stored_cache_read_tokens)::bigint AS stored_tokens,
+       h.stored_cost::numeric AS stored_cost
+  FROM held AS h
+  LEFT JOIN api_keys AS k ON k.ledger_id = h.ledger_id
+ WHERE (h.summed_requests, h.summed_input_tokens, h.summed_output_tokens, h.summed_cache_create_tokens,
+        h.summed_cache_read_tokens, h.summed_ephemeral_1h_tokens, h.summed_cost)
+    <> (h.stored_requests, h.stored_input_tokens, h.stored_output_tokens, h.stored_cache_create_tokens,
+        h.stored_cache_read_tokens, h.stored_ephemeral_1h_tokens, h.stored_cost)
+ ORDER BY h.rollup, h.ledger_id, h.account_id, h.tag, h.day, h.model
  LIMIT $1
 `
 
@@ -146,7 +196,7 @@ type ReconcileParams struct {
 	RowLimit int32
 	FromDay  time.Time
 	ToDay    time.Time
-	Zone     string
+	Timezone string
 }
 
 type ReconcileRow struct {
@@ -165,17 +215,17 @@ type ReconcileRow struct {
 	StoredCost     decimal.Decimal
 }
 
-// Rollups that are not the sum they should be, in one snapshot: those of days against
-// the ledger of these days (which must be whole: see ReconcileRange), totals of all
-// time and closed days against the rollups of days. Usage is written with all its rollups in one
-// transaction, so that under any load only a row that was falsified differs. columns
-// names what differs in it.
+// Sums that are not what they should be, in one snapshot. Rollups by key and by account are
+// held against the ledger rows of these days (which must be whole: see ReconcileRange) that
+// the roll-up has added; every other rollup against those two, over all time; and the
+// counters of keys against rollups and tail. columns names what differs. Whatever is
+// recorded or rolled up meanwhile, only what was falsified differs.
 func (q *Queries) Reconcile(ctx context.Context, arg ReconcileParams) ([]ReconcileRow, error) {
 	rows, err := q.db.Query(ctx, reconcile,
 		arg.RowLimit,
 		arg.FromDay,
 		arg.ToDay,
-		arg.Zone,
+		arg.Timezone,
 	)
 	if err != nil {
 		return nil, err
@@ -212,18 +262,22 @@ func (q *Queries) Reconcile(ctx context.Context, arg ReconcileParams) ([]Reconci
 const reconcileRange = `-- name: ReconcileRange :one
 WITH days AS MATERIALIZED ( -- worked out once, not for each row
     SELECT greatest($2::date, ledger_whole_since($1::text)) AS from_day,
-           least($3::date, ((now() AT TIME ZONE $1::text) + interval '5 minutes')::date) AS to_day
+           least($3::date, (now() AT TIME ZONE $1::text)::date) AS to_day
 )
-SELECT d.from_day::date AS from_day, d.to_day::date AS to_day,
-       (SELECT count(*) FROM usage_events AS e WHERE e.day BETWEEN d.from_day AND d.to_day
-           AND e.received_at >= d.from_day::timestamp AT TIME ZONE ($1::text) - interval '2 days')::bigint AS ledger_rows
+SELECT d.from_day::date AS from_day,
+       d.to_day::date AS to_day,
+       (SELECT count(*)
+          FROM usage_events AS e
+         WHERE e.day BETWEEN d.from_day AND d.to_day
+           AND e.received_at >= d.from_day::timestamp AT TIME ZONE ($1::text) - interval '2 days'
+       )::bigint AS ledger_rows
   FROM days AS d
 `
 
 type ReconcileRangeParams struct {
-	Zone    string
-	FromDay time.Time
-	ToDay   time.Time
+	Timezone string
+	FromDay  time.Time
+	ToDay    time.Time
 }
 
 type ReconcileRangeRow struct {
@@ -235,43 +289,71 @@ type ReconcileRangeRow struct {
 // The days, of those asked for, whose every event must still be in the ledger, with
 // the number of its rows. from_day after to_day: there is none.
 func (q *Queries) ReconcileRange(ctx context.Context, arg ReconcileRangeParams) (ReconcileRangeRow, error) {
-	row := q.db.QueryRow(ctx, reconcileRange, arg.Zone, arg.FromDay, arg.ToDay)
+	row := q.db.QueryRow(ctx, reconcileRange, arg.Timezone, arg.FromDay, arg.ToDay)
 	var i ReconcileRangeRow
 	err := row.Scan(&i.FromDay, &i.ToDay, &i.LedgerRows)
 	return i, err
 }
 
 const reportKeys = `-- name: ReportKeys :many
-SELECT t.key_id::uuid AS key_id, coalesce(k.name, '(purged)')::text AS key_name, x.period::text AS period,
-       x.model::text AS model, ''::text AS account_id, g.tag::text AS tag,
-       x.requests::bigint AS requests, x.input_tokens::bigint AS input_tokens, x.output_tokens::bigint AS output_tokens, x.cache_create_tokens::bigint AS cache_create_tokens, x.cache_read_tokens::bigint AS cache_read_tokens, x.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, x.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, x.cost::numeric AS cost
-  FROM key_totals AS t
-  LEFT JOIN api_keys AS k ON k.id = t.key_id
-  CROSS JOIN LATERAL unnest(CASE WHEN $1::boolean THEN tags_or_none(k.tags) ELSE ARRAY[''] END) AS g (tag)
-  CROSS JOIN LATERAL (
-    SELECT CASE $2::text WHEN 'day' THEN d.day::text WHEN 'month' THEN to_char(d.day, 'YYYY-MM') ELSE '' END AS period, CASE WHEN $3::boolean THEN d.model ELSE '' END AS model, sum(d.requests)::bigint AS requests, sum(d.input_tokens)::bigint AS input_tokens, sum(d.output_tokens)::bigint AS output_tokens, sum(d.cache_create_tokens)::bigint AS cache_create_tokens, sum(d.cache_read_tokens)::bigint AS cache_read_tokens, sum(d.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(d.cost)::numeric AS cost
-      FROM usage_daily AS d
-     WHERE d.key_id = t.key_id AND d.day BETWEEN $4::date AND $5::date AND ($6::text = '' OR d.model = $6)
-     GROUP BY 1, 2
-  ) AS x
- WHERE ($7::uuid = '00000000-0000-0000-0000-000000000000' OR t.key_id = $7)
-   AND ($8::text = '' OR $8 = ANY (k.tags) AND g.tag IN ('', $8))
-   AND t.key_id >= $9::uuid
-   AND ($10::boolean OR (t.key_id, x.period, x.model, g.tag) > ($9, $11::text, $12::text, $13::text))
-   AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost) <> (0, 0, 0, 0, 0, 0)
- ORDER BY t.key_id, x.period, x.model, g.tag
- LIMIT $14::bigint
+SELECT k.key_id::uuid AS key_id,
+       k.key_name::text AS key_name,
+       x.period::text AS period,
+       x.model::text AS model,
+       ''::text AS account_id,
+       x.tag::text AS tag,
+       x.requests::bigint AS requests,
+       x.input_tokens::bigint AS input_tokens,
+       x.output_tokens::bigint AS output_tokens,
+       x.cache_create_tokens::bigint AS cache_create_tokens,
+       x.cache_read_tokens::bigint AS cache_read_tokens,
+       x.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       x.cost::numeric AS cost
+  FROM ledger_keys AS k
+ CROSS JOIN LATERAL (
+       SELECT CASE $1::text
+                  WHEN 'day' THEN d.day::text
+                  WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
+                  ELSE ''
+              END AS period,
+              CASE WHEN $2::boolean THEN d.model ELSE '' END AS model,
+              g.tag,
+              sum(d.requests)::bigint AS requests,
+              sum(d.input_tokens)::bigint AS input_tokens,
+              sum(d.output_tokens)::bigint AS output_tokens,
+              sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+              sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+              sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+              sum(d.cost)::numeric AS cost
+         FROM key_days AS d
+         LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND ($3::boolean OR $4::text <> '')
+        CROSS JOIN LATERAL unnest(CASE WHEN $3 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
+        WHERE d.ledger_id = k.ledger_id AND d.day BETWEEN $5::date AND $6::date
+          AND ($7::text = '' OR d.model = $7) AND d.received_at >= $8::timestamptz
+          AND ($4 = '' OR $4 = ANY (s.tags) AND g.tag IN ('', $4))
+        GROUP BY 1, 2, 3
+ ) AS x
+ WHERE ($9::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR k.key_id = $9)
+   AND k.key_id >= $10::uuid
+   AND ($11::boolean
+        OR (k.key_id, x.period, x.model, x.tag)
+         > ($10, $12::text, $13::text, $14::text))
+   AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
+       <> (0, 0, 0, 0, 0, 0)
+ ORDER BY k.key_id, x.period, x.model, x.tag
+ LIMIT $15::bigint
 `
 
 type ReportKeysParams struct {
-	ByTag       bool
 	Granularity string
 	ByModel     bool
+	ByTag       bool
+	Tag         string
 	FromDay     time.Time
 	ToDay       time.Time
 	Model       string
+	TailSince   time.Time
 	KeyID       uuid.UUID
-	Tag         string
 	AfterKeyID  uuid.UUID
 	First       bool
 	AfterPeriod string
@@ -292,7 +374,6 @@ type ReportKeysRow struct {
 	OutputTokens      int64
 	CacheCreateTokens int64
 	CacheReadTokens   int64
-	Ephemeral5mTokens int64
 	Ephemeral1hTokens int64
 	Cost              decimal.Decimal
 }
@@ -303,14 +384,15 @@ type ReportKeysRow struct {
 // any key.
 func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]ReportKeysRow, error) {
 	rows, err := q.db.Query(ctx, reportKeys,
-		arg.ByTag,
 		arg.Granularity,
 		arg.ByModel,
+		arg.ByTag,
+		arg.Tag,
 		arg.FromDay,
 		arg.ToDay,
 		arg.Model,
+		arg.TailSince,
 		arg.KeyID,
-		arg.Tag,
 		arg.AfterKeyID,
 		arg.First,
 		arg.AfterPeriod,
@@ -337,7 +419,6 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 			&i.OutputTokens,
 			&i.CacheCreateTokens,
 			&i.CacheReadTokens,
-			&i.Ephemeral5mTokens,
 			&i.Ephemeral1hTokens,
 			&i.Cost,
 		); err != nil {
@@ -353,33 +434,67 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 
 const reportLedger = `-- name: ReportLedger :many
 WITH grouped AS (
-    SELECT CASE WHEN $1::boolean THEN e.key_id ELSE '00000000-0000-0000-0000-000000000000' END AS key_id,
-           CASE $9::text WHEN 'hour' THEN to_char(date_trunc('hour', e.occurred_at, $10::text) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
-                WHEN 'day' THEN e.day::text WHEN 'month' THEN to_char(e.day, 'YYYY-MM') ELSE '' END AS period,
-           CASE WHEN $11::boolean THEN e.model ELSE '' END AS model, CASE WHEN $12::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
-           t.tag, sum(e.requests)::bigint AS requests, sum(e.input_tokens)::bigint AS input_tokens, sum(e.output_tokens)::bigint AS output_tokens, sum(e.cache_create_tokens)::bigint AS cache_create_tokens, sum(e.cache_read_tokens)::bigint AS cache_read_tokens, sum(e.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(e.cost)::numeric AS cost
+    SELECT CASE WHEN $8::boolean THEN e.ledger_id
+                ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS ledger_id,
+           CASE $9::text
+               WHEN 'hour' THEN to_char(
+                   date_trunc('hour', e.occurred_at, $10::text) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+               WHEN 'day' THEN e.day::text
+               WHEN 'month' THEN to_char(e.day, 'YYYY-MM')
+               ELSE ''
+           END AS period,
+           CASE WHEN $11::boolean THEN e.model ELSE '' END AS model,
+           CASE WHEN $12::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
+           g.tag,
+           sum(e.requests)::bigint AS requests,
+           sum(e.input_tokens)::bigint AS input_tokens,
+           sum(e.output_tokens)::bigint AS output_tokens,
+           sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(e.cost)::numeric AS cost
       FROM usage_events AS e
-      LEFT JOIN api_keys AS k ON k.id = e.key_id
-      CROSS JOIN LATERAL unnest(CASE WHEN $13::boolean THEN tags_or_none(k.tags) ELSE ARRAY[''] END) AS t (tag)
-     WHERE e.day BETWEEN $14::date AND $15::date
-       AND e.received_at >= (CAST($14::date AS timestamp) AT TIME ZONE ($10::text)) - interval '2 days'
-       AND ($16::uuid = '00000000-0000-0000-0000-000000000000' OR e.key_id = $16)
-       AND ($17::text = '' OR e.model = $17) AND ($18::text = '' OR e.account_id = $18)
-       AND ($19::text = '' OR $19 = ANY (k.tags) AND t.tag IN ('', $19))
+      LEFT JOIN tag_sets AS s ON s.id = e.tag_set AND ($13::boolean OR $14::text <> '')
+     CROSS JOIN LATERAL unnest(CASE WHEN $13 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
+     WHERE e.day BETWEEN $15::date AND $16::date
+       AND e.received_at >= (CAST($15::date AS timestamp) AT TIME ZONE ($10::text)) - interval '2 days'
+       AND ($17::uuid = '00000000-0000-0000-0000-000000000000'::uuid
+            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = $17))
+       AND ($18::text = '' OR e.model = $18)
+       AND ($19::text = '' OR e.account_id = $19)
+       AND ($14 = '' OR $14 = ANY (s.tags) AND g.tag IN ('', $14))
      GROUP BY 1, 2, 3, 4, 5
+), named AS (
+    SELECT g.ledger_id, g.period, g.model, g.account_id, g.tag, g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost,
+           (CASE WHEN $8 THEN coalesce(k.id, g.ledger_id) ELSE g.ledger_id END) AS key_id,
+           (CASE WHEN $8 THEN coalesce(k.name, '(purged)') ELSE '' END) AS key_name
+      FROM grouped AS g
+      LEFT JOIN api_keys AS k ON k.ledger_id = g.ledger_id
 )
-SELECT g.key_id::uuid AS key_id, (CASE WHEN $1::boolean THEN coalesce(k.name, '(purged)') ELSE '' END)::text AS key_name, g.period::text AS period,
-       g.model::text AS model, g.account_id::text AS account_id, g.tag::text AS tag,
-       g.requests::bigint AS requests, g.input_tokens::bigint AS input_tokens, g.output_tokens::bigint AS output_tokens, g.cache_create_tokens::bigint AS cache_create_tokens, g.cache_read_tokens::bigint AS cache_read_tokens, g.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, g.cost::numeric AS cost
-  FROM grouped AS g LEFT JOIN api_keys AS k ON k.id = g.key_id
- WHERE ($2::boolean OR (g.key_id, g.period, g.model, g.account_id, g.tag) > ($3::uuid, $4::text, $5::text, $6::text, $7::text))
-   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost) <> (0, 0, 0, 0, 0, 0)
+SELECT g.key_id::uuid AS key_id,
+       g.key_name::text AS key_name,
+       g.period::text AS period,
+       g.model::text AS model,
+       g.account_id::text AS account_id,
+       g.tag::text AS tag,
+       g.requests::bigint AS requests,
+       g.input_tokens::bigint AS input_tokens,
+       g.output_tokens::bigint AS output_tokens,
+       g.cache_create_tokens::bigint AS cache_create_tokens,
+       g.cache_read_tokens::bigint AS cache_read_tokens,
+       g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       g.cost::numeric AS cost
+  FROM named AS g
+ WHERE ($1::boolean
+        OR (g.key_id, g.period, g.model, g.account_id, g.tag)
+         > ($2::uuid, $3::text, $4::text, $5::text, $6::text))
+   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
+       <> (0, 0, 0, 0, 0, 0)
  ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
- LIMIT $8::bigint
+ LIMIT $7::bigint
 `
 
 type ReportLedgerParams struct {
-	ByKey          bool
 	First          bool
 	AfterKeyID     uuid.UUID
 	AfterPeriod    string
@@ -387,17 +502,18 @@ type ReportLedgerParams struct {
 	AfterAccountID string
 	AfterTag       string
 	RowLimit       *int64
+	ByKey          bool
 	Granularity    string
-	Zone           string
+	Timezone       string
 	ByModel        bool
 	ByAccount      bool
 	ByTag          bool
+	Tag            string
 	FromDay        time.Time
 	ToDay          time.Time
 	KeyID          uuid.UUID
 	Model          string
 	AccountID      string
-	Tag            string
 }
 
 type ReportLedgerRow struct {
@@ -412,16 +528,14 @@ type ReportLedgerRow struct {
 	OutputTokens      int64
 	CacheCreateTokens int64
 	CacheReadTokens   int64
-	Ephemeral5mTokens int64
 	Ephemeral1hTokens int64
 	Cost              decimal.Decimal
 }
 
 // As ReportSums and ReportKeys together, from the ledger itself: for hours, and for
-// accounts of keys, which no sum has. An hour is named by the instant it begins at.
+// accounts of keys, which no rollup has. An hour is named by the instant it begins at.
 func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]ReportLedgerRow, error) {
 	rows, err := q.db.Query(ctx, reportLedger,
-		arg.ByKey,
 		arg.First,
 		arg.AfterKeyID,
 		arg.AfterPeriod,
@@ -429,17 +543,18 @@ func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]R
 		arg.AfterAccountID,
 		arg.AfterTag,
 		arg.RowLimit,
+		arg.ByKey,
 		arg.Granularity,
-		arg.Zone,
+		arg.Timezone,
 		arg.ByModel,
 		arg.ByAccount,
 		arg.ByTag,
+		arg.Tag,
 		arg.FromDay,
 		arg.ToDay,
 		arg.KeyID,
 		arg.Model,
 		arg.AccountID,
-		arg.Tag,
 	)
 	if err != nil {
 		return nil, err
@@ -460,7 +575,6 @@ func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]R
 			&i.OutputTokens,
 			&i.CacheCreateTokens,
 			&i.CacheReadTokens,
-			&i.Ephemeral5mTokens,
 			&i.Ephemeral1hTokens,
 			&i.Cost,
 		); err != nil {
@@ -476,32 +590,80 @@ func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]R
 
 const reportSums = `-- name: ReportSums :many
 WITH source AS (
-    SELECT m.day, m.model, '' AS account_id, '' AS tag, m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens, m.cache_read_tokens, m.ephemeral_5m_tokens, m.ephemeral_1h_tokens, m.cost FROM model_days AS m
-     WHERE $7::text = 'models' AND m.day BETWEEN $8::date AND $9::date AND ($10::text = '' OR m.model = $10)
+    SELECT m.day, m.model, '' AS account_id, '' AS tag,
+           m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
+           m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
+      FROM model_days AS m
+     WHERE $7::text = 'models' AND m.day BETWEEN $8::date AND $9::date
+       AND ($10::text = '' OR m.model = $10) AND m.received_at >= $11::timestamptz
     UNION ALL
-    SELECT a.day, a.model, a.account_id, '', a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens, a.cache_read_tokens, a.ephemeral_5m_tokens, a.ephemeral_1h_tokens, a.cost FROM account_usage AS a
-     WHERE $7 = 'accounts' AND a.day BETWEEN $8 AND $9 AND ($10 = '' OR a.model = $10) AND ($11::text = '' OR a.account_id = $11)
+    SELECT a.day, a.model, a.account_id, '',
+           a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens,
+           a.cache_read_tokens, a.ephemeral_1h_tokens, a.cost
+      FROM account_days AS a
+     WHERE $7 = 'accounts' AND a.day BETWEEN $8 AND $9
+       AND ($10 = '' OR a.model = $10) AND a.received_at >= $11
+       AND ($12::text = '' OR a.account_id = $12)
     UNION ALL -- without an account: all there is, less what has one
-    SELECT m.day, m.model, '', '', m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens, m.cache_read_tokens, m.ephemeral_5m_tokens, m.ephemeral_1h_tokens, m.cost FROM model_days AS m
-     WHERE $7 = 'accounts' AND $11 = '' AND m.day BETWEEN $8 AND $9 AND ($10 = '' OR m.model = $10)
+    SELECT m.day, m.model, '', '',
+           m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
+           m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
+      FROM model_days AS m
+     WHERE $7 = 'accounts' AND $12 = '' AND m.day BETWEEN $8 AND $9
+       AND ($10 = '' OR m.model = $10) AND m.received_at >= $11
     UNION ALL
-    SELECT a.day, a.model, '', '', -a.requests, -a.input_tokens, -a.output_tokens, -a.cache_create_tokens, -a.cache_read_tokens, -a.ephemeral_5m_tokens, -a.ephemeral_1h_tokens, -a.cost FROM account_usage AS a
-     WHERE $7 = 'accounts' AND $11 = '' AND a.day BETWEEN $8 AND $9 AND ($10 = '' OR a.model = $10)
+    SELECT a.day, a.model, '', '',
+           -a.requests, -a.input_tokens, -a.output_tokens, -a.cache_create_tokens,
+           -a.cache_read_tokens, -a.ephemeral_1h_tokens, -a.cost
+      FROM account_days AS a
+     WHERE $7 = 'accounts' AND $12 = '' AND a.day BETWEEN $8 AND $9
+       AND ($10 = '' OR a.model = $10) AND a.received_at >= $11
     UNION ALL
-    SELECT t.day, t.model, '', t.tag, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, t.cost FROM tag_days AS t
-     WHERE $7 = 'tags' AND t.day BETWEEN $8 AND $9 AND ($10 = '' OR t.model = $10) AND ($12::text = '' OR t.tag = $12)
+    SELECT t.day, t.model, '', t.tag,
+           t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
+           t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
+      FROM tag_days AS t
+     WHERE $7 = 'tags' AND t.day BETWEEN $8 AND $9
+       AND ($10 = '' OR t.model = $10) AND t.received_at >= $11
+       AND ($13::text = '' OR t.tag = $13)
 ), grouped AS (
-    SELECT CASE $13::text WHEN 'day' THEN d.day::text WHEN 'month' THEN to_char(d.day, 'YYYY-MM') ELSE '' END AS period,
-           CASE WHEN $14::boolean THEN d.model ELSE '' END AS model, CASE WHEN $15::boolean THEN d.account_id ELSE '' END AS account_id,
-           CASE WHEN $16::boolean THEN d.tag ELSE '' END AS tag, sum(d.requests)::bigint AS requests, sum(d.input_tokens)::bigint AS input_tokens, sum(d.output_tokens)::bigint AS output_tokens, sum(d.cache_create_tokens)::bigint AS cache_create_tokens, sum(d.cache_read_tokens)::bigint AS cache_read_tokens, sum(d.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens, sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens, sum(d.cost)::numeric AS cost
-      FROM source AS d GROUP BY 1, 2, 3, 4
+    SELECT CASE $14::text
+               WHEN 'day' THEN d.day::text
+               WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
+               ELSE ''
+           END AS period,
+           CASE WHEN $15::boolean THEN d.model ELSE '' END AS model,
+           CASE WHEN $16::boolean THEN d.account_id ELSE '' END AS account_id,
+           CASE WHEN $17::boolean THEN d.tag ELSE '' END AS tag,
+           sum(d.requests)::bigint AS requests,
+           sum(d.input_tokens)::bigint AS input_tokens,
+           sum(d.output_tokens)::bigint AS output_tokens,
+           sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(d.cost)::numeric AS cost
+      FROM source AS d
+     GROUP BY 1, 2, 3, 4
 )
-SELECT '00000000-0000-0000-0000-000000000000'::uuid AS key_id, ''::text AS key_name, g.period::text AS period,
-       g.model::text AS model, g.account_id::text AS account_id, g.tag::text AS tag,
-       g.requests::bigint AS requests, g.input_tokens::bigint AS input_tokens, g.output_tokens::bigint AS output_tokens, g.cache_create_tokens::bigint AS cache_create_tokens, g.cache_read_tokens::bigint AS cache_read_tokens, g.ephemeral_5m_tokens::bigint AS ephemeral_5m_tokens, g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens, g.cost::numeric AS cost
+SELECT '00000000-0000-0000-0000-000000000000'::uuid AS key_id,
+       ''::text AS key_name,
+       g.period::text AS period,
+       g.model::text AS model,
+       g.account_id::text AS account_id,
+       g.tag::text AS tag,
+       g.requests::bigint AS requests,
+       g.input_tokens::bigint AS input_tokens,
+       g.output_tokens::bigint AS output_tokens,
+       g.cache_create_tokens::bigint AS cache_create_tokens,
+       g.cache_read_tokens::bigint AS cache_read_tokens,
+       g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       g.cost::numeric AS cost
   FROM grouped AS g
- WHERE ($1::boolean OR (g.period, g.model, g.account_id, g.tag) > ($2::text, $3::text, $4::text, $5::text))
-   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost) <> (0, 0, 0, 0, 0, 0)
+ WHERE ($1::boolean
+        OR (g.period, g.model, g.account_id, g.tag)
+         > ($2::text, $3::text, $4::text, $5::text))
+   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
+       <> (0, 0, 0, 0, 0, 0)
  ORDER BY g.period, g.model, g.account_id, g.tag
  LIMIT $6::bigint
 `
@@ -517,6 +679,7 @@ type ReportSumsParams struct {
 	FromDay        time.Time
 	ToDay          time.Time
 	Model          string
+	TailSince      time.Time
 	AccountID      string
 	Tag            string
 	Granularity    string
@@ -537,16 +700,16 @@ type ReportSumsRow struct {
 	OutputTokens      int64
 	CacheCreateTokens int64
 	CacheReadTokens   int64
-	Ephemeral5mTokens int64
 	Ephemeral1hTokens int64
 	Cost              decimal.Decimal
 }
 
 // What was used in each period, by model, by account or by tag, in order, after the
-// row that a cursor names; from sums of days, so the number of keys does not matter.
-// source says which: models, accounts or tags. Periods are days, months (2026-11) or
-// all there is (the empty text). A part that is not grouped by is the empty text; so are
-// usage that names no account, and keys without tags. Rows that are all zero are left out.
+// row that a cursor names; from rollups of days and the tail, so the number of keys does
+// not matter. source says which: models, accounts or tags. Periods are days, months
+// (2026-11) or all there is (the empty text). A part that is not grouped by is the empty
+// text; so are usage that names no account, and usage without tags. Rows that are all zero
+// are left out. tail_since was read before, in this snapshot: see key_days.
 func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]ReportSumsRow, error) {
 	rows, err := q.db.Query(ctx, reportSums,
 		arg.First,
@@ -559,6 +722,7 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 		arg.FromDay,
 		arg.ToDay,
 		arg.Model,
+		arg.TailSince,
 		arg.AccountID,
 		arg.Tag,
 		arg.Granularity,
@@ -585,7 +749,6 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 			&i.OutputTokens,
 			&i.CacheCreateTokens,
 			&i.CacheReadTokens,
-			&i.Ephemeral5mTokens,
 			&i.Ephemeral1hTokens,
 			&i.Cost,
 		); err != nil {

@@ -64,18 +64,19 @@ UPDATE audit_log
    SET before = NULL, after = NULL, target_id = CASE WHEN target_type = 'event' THEN target_id ELSE $1::text END
  WHERE target_type IN ('key', 'secret') AND target_id = $2::text
     OR target_type = 'event' AND target_id IN (
-        SELECT e.adjusts::text FROM usage_events AS e WHERE e.key_id = CAST($1::text AS uuid) AND e.adjusts IS NOT NULL)
+        SELECT e.adjusts::text FROM usage_events AS e
+         WHERE e.ledger_id = CAST($1::text AS uuid) AND e.adjusts IS NOT NULL)
 `
 
 type AuditForgetParams struct {
-	AnonymousID string
-	KeyID       string
+	LedgerID string
+	KeyID    string
 }
 
 // Takes a purged key's name and every value of it out of the audit trail. That
-// something was done, when and by whom stays, under the anonymous id.
+// something was done, when and by whom stays, under the id that the ledger has for it.
 func (q *Queries) AuditForget(ctx context.Context, arg AuditForgetParams) error {
-	_, err := q.db.Exec(ctx, auditForget, arg.AnonymousID, arg.KeyID)
+	_, err := q.db.Exec(ctx, auditForget, arg.LedgerID, arg.KeyID)
 	return err
 }
 

@@ -93,8 +93,23 @@ END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION audit_row() IS 'Trigger: one audit_log row for each changed row, with only the columns that changed and without hidden ones.';
 
+-- tell_change announces a changed row to every replica, in the transaction of the
+-- change: what they remember of it is dropped when the change is committed, and not
+-- before. Arguments: the kind of thing, and the column that names it.
+-- +goose StatementBegin
+CREATE FUNCTION tell_change() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_notify('keyledger', TG_ARGV[0] || ' ' || coalesce(
+        CASE WHEN TG_OP = 'DELETE' THEN to_jsonb(OLD) ELSE to_jsonb(NEW) END ->> TG_ARGV[1], ''));
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION tell_change() IS 'Trigger: NOTIFY keyledger with the kind and the id of a changed row, so that replicas forget what they remember of it.';
+
 CREATE TRIGGER access_tokens_audit AFTER INSERT OR UPDATE OR DELETE ON access_tokens
     FOR EACH ROW EXECUTE FUNCTION audit_row('token', 'id', 'hash');
+CREATE TRIGGER access_tokens_tell AFTER INSERT OR UPDATE OR DELETE ON access_tokens
+    FOR EACH ROW EXECUTE FUNCTION tell_change('token', 'id');
 
 -- +goose StatementBegin
 DO $$
@@ -110,3 +125,4 @@ END $$;
 -- +goose Down
 DROP TABLE access_tokens, audit_log, service_settings;
 DROP FUNCTION audit_row();
+DROP FUNCTION tell_change();

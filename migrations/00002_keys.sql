@@ -1,7 +1,27 @@
 -- +goose Up
 
+-- The ledger and the rollups carry the set of tags that a key had when its usage was
+-- recorded, by its id: a later change of tags moves nothing. The id is a hash of the set,
+-- so that no lookup and no sequence is needed to know it.
+CREATE FUNCTION tag_set_of(tags text[]) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
+    SELECT CASE
+               WHEN tags = '{}' THEN '00000000-0000-0000-0000-000000000000'
+               ELSE encode(substr(sha256(convert_to((SELECT array_agg(t ORDER BY t) FROM unnest(tags) AS t)::text, 'UTF8')), 1, 16), 'hex')::uuid
+           END
+$$;
+COMMENT ON FUNCTION tag_set_of(text[]) IS 'The id of a set of tags, whatever their order: the first 16 bytes of a SHA-256; the zero id for no tags.';
+
+CREATE TABLE tag_sets (
+    id   uuid   PRIMARY KEY,
+    tags text[] NOT NULL CHECK (cardinality(tags) > 0)
+);
+COMMENT ON TABLE  tag_sets IS 'Every set of tags that a key has ever had, but for the empty one. Rows are never changed or deleted: the ledger and the rollups refer to them.';
+COMMENT ON COLUMN tag_sets.id IS 'tag_set_of(tags).';
+COMMENT ON COLUMN tag_sets.tags IS 'The tags.';
+
 CREATE TABLE api_keys (
     id                        uuid           PRIMARY KEY,
+    ledger_id                 uuid           NOT NULL DEFAULT gen_random_uuid() UNIQUE,
     name                      text           NOT NULL CHECK (char_length(name) BETWEEN 1 AND 100),
     description               text           NOT NULL CHECK (char_length(description) <= 500),
     token_limit               bigint         NOT NULL CHECK (token_limit >= 0),
@@ -15,7 +35,9 @@ CREATE TABLE api_keys (
     permissions               text[]         NOT NULL CHECK (cardinality(permissions) > 0),
     enable_model_restriction  boolean        NOT NULL,
     restricted_models         text[]         NOT NULL,
+    restricted_model_names    text[]         NOT NULL DEFAULT '{}',
     allowed_models            text[]         NOT NULL,
+    allowed_model_names       text[]         NOT NULL DEFAULT '{}',
     enable_client_restriction boolean        NOT NULL,
     allowed_clients           text[]         NOT NULL,
     claude_account_id         text           CHECK (char_length(claude_account_id) <= 200),
@@ -26,6 +48,7 @@ CREATE TABLE api_keys (
     estimate_per_request      numeric(24,12) CHECK (estimate_per_request >= 0),
     enforcement               text           NOT NULL CHECK (enforcement IN ('enforce', 'observe')),
     tags                      text[]         NOT NULL CHECK (cardinality(tags) <= 50),
+    tag_set                   uuid           NOT NULL GENERATED ALWAYS AS (tag_set_of(tags)) STORED,
     expires_at                timestamptz,
     is_active                 boolean        NOT NULL,
     created_by                text           NOT NULL,
@@ -34,8 +57,9 @@ CREATE TABLE api_keys (
     deleted_at                timestamptz,
     version                   bigint         NOT NULL DEFAULT 1
 );
-COMMENT ON TABLE  api_keys IS 'What each API key may do. Changed by people only, never by traffic: what a key used is in key_totals, usage_daily and the ledger.';
+COMMENT ON TABLE  api_keys IS 'What each API key may do. Changed by people only, never by traffic: what a key used is in key_counters, the ledger and the rollups.';
 COMMENT ON COLUMN api_keys.id IS 'Identity of the key. It survives rotation of the secret.';
+COMMENT ON COLUMN api_keys.ledger_id IS 'The id under which the ledger and the rollups record the usage of this key. Only this column connects the two: a purge deletes it.';
 COMMENT ON COLUMN api_keys.name IS 'Display name, 1 to 100 characters; need not be unique.';
 COMMENT ON COLUMN api_keys.description IS 'Free text, at most 500 characters.';
 COMMENT ON COLUMN api_keys.token_limit IS 'Tokens (all four kinds) per rate-limit window; 0: no limit. Means nothing without a window.';
@@ -49,7 +73,9 @@ COMMENT ON COLUMN api_keys.total_cost_limit IS 'USD over the life of the key; 0:
 COMMENT ON COLUMN api_keys.permissions IS 'Services the key may use: {all}, or names from KEYLEDGER_SERVICES.';
 COMMENT ON COLUMN api_keys.enable_model_restriction IS 'Whether restricted_models and allowed_models are in force.';
 COMMENT ON COLUMN api_keys.restricted_models IS 'Models denied to the key, as entered; compared after normalisation.';
+COMMENT ON COLUMN api_keys.restricted_model_names IS 'restricted_models as they are compared: normalised and folded. Written with restricted_models.';
 COMMENT ON COLUMN api_keys.allowed_models IS 'If not empty, the only models allowed to the key, as entered.';
+COMMENT ON COLUMN api_keys.allowed_model_names IS 'allowed_models as they are compared: normalised and folded. Written with allowed_models.';
 COMMENT ON COLUMN api_keys.enable_client_restriction IS 'Whether allowed_clients is in force.';
 COMMENT ON COLUMN api_keys.allowed_clients IS 'Ids of the client programs allowed (GET /v1/clients); empty: all.';
 COMMENT ON COLUMN api_keys.claude_account_id IS 'Upstream Claude account this key is bound to; null: any.';
@@ -60,6 +86,7 @@ COMMENT ON COLUMN api_keys.bedrock_account_id IS 'Upstream Bedrock account this 
 COMMENT ON COLUMN api_keys.estimate_per_request IS 'USD reserved by an admission that brings no estimate of its own; null: the service''s default.';
 COMMENT ON COLUMN api_keys.enforcement IS 'enforce: limits refuse. observe: limits are counted and let through.';
 COMMENT ON COLUMN api_keys.tags IS 'Labels for reports, each 1 to 50 characters, unique, at most 50.';
+COMMENT ON COLUMN api_keys.tag_set IS 'Id of this set of tags in tag_sets. Computed from tags.';
 COMMENT ON COLUMN api_keys.expires_at IS 'Last instant at which the key is valid; null: never expires.';
 COMMENT ON COLUMN api_keys.is_active IS 'False: disabled by a person or by the expiry pass.';
 COMMENT ON COLUMN api_keys.created_by IS 'Name of the access token that created it.';
@@ -71,6 +98,8 @@ COMMENT ON COLUMN api_keys.version IS 'Grows by one with each change; If-Match c
 CREATE INDEX api_keys_created ON api_keys (created_at, id);
 CREATE INDEX api_keys_name ON api_keys (name, id);
 CREATE INDEX api_keys_expiry ON api_keys (expires_at, id) WHERE is_active AND deleted_at IS NULL;
+-- Lists by expiry, as by name and by time of creation, are in the order of an index.
+CREATE INDEX api_keys_by_expiry ON api_keys (coalesce(expires_at, 'infinity'), id) WHERE deleted_at IS NULL;
 CREATE INDEX api_keys_tags ON api_keys USING gin (tags) WHERE deleted_at IS NULL;
 
 CREATE TABLE api_key_secrets (
@@ -113,21 +142,100 @@ COMMENT ON COLUMN idempotency_keys.key_id IS 'The key that the first request mad
 COMMENT ON COLUMN idempotency_keys.created_at IS 'When the first request was made.';
 
 CREATE TABLE key_counters (
-    key_id       uuid        PRIMARY KEY,
-    window_start timestamptz,
-    requests     bigint      NOT NULL DEFAULT 0,
-    tokens       bigint      NOT NULL DEFAULT 0
+    key_id              uuid           PRIMARY KEY,
+    window_start        timestamptz,
+    window_requests     bigint         NOT NULL DEFAULT 0,
+    window_tokens       bigint         NOT NULL DEFAULT 0,
+    day                 date           NOT NULL DEFAULT '0001-01-01',
+    day_cost            numeric(38,12) NOT NULL DEFAULT 0,
+    week                date           NOT NULL DEFAULT '0001-01-01',
+    week_cost           numeric(38,12) NOT NULL DEFAULT 0,
+    month               date           NOT NULL DEFAULT '0001-01-01',
+    month_cost          numeric(38,12) NOT NULL DEFAULT 0,
+    requests            bigint         NOT NULL DEFAULT 0,
+    input_tokens        bigint         NOT NULL DEFAULT 0,
+    output_tokens       bigint         NOT NULL DEFAULT 0,
+    cache_create_tokens bigint         NOT NULL DEFAULT 0,
+    cache_read_tokens   bigint         NOT NULL DEFAULT 0,
+    ephemeral_1h_tokens bigint         NOT NULL DEFAULT 0,
+    cost                numeric(38,12) NOT NULL DEFAULT 0,
+    last_used_at        timestamptz,
+    CONSTRAINT key_counters_countable CHECK (
+        abs(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens) <= 9223372036854775807)
 ) WITH (fillfactor = 50);
-COMMENT ON TABLE  key_counters IS 'The current rate-limit window of each key. Its end is computed from its start: nothing resets it.';
+COMMENT ON TABLE  key_counters IS 'All that limits and lists read of what each key used, written in the ledger''s own transaction. One row a key, made with the key; it is the lock that puts admissions and usage of one key in order. Nothing resets it: a period that is not the present one counts as 0 and is overwritten by the next use.';
 COMMENT ON COLUMN key_counters.key_id IS 'The key.';
-COMMENT ON COLUMN key_counters.window_start IS 'First admitted request of the latest window; null: none yet. The window ends rate_limit_window minutes later.';
-COMMENT ON COLUMN key_counters.requests IS 'Requests admitted in that window.';
-COMMENT ON COLUMN key_counters.tokens IS 'Tokens (all four kinds) recorded while that window was open.';
+COMMENT ON COLUMN key_counters.window_start IS 'First admitted request of the latest rate-limit window; null: none yet. The window ends rate_limit_window minutes later.';
+COMMENT ON COLUMN key_counters.window_requests IS 'Requests admitted in that window.';
+COMMENT ON COLUMN key_counters.window_tokens IS 'Tokens (all four kinds) recorded while that window was open.';
+COMMENT ON COLUMN key_counters.day IS 'The day, in the service''s time zone, that day_cost belongs to. It never goes back.';
+COMMENT ON COLUMN key_counters.day_cost IS 'USD of usage that occurred on that day.';
+COMMENT ON COLUMN key_counters.week IS 'Monday of the ISO week that week_cost belongs to. It never goes back.';
+COMMENT ON COLUMN key_counters.week_cost IS 'USD of usage that occurred in that week.';
+COMMENT ON COLUMN key_counters.month IS 'First day of the month that month_cost belongs to. It never goes back.';
+COMMENT ON COLUMN key_counters.month_cost IS 'USD of usage that occurred in that month.';
+COMMENT ON COLUMN key_counters.requests IS 'Requests of all time, less those taken back.';
+COMMENT ON COLUMN key_counters.input_tokens IS 'Input tokens of all time, not counting those read from or written to cache.';
+COMMENT ON COLUMN key_counters.output_tokens IS 'Output tokens of all time.';
+COMMENT ON COLUMN key_counters.cache_create_tokens IS 'Tokens written to cache, of all time, both lifetimes.';
+COMMENT ON COLUMN key_counters.cache_read_tokens IS 'Tokens read from cache, of all time.';
+COMMENT ON COLUMN key_counters.ephemeral_1h_tokens IS 'Part of cache_create_tokens written for 1 hour; the rest was written for 5 minutes.';
+COMMENT ON COLUMN key_counters.cost IS 'USD of all time.';
+COMMENT ON COLUMN key_counters.last_used_at IS 'Latest occurred_at of its usage; null: never used.';
+
+CREATE TABLE ledger_holders (
+    ledger_id uuid PRIMARY KEY
+);
+COMMENT ON TABLE  ledger_holders IS 'Ids that the ledger and the rollups know and no key has: those of purged keys, and the holder of usage that was imported for accounts alone.';
+COMMENT ON COLUMN ledger_holders.ledger_id IS 'The id.';
+
+-- Reports list keys by it: those that there are, and what is left of those that are gone.
+CREATE VIEW ledger_keys AS
+SELECT k.id AS key_id,
+       k.ledger_id,
+       k.name AS key_name
+  FROM api_keys AS k
+UNION ALL
+SELECT h.ledger_id, h.ledger_id, '(purged)'
+  FROM ledger_holders AS h;
+COMMENT ON VIEW ledger_keys IS 'Every key, deleted ones too, beside the id that the ledger has for it; a purged key is known by that id alone.';
+COMMENT ON COLUMN ledger_keys.key_id IS 'The key; the ledger''s id of a purged one.';
+COMMENT ON COLUMN ledger_keys.ledger_id IS 'The id that the ledger and the rollups have for it.';
+COMMENT ON COLUMN ledger_keys.key_name IS 'The key''s name; (purged) once it is gone.';
+
+CREATE TABLE imported_secrets (
+    source text  NOT NULL,
+    key_id uuid  NOT NULL,
+    hash   bytea NOT NULL CHECK (length(hash) = 32),
+    PRIMARY KEY (source, key_id)
+);
+COMMENT ON TABLE  imported_secrets IS 'The hash that each imported key''s secret had in its source when it was last brought: tells a secret that was made anew there, also after it was rehashed here.';
+COMMENT ON COLUMN imported_secrets.source IS 'The system it came from.';
+COMMENT ON COLUMN imported_secrets.key_id IS 'The key.';
+COMMENT ON COLUMN imported_secrets.hash IS 'SHA-256 of the key text and the source''s own pepper.';
 
 CREATE TRIGGER api_keys_audit AFTER INSERT OR UPDATE OR DELETE ON api_keys
-    FOR EACH ROW EXECUTE FUNCTION audit_row('key', 'id');
+    FOR EACH ROW EXECUTE FUNCTION audit_row('key', 'id', 'ledger_id', 'tag_set');
 CREATE TRIGGER api_key_secrets_audit AFTER INSERT OR UPDATE OF expires_at OR DELETE ON api_key_secrets
     FOR EACH ROW EXECUTE FUNCTION audit_row('secret', 'key_id', 'hash');
+CREATE TRIGGER api_keys_tell AFTER INSERT OR UPDATE OR DELETE ON api_keys
+    FOR EACH ROW EXECUTE FUNCTION tell_change('key', 'id');
+CREATE TRIGGER api_key_secrets_tell AFTER INSERT OR UPDATE OR DELETE ON api_key_secrets
+    FOR EACH ROW EXECUTE FUNCTION tell_change('key', 'key_id');
+
+-- +goose StatementBegin
+CREATE FUNCTION keep_tag_set() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO tag_sets (id, tags) VALUES (NEW.tag_set, NEW.tags) ON CONFLICT (id) DO NOTHING;
+    RETURN NULL;
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION keep_tag_set() IS 'Trigger: keeps the set of tags of a key in tag_sets, in the transaction that gives it to the key.';
+CREATE TRIGGER api_keys_tag_set AFTER INSERT OR UPDATE OF tags ON api_keys
+    FOR EACH ROW WHEN (NEW.tags <> '{}') EXECUTE FUNCTION keep_tag_set();
 
 -- +goose Down
-DROP TABLE key_counters, idempotency_keys, api_key_secrets, api_keys;
+DROP VIEW ledger_keys;
+DROP TABLE imported_secrets, ledger_holders, key_counters, idempotency_keys, api_key_secrets, api_keys, tag_sets;
+DROP FUNCTION keep_tag_set();
+DROP FUNCTION tag_set_of(text[]);

@@ -58,6 +58,8 @@ END $$;
 COMMENT ON FUNCTION price_changed() IS 'Trigger: counts the catalogue''s revision up, once a statement.';
 CREATE TRIGGER model_prices_revision AFTER INSERT OR UPDATE OR DELETE ON model_prices
     FOR EACH STATEMENT EXECUTE FUNCTION price_changed();
+CREATE TRIGGER price_revision_tell AFTER UPDATE ON price_revision
+    FOR EACH ROW EXECUTE FUNCTION tell_change('prices', 'revision');
 
 -- +goose Down
 DROP TABLE model_prices, price_revision;

@@ -22,13 +22,34 @@ $$;
 COMMENT ON FUNCTION reporting.today() IS 'The present day in the service''s time zone.';
 
 CREATE VIEW reporting.keys AS
-SELECT k.id AS key_id, k.name AS key_name, k.description,
-       CASE WHEN k.expires_at < now() THEN 'expired' WHEN NOT k.is_active THEN 'disabled' ELSE 'active' END AS status,
-       k.tags, k.permissions, k.enforcement, k.expires_at, k.created_at, k.created_by,
-       k.rate_limit_window AS window_minutes, k.rate_limit_requests AS requests_limit, k.token_limit AS tokens_limit, k.concurrency_limit,
-       k.daily_cost_limit AS daily_limit_usd, k.weekly_cost_limit AS weekly_limit_usd, k.monthly_cost_limit AS monthly_limit_usd, k.total_cost_limit AS total_limit_usd,
-       t.requests, t.input_tokens + t.output_tokens + t.cache_create_tokens + t.cache_read_tokens AS total_tokens, t.cost AS cost_usd, t.last_used_at
-  FROM public.api_keys AS k JOIN public.key_totals AS t ON t.key_id = k.id
+SELECT k.id AS key_id,
+       k.name AS key_name,
+       k.description,
+       CASE
+           WHEN k.expires_at < now() THEN 'expired'
+           WHEN NOT k.is_active THEN 'disabled'
+           ELSE 'active'
+       END AS status,
+       k.tags,
+       k.permissions,
+       k.enforcement,
+       k.expires_at,
+       k.created_at,
+       k.created_by,
+       k.rate_limit_window AS window_minutes,
+       k.rate_limit_requests AS requests_limit,
+       k.token_limit AS tokens_limit,
+       k.concurrency_limit,
+       k.daily_cost_limit AS daily_limit_usd,
+       k.weekly_cost_limit AS weekly_limit_usd,
+       k.monthly_cost_limit AS monthly_limit_usd,
+       k.total_cost_limit AS total_limit_usd,
+       c.requests,
+       c.input_tokens + c.output_tokens + c.cache_create_tokens + c.cache_read_tokens AS total_tokens,
+       c.cost AS cost_usd,
+       c.last_used_at
+  FROM public.api_keys AS k
+  JOIN public.key_counters AS c ON c.key_id = k.id
  WHERE k.deleted_at IS NULL;
 COMMENT ON VIEW reporting.keys IS 'Keys that are not deleted: what each may do, and its state. A limit of 0 is none.';
 COMMENT ON COLUMN reporting.keys.status IS 'active, disabled or expired, at this moment.';
@@ -39,19 +60,21 @@ COMMENT ON COLUMN reporting.keys.cost_usd IS 'Over all time, US dollars.';
 COMMENT ON COLUMN reporting.keys.last_used_at IS 'Time of the last request; empty: never used.';
 
 CREATE VIEW reporting.usage_by_key_day AS
-SELECT u.key_id, coalesce(k.name, '(purged)') AS key_name, u.day,
+SELECT k.key_id,
+       k.key_name,
+       u.day,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id
- GROUP BY u.key_id, k.name, u.day;
+  FROM public.ledger_keys AS k
+  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id
+ GROUP BY k.key_id, k.key_name, u.day;
 COMMENT ON VIEW reporting.usage_by_key_day IS 'What each key used on each day.';
 COMMENT ON COLUMN reporting.usage_by_key_day.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.usage_by_key_day.day IS 'In the service''s time zone.';
@@ -59,19 +82,21 @@ COMMENT ON COLUMN reporting.usage_by_key_day.cost_usd IS 'US dollars, all digits
 COMMENT ON COLUMN reporting.usage_by_key_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_key_month AS
-SELECT u.key_id, coalesce(k.name, '(purged)') AS key_name, date_trunc('month', u.day::timestamp)::date AS month,
+SELECT k.key_id,
+       k.key_name,
+       date_trunc('month', u.day::timestamp)::date AS month,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id
- GROUP BY u.key_id, k.name, date_trunc('month', u.day::timestamp)::date;
+  FROM public.ledger_keys AS k
+  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id
+ GROUP BY k.key_id, k.key_name, date_trunc('month', u.day::timestamp)::date;
 COMMENT ON VIEW reporting.usage_by_key_month IS 'What each key used in each month.';
 COMMENT ON COLUMN reporting.usage_by_key_month.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.usage_by_key_month.month IS 'Its first day, in the service''s time zone.';
@@ -79,36 +104,59 @@ COMMENT ON COLUMN reporting.usage_by_key_month.cost_usd IS 'US dollars, all digi
 COMMENT ON COLUMN reporting.usage_by_key_month.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_key AS
-SELECT u.key_id, coalesce(k.name, '(purged)') AS key_name, u.last_used_at,
+SELECT k.id AS key_id,
+       k.name AS key_name,
+       u.last_used_at,
        u.requests,
        u.input_tokens,
        u.output_tokens,
        u.cache_create_tokens,
        u.cache_read_tokens,
-       u.ephemeral_5m_tokens,
+       u.cache_create_tokens - u.ephemeral_1h_tokens AS ephemeral_5m_tokens,
        u.ephemeral_1h_tokens,
        u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
        u.cost AS cost_usd
-  FROM public.key_totals AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id;
+  FROM public.api_keys AS k
+  JOIN public.key_counters AS u ON u.key_id = k.id
+UNION ALL
+SELECT h.ledger_id,
+       '(purged)',
+       NULL,
+       sum(u.requests)::bigint,
+       sum(u.input_tokens)::bigint,
+       sum(u.output_tokens)::bigint,
+       sum(u.cache_create_tokens)::bigint,
+       sum(u.cache_read_tokens)::bigint,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint,
+       sum(u.ephemeral_1h_tokens)::bigint,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint,
+       sum(u.cost)
+  FROM public.ledger_holders AS h
+  JOIN public.key_days AS u ON u.ledger_id = h.ledger_id
+ GROUP BY h.ledger_id;
 COMMENT ON VIEW reporting.usage_by_key IS 'What each key used over all time.';
 COMMENT ON COLUMN reporting.usage_by_key.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.usage_by_key.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_key.total_tokens IS 'Input, output, cache writes and cache reads.';
+COMMENT ON COLUMN reporting.usage_by_key.last_used_at IS 'Time of the last request; empty: never used, or purged.';
 
 CREATE VIEW reporting.usage_by_key_model_day AS
-SELECT u.key_id, coalesce(k.name, '(purged)') AS key_name, u.model, u.day,
-       u.requests,
-       u.input_tokens,
-       u.output_tokens,
-       u.cache_create_tokens,
-       u.cache_read_tokens,
-       u.ephemeral_5m_tokens,
-       u.ephemeral_1h_tokens,
-       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
-       u.cost AS cost_usd
-  FROM public.usage_daily AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id;
+SELECT k.key_id,
+       k.key_name,
+       u.model,
+       u.day,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
+       sum(u.cost) AS cost_usd
+  FROM public.ledger_keys AS k
+  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id
+ GROUP BY k.key_id, k.key_name, u.model, u.day;
 COMMENT ON VIEW reporting.usage_by_key_model_day IS 'What each key used of each model on each day.';
 COMMENT ON COLUMN reporting.usage_by_key_model_day.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.usage_by_key_model_day.day IS 'In the service''s time zone.';
@@ -116,17 +164,19 @@ COMMENT ON COLUMN reporting.usage_by_key_model_day.cost_usd IS 'US dollars, all 
 COMMENT ON COLUMN reporting.usage_by_key_model_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_model_day AS
-SELECT u.model, u.day, count(DISTINCT u.key_id) AS keys,
+SELECT u.model,
+       u.day,
+       count(DISTINCT u.ledger_id) AS keys,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
+  FROM public.key_days AS u
  GROUP BY u.model, u.day;
 COMMENT ON VIEW reporting.usage_by_model_day IS 'What was used of each model on each day.';
 COMMENT ON COLUMN reporting.usage_by_model_day.keys IS 'Keys that used it.';
@@ -135,17 +185,19 @@ COMMENT ON COLUMN reporting.usage_by_model_day.cost_usd IS 'US dollars, all digi
 COMMENT ON COLUMN reporting.usage_by_model_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_model_month AS
-SELECT u.model, date_trunc('month', u.day::timestamp)::date AS month, count(DISTINCT u.key_id) AS keys,
+SELECT u.model,
+       date_trunc('month', u.day::timestamp)::date AS month,
+       count(DISTINCT u.ledger_id) AS keys,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
+  FROM public.key_days AS u
  GROUP BY u.model, date_trunc('month', u.day::timestamp)::date;
 COMMENT ON VIEW reporting.usage_by_model_month IS 'What was used of each model in each month.';
 COMMENT ON COLUMN reporting.usage_by_model_month.keys IS 'Keys that used it.';
@@ -154,17 +206,20 @@ COMMENT ON COLUMN reporting.usage_by_model_month.cost_usd IS 'US dollars, all di
 COMMENT ON COLUMN reporting.usage_by_model_month.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_model AS
-SELECT u.model, count(DISTINCT u.key_id) AS keys, min(u.day) AS first_day, max(u.day) AS last_day,
+SELECT u.model,
+       count(DISTINCT u.ledger_id) AS keys,
+       min(u.day) AS first_day,
+       max(u.day) AS last_day,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
+  FROM public.key_days AS u
  GROUP BY u.model;
 COMMENT ON VIEW reporting.usage_by_model IS 'What was used of each model over all time.';
 COMMENT ON COLUMN reporting.usage_by_model.keys IS 'Keys that used it.';
@@ -172,17 +227,18 @@ COMMENT ON COLUMN reporting.usage_by_model.cost_usd IS 'US dollars, all digits.'
 COMMENT ON COLUMN reporting.usage_by_model.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_account_day AS
-SELECT u.account_id, u.day,
+SELECT u.account_id,
+       u.day,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.account_usage AS u
+  FROM public.account_days AS u
  GROUP BY u.account_id, u.day;
 COMMENT ON VIEW reporting.usage_by_account_day IS 'What each provider account served on each day.';
 COMMENT ON COLUMN reporting.usage_by_account_day.day IS 'In the service''s time zone.';
@@ -190,17 +246,18 @@ COMMENT ON COLUMN reporting.usage_by_account_day.cost_usd IS 'US dollars, all di
 COMMENT ON COLUMN reporting.usage_by_account_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_account_month AS
-SELECT u.account_id, date_trunc('month', u.day::timestamp)::date AS month,
+SELECT u.account_id,
+       date_trunc('month', u.day::timestamp)::date AS month,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.account_usage AS u
+  FROM public.account_days AS u
  GROUP BY u.account_id, date_trunc('month', u.day::timestamp)::date;
 COMMENT ON VIEW reporting.usage_by_account_month IS 'What each provider account served in each month.';
 COMMENT ON COLUMN reporting.usage_by_account_month.month IS 'Its first day, in the service''s time zone.';
@@ -208,136 +265,191 @@ COMMENT ON COLUMN reporting.usage_by_account_month.cost_usd IS 'US dollars, all 
 COMMENT ON COLUMN reporting.usage_by_account_month.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_account AS
-SELECT u.account_id, u.first_used_at, u.last_used_at,
-       u.requests,
-       u.input_tokens,
-       u.output_tokens,
-       u.cache_create_tokens,
-       u.cache_read_tokens,
-       u.ephemeral_5m_tokens,
-       u.ephemeral_1h_tokens,
-       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
-       u.cost AS cost_usd
-  FROM public.account_totals AS u;
+SELECT u.account_id,
+       min(u.first_used_at) AS first_used_at,
+       max(u.last_used_at) AS last_used_at,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
+       sum(u.cost) AS cost_usd
+  FROM public.account_sums AS u
+ GROUP BY u.account_id;
 COMMENT ON VIEW reporting.usage_by_account IS 'What each provider account served over all time.';
 COMMENT ON COLUMN reporting.usage_by_account.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_account.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_account_model_day AS
-SELECT u.account_id, u.model, u.day,
-       u.requests,
-       u.input_tokens,
-       u.output_tokens,
-       u.cache_create_tokens,
-       u.cache_read_tokens,
-       u.ephemeral_5m_tokens,
-       u.ephemeral_1h_tokens,
-       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
-       u.cost AS cost_usd
-  FROM public.account_usage AS u;
+SELECT u.account_id,
+       u.model,
+       u.day,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
+       sum(u.cost) AS cost_usd
+  FROM public.account_days AS u
+ GROUP BY u.account_id, u.model, u.day;
 COMMENT ON VIEW reporting.usage_by_account_model_day IS 'What each provider account served of each model on each day.';
 COMMENT ON COLUMN reporting.usage_by_account_model_day.day IS 'In the service''s time zone.';
 COMMENT ON COLUMN reporting.usage_by_account_model_day.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_account_model_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_tag_day AS
-SELECT g.tag, u.day, count(DISTINCT u.key_id) AS keys,
+SELECT g.tag,
+       u.day,
+       count(DISTINCT u.ledger_id) AS keys,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
-  JOIN public.api_keys AS k ON k.id = u.key_id
-  CROSS JOIN LATERAL unnest(k.tags) AS g (tag)
+  FROM public.key_days AS u
+  JOIN public.tag_sets AS s ON s.id = u.tag_set
+ CROSS JOIN LATERAL unnest(s.tags) AS g (tag)
  GROUP BY g.tag, u.day;
-COMMENT ON VIEW reporting.usage_by_tag_day IS 'What the keys with each tag used on each day.';
-COMMENT ON COLUMN reporting.usage_by_tag_day.tag IS 'A tag that the key has now. A key with two tags counts under both: do not add tags up.';
+COMMENT ON VIEW reporting.usage_by_tag_day IS 'What was used under each tag on each day.';
+COMMENT ON COLUMN reporting.usage_by_tag_day.tag IS 'A tag that the key had when the usage was recorded. Usage under two tags counts under both: do not add tags up.';
 COMMENT ON COLUMN reporting.usage_by_tag_day.day IS 'In the service''s time zone.';
 COMMENT ON COLUMN reporting.usage_by_tag_day.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_tag_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_tag_month AS
-SELECT g.tag, date_trunc('month', u.day::timestamp)::date AS month, count(DISTINCT u.key_id) AS keys,
+SELECT g.tag,
+       date_trunc('month', u.day::timestamp)::date AS month,
+       count(DISTINCT u.ledger_id) AS keys,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
-  JOIN public.api_keys AS k ON k.id = u.key_id
-  CROSS JOIN LATERAL unnest(k.tags) AS g (tag)
+  FROM public.key_days AS u
+  JOIN public.tag_sets AS s ON s.id = u.tag_set
+ CROSS JOIN LATERAL unnest(s.tags) AS g (tag)
  GROUP BY g.tag, date_trunc('month', u.day::timestamp)::date;
-COMMENT ON VIEW reporting.usage_by_tag_month IS 'What the keys with each tag used in each month.';
-COMMENT ON COLUMN reporting.usage_by_tag_month.tag IS 'A tag that the key has now. A key with two tags counts under both: do not add tags up.';
+COMMENT ON VIEW reporting.usage_by_tag_month IS 'What was used under each tag in each month.';
+COMMENT ON COLUMN reporting.usage_by_tag_month.tag IS 'A tag that the key had when the usage was recorded. Usage under two tags counts under both: do not add tags up.';
 COMMENT ON COLUMN reporting.usage_by_tag_month.month IS 'Its first day, in the service''s time zone.';
 COMMENT ON COLUMN reporting.usage_by_tag_month.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_tag_month.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.usage_by_tag AS
-SELECT g.tag, count(*) AS keys,
+SELECT g.tag,
+       count(DISTINCT u.ledger_id) AS keys,
        sum(u.requests)::bigint AS requests,
        sum(u.input_tokens)::bigint AS input_tokens,
        sum(u.output_tokens)::bigint AS output_tokens,
        sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
        sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_5m_tokens)::bigint AS ephemeral_5m_tokens,
+       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
-  FROM public.key_totals AS u
-  JOIN public.api_keys AS k ON k.id = u.key_id
-  CROSS JOIN LATERAL unnest(k.tags) AS g (tag)
+  FROM public.key_days AS u
+  JOIN public.tag_sets AS s ON s.id = u.tag_set
+ CROSS JOIN LATERAL unnest(s.tags) AS g (tag)
  GROUP BY g.tag;
-COMMENT ON VIEW reporting.usage_by_tag IS 'What the keys with each tag used over all time.';
-COMMENT ON COLUMN reporting.usage_by_tag.tag IS 'A tag that the key has now. A key with two tags counts under both: do not add tags up.';
+COMMENT ON VIEW reporting.usage_by_tag IS 'What was used under each tag over all time.';
+COMMENT ON COLUMN reporting.usage_by_tag.tag IS 'A tag that the key had when the usage was recorded. Usage under two tags counts under both: do not add tags up.';
 COMMENT ON COLUMN reporting.usage_by_tag.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_tag.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.top_spenders AS
-SELECT rank() OVER (ORDER BY sum(u.cost) DESC) AS place, u.key_id, coalesce(k.name, '(purged)') AS key_name, sum(u.requests)::bigint AS requests, sum(u.cost) AS cost_usd
-  FROM public.usage_daily AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id
+SELECT rank() OVER (ORDER BY sum(u.cost_usd) DESC) AS place,
+       u.key_id,
+       u.key_name,
+       sum(u.requests)::bigint AS requests,
+       sum(u.cost_usd) AS cost_usd
+  FROM reporting.usage_by_key_day AS u
  WHERE u.day >= date_trunc('month', reporting.today()::timestamp)::date
- GROUP BY u.key_id, k.name
- ORDER BY sum(u.cost) DESC;
+ GROUP BY u.key_id, u.key_name
+ ORDER BY sum(u.cost_usd) DESC;
 COMMENT ON VIEW reporting.top_spenders IS 'Keys by what they cost in the present month, dearest first.';
 COMMENT ON COLUMN reporting.top_spenders.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.top_spenders.cost_usd IS 'US dollars.';
 
 CREATE VIEW reporting.limits AS
-WITH clock AS MATERIALIZED (SELECT reporting.today() AS today, reporting.timezone() AS zone)
-SELECT k.id AS key_id, k.name AS key_name, l.name AS limit_name, l.most AS limit_value, l.used, l.reserved, greatest(l.most - l.used - l.reserved, 0) AS remaining, l.resets_at, k.enforcement
+WITH clock AS MATERIALIZED (
+    SELECT d.today,
+           date_trunc('week', d.today::timestamp)::date AS week,
+           date_trunc('month', d.today::timestamp)::date AS month,
+           reporting.timezone() AS zone
+      FROM (SELECT reporting.today() AS today) AS d
+)
+SELECT k.id AS key_id,
+       k.name AS key_name,
+       l.name AS limit_name,
+       l.most AS limit_value,
+       l.used,
+       l.reserved,
+       greatest(l.most - l.used - l.reserved, 0) AS remaining,
+       l.resets_at,
+       k.enforcement
   FROM clock
-  CROSS JOIN public.api_keys AS k
+ CROSS JOIN public.api_keys AS k
   JOIN public.key_counters AS c ON c.key_id = k.id
-  JOIN public.key_totals AS t ON t.key_id = k.id
-  CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE a.lease_expires_at > now()) AS leases,
-         coalesce(sum(a.reserved_tokens) FILTER (WHERE a.reserved_until > now()), 0) AS tokens,
-         coalesce(sum(a.reserved_cost) FILTER (WHERE a.reserved_until > now()), 0) AS cost
-    FROM public.admissions AS a WHERE a.is_open AND a.key_id = k.id) AS held
-  CROSS JOIN LATERAL (SELECT c.window_start + k.rate_limit_window * interval '1 minute' AS window_end,
-         k.rate_limit_window > 0 AND now() < c.window_start + k.rate_limit_window * interval '1 minute' AS open) AS w
-  CROSS JOIN LATERAL (SELECT coalesce(sum(d.cost) FILTER (WHERE d.day = clock.today), 0) AS day,
-         coalesce(sum(d.cost) FILTER (WHERE d.day >= date_trunc('week', clock.today::timestamp)), 0) AS week,
-         coalesce(sum(d.cost) FILTER (WHERE d.day >= date_trunc('month', clock.today::timestamp)), 0) AS month
-    FROM public.daily_cost AS d WHERE d.key_id = k.id AND d.day >= least(date_trunc('week', clock.today::timestamp), date_trunc('month', clock.today::timestamp))::date AND d.day <= clock.today) AS spent
-  CROSS JOIN LATERAL (
-    SELECT 'requests'::text AS name, CASE WHEN k.rate_limit_window > 0 THEN k.rate_limit_requests ELSE 0 END::numeric AS most, CASE WHEN w.open THEN c.requests ELSE 0 END::numeric AS used, 0::numeric AS reserved, CASE WHEN w.open THEN w.window_end END AS resets_at
-    UNION ALL SELECT 'tokens', CASE WHEN k.rate_limit_window > 0 THEN k.token_limit ELSE 0 END::numeric, CASE WHEN w.open THEN c.tokens ELSE 0 END::numeric, held.tokens::numeric, CASE WHEN w.open THEN w.window_end END
-    UNION ALL SELECT 'concurrency', k.concurrency_limit::numeric, held.leases::numeric, 0, NULL
-    UNION ALL SELECT 'dailyCost', k.daily_cost_limit, spent.day, held.cost, (clock.today + 1)::timestamp AT TIME ZONE clock.zone
-    UNION ALL SELECT 'weeklyCost', k.weekly_cost_limit, spent.week, held.cost, (date_trunc('week', clock.today::timestamp)::date + 7)::timestamp AT TIME ZONE clock.zone
-    UNION ALL SELECT 'monthlyCost', k.monthly_cost_limit, spent.month, held.cost, (date_trunc('month', clock.today::timestamp) + interval '1 month') AT TIME ZONE clock.zone
-    UNION ALL SELECT 'totalCost', k.total_cost_limit, t.cost, held.cost, NULL) AS l
+ CROSS JOIN LATERAL (
+       SELECT count(*) FILTER (WHERE a.lease_expires_at > now()) AS leases,
+              coalesce(sum(a.reserved_tokens) FILTER (WHERE a.reserved_until > now()), 0)::numeric AS tokens,
+              coalesce(sum(a.reserved_cost) FILTER (WHERE a.reserved_until > now()), 0) AS cost
+         FROM public.admissions AS a
+        WHERE a.is_open AND a.key_id = k.id
+ ) AS held
+ CROSS JOIN LATERAL (
+       SELECT c.window_start + k.rate_limit_window * interval '1 minute' AS window_end,
+              k.rate_limit_window > 0 AND now() < c.window_start + k.rate_limit_window * interval '1 minute' AS is_open
+ ) AS w
+ CROSS JOIN LATERAL (
+    SELECT 'requests'::text AS name,
+           CASE WHEN k.rate_limit_window > 0 THEN k.rate_limit_requests ELSE 0 END::numeric AS most,
+           CASE WHEN w.is_open THEN c.window_requests ELSE 0 END::numeric AS used,
+           0::numeric AS reserved,
+           CASE WHEN w.is_open THEN w.window_end END AS resets_at
+    UNION ALL
+    SELECT 'tokens',
+           CASE WHEN k.rate_limit_window > 0 THEN k.token_limit ELSE 0 END::numeric,
+           CASE WHEN w.is_open THEN c.window_tokens ELSE 0 END::numeric,
+           held.tokens,
+           CASE WHEN w.is_open THEN w.window_end END
+    UNION ALL
+    SELECT 'concurrency', k.concurrency_limit::numeric, held.leases::numeric, 0, NULL
+    UNION ALL
+    SELECT 'dailyCost',
+           k.daily_cost_limit,
+           CASE WHEN c.day >= clock.today THEN c.day_cost ELSE 0 END,
+           held.cost,
+           public.day_start(clock.today + 1, clock.zone)
+    UNION ALL
+    SELECT 'weeklyCost',
+           k.weekly_cost_limit,
+           CASE WHEN c.week >= clock.week THEN c.week_cost ELSE 0 END,
+           held.cost,
+           public.day_start(clock.week + 7, clock.zone)
+    UNION ALL
+    SELECT 'monthlyCost',
+           k.monthly_cost_limit,
+           CASE WHEN c.month >= clock.month THEN c.month_cost ELSE 0 END,
+           held.cost,
+           public.day_start((clock.month + interval '1 month')::date, clock.zone)
+    UNION ALL
+    SELECT 'totalCost', k.total_cost_limit, c.cost, held.cost, NULL
+ ) AS l
  WHERE k.deleted_at IS NULL AND l.most > 0;
 COMMENT ON VIEW reporting.limits IS 'Every limit that is set, with what is used and reserved of it at this moment. One row a key and limit; amounts of cost limits are US dollars.';
 COMMENT ON COLUMN reporting.limits.limit_name IS 'requests, tokens, concurrency, dailyCost, weeklyCost, monthlyCost or totalCost.';
@@ -346,9 +458,14 @@ COMMENT ON COLUMN reporting.limits.resets_at IS 'When used begins again at 0; em
 COMMENT ON COLUMN reporting.limits.enforcement IS 'enforce, or observe: what goes over is let through and counted.';
 
 CREATE VIEW reporting.refusals_by_key_day AS
-SELECT u.key_id, coalesce(k.name, '(purged)') AS key_name, u.day, u.code, u.let_through, u.refusals
+SELECT k.key_id,
+       k.key_name,
+       u.day,
+       u.code,
+       u.let_through,
+       u.refusals
   FROM public.admission_refusals AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id;
+  JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id;
 COMMENT ON VIEW reporting.refusals_by_key_day IS 'Requests that limits and restrictions refused, or would have refused on keys that only observe.';
 COMMENT ON COLUMN reporting.refusals_by_key_day.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.refusals_by_key_day.day IS 'In the service''s time zone.';
@@ -356,34 +473,59 @@ COMMENT ON COLUMN reporting.refusals_by_key_day.code IS 'Why: the code that admi
 COMMENT ON COLUMN reporting.refusals_by_key_day.let_through IS 'The key only observes its limits: the request went on.';
 
 CREATE VIEW reporting.expiring_keys AS
-SELECT k.id AS key_id, k.name AS key_name, k.tags, k.expires_at, ceil(extract(epoch FROM k.expires_at - now()) / 86400)::integer AS days_left, t.last_used_at
-  FROM public.api_keys AS k JOIN public.key_totals AS t ON t.key_id = k.id
+SELECT k.id AS key_id,
+       k.name AS key_name,
+       k.tags,
+       k.expires_at,
+       ceil(extract(epoch FROM k.expires_at - now()) / 86400)::integer AS days_left,
+       c.last_used_at
+  FROM public.api_keys AS k
+  JOIN public.key_counters AS c ON c.key_id = k.id
  WHERE k.deleted_at IS NULL AND k.is_active AND k.expires_at >= now()
  ORDER BY k.expires_at;
 COMMENT ON VIEW reporting.expiring_keys IS 'Live keys that have an end, the next to end first.';
 COMMENT ON COLUMN reporting.expiring_keys.days_left IS 'Whole days, begun ones counted.';
 
 CREATE VIEW reporting.unpriced_models AS
-SELECT u.model, sum(u.requests)::bigint AS requests, sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
-       count(DISTINCT u.key_id) AS keys, min(u.occurred_at) AS first_used_at, max(u.occurred_at) AS last_used_at
-  FROM public.usage_events AS u WHERE NOT u.priced
+SELECT u.model,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
+       count(DISTINCT u.ledger_id) AS keys,
+       min(u.occurred_at) AS first_used_at,
+       max(u.occurred_at) AS last_used_at
+  FROM public.usage_events AS u
+ WHERE NOT u.priced
  GROUP BY u.model;
 COMMENT ON VIEW reporting.unpriced_models IS 'Models that were used without a price and so at cost 0, in the retained ledger.';
 COMMENT ON COLUMN reporting.unpriced_models.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.ledger AS
-SELECT u.event_id, u.kind, u.received_at, u.occurred_at, u.day, u.key_id, coalesce(k.name, '(purged)') AS key_name, u.account_id, u.model, u.model_received, u.request_id,
+SELECT u.event_id,
+       u.kind,
+       u.received_at,
+       u.occurred_at,
+       u.day,
+       k.key_id,
+       k.key_name,
+       u.account_id,
+       u.model,
+       u.model_received,
+       u.request_id,
        u.requests,
        u.input_tokens,
        u.output_tokens,
        u.cache_create_tokens,
        u.cache_read_tokens,
-       u.ephemeral_5m_tokens,
+       u.cache_create_tokens - u.ephemeral_1h_tokens AS ephemeral_5m_tokens,
        u.ephemeral_1h_tokens,
        u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
-       u.cost AS cost_usd, u.priced, u.adjusts, u.reason
+       u.cost AS cost_usd,
+       u.priced,
+       u.estimated,
+       u.adjusts,
+       u.reason
   FROM public.usage_events AS u
-  LEFT JOIN public.api_keys AS k ON k.id = u.key_id;
+  JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id;
 COMMENT ON VIEW reporting.ledger IS 'The retained ledger: one row an event, never edited. What is taken back has a row of its own with the opposite amounts.';
 COMMENT ON COLUMN reporting.ledger.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.ledger.day IS 'In the service''s time zone.';
@@ -393,6 +535,7 @@ COMMENT ON COLUMN reporting.ledger.kind IS 'usage, adjustment or opening.';
 COMMENT ON COLUMN reporting.ledger.priced IS 'False: the model had no price, and the cost is 0.';
 COMMENT ON COLUMN reporting.ledger.adjusts IS 'The event that this row takes back.';
 COMMENT ON COLUMN reporting.ledger.request_id IS 'The caller''s own id; counts once a key.';
+COMMENT ON COLUMN reporting.ledger.estimated IS 'True: the caller had to estimate the usage.';
 
 -- The role belongs to the whole cluster: another database may have made it, or this
 -- user may not. docs/sql.md has the commands for an administrator then.
@@ -414,15 +557,5 @@ BEGIN
 END $$;
 -- +goose StatementEnd
 
--- +goose StatementBegin
-CREATE FUNCTION ledger_whole_since(zone text) RETURNS date LANGUAGE sql STABLE AS $$
-    SELECT CASE WHEN ((k.first::timestamp AT TIME ZONE zone - interval '5 minutes') AT TIME ZONE 'UTC')::date >= k.first THEN k.first ELSE k.first + 1 END
-      FROM (SELECT coalesce(min(to_date(right(c.relname, 8), 'YYYYMMDD')), '9999-12-30') AS first FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-             WHERE i.inhparent = 'usage_events'::regclass AND c.relname ~ '^usage_events_[0-9]{8}$') AS k
-$$;
--- +goose StatementEnd
-COMMENT ON FUNCTION ledger_whole_since(text) IS 'The first day, in a time zone, whose every event must still be in the ledger: it was received no earlier than five minutes before the day began, and retention has left all since.';
-
 -- +goose Down
-DROP FUNCTION ledger_whole_since(text);
 DROP SCHEMA reporting CASCADE;

@@ -2,11 +2,14 @@ package migrations_test
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/keyledger/keyledger/internal/coalesce"
 
 	"github.com/google/uuid"
 
@@ -31,7 +34,7 @@ func month(t *testing.T) *db.DB {
 		"expires_at": time.Now().Add(72 * time.Hour)}})
 	bob, _ := pgtest.Key(t, d, pgtest.KeyRow{Name: "bob", Fields: key.Columns{"tags": []string{"team-a"}, "enforcement": "observe", "concurrency_limit": 1}})
 	pgtest.Key(t, d, pgtest.KeyRow{Name: "idle", CreatedAt: time.Now().AddDate(0, -3, 0)})
-	r := &usage.Recorder{DB: d, Prices: prices, Timezone: "UTC"}
+	r := usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: "UTC", Writers: coalesce.NewWriters(1)})
 	now := time.Now().UTC()
 	event := func(key uuid.UUID, model string, at time.Time) usage.Event {
 		return usage.Event{KeyID: key, AccountID: "claude-main", Model: price.Normalize(model), ModelReceived: model, OccurredAt: at,
@@ -48,7 +51,8 @@ func month(t *testing.T) *db.DB {
 		t.Fatal(err)
 	}
 	refusals := &admit.Refusals{DB: d, Timezone: "UTC"}
-	a := &admit.Decider{DB: d, Prices: prices, Timezone: "UTC", ReservationTTL: time.Hour, Refusals: refusals}
+	a := admit.New(admit.Options{Fast: d, Patient: d, Prices: prices, Timezone: "UTC", ReservationTTL: time.Hour, Refusals: refusals,
+		Writers: coalesce.NewWriters(1), Log: slog.New(slog.DiscardHandler)})
 	for range 4 {
 		for _, id := range []uuid.UUID{alice, bob} {
 			if _, err := a.Decide(ctx, admit.Request{KeyID: id, LeaseSeconds: 600}, nil); err != nil {

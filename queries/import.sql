@@ -23,16 +23,14 @@ WITH made AS (
     RETURNING id
 ), counter AS (
     INSERT INTO key_counters (key_id) SELECT m.id FROM made AS m
-), total AS (
-    INSERT INTO key_totals (key_id) SELECT m.id FROM made AS m
 )
 INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
 SELECT @hash::bytea, m.id, 'sha256', 'legacy', @hint::text FROM made AS m;
 
 -- name: ImportHolderCreate :exec
--- Makes the holder of what accounts used before they came here: it has an id and sums,
--- as a purged key has, and is no key.
-INSERT INTO key_totals (key_id) VALUES (@key_id::uuid) ON CONFLICT (key_id) DO NOTHING;
+-- Makes the holder of what accounts used before they came here: the ledger has an id for
+-- it, as for a purged key, and it is no key.
+INSERT INTO ledger_holders (ledger_id) VALUES (@ledger_id::uuid) ON CONFLICT (ledger_id) DO NOTHING;
 
 -- name: ImportPurged :one
 -- Whether a subject was brought and its key purged since.
@@ -54,7 +52,8 @@ SELECT 'deleted', (k.deleted_at IS NOT NULL)::text, (@deleted::boolean)::text FR
 
 -- name: ImportLastUsed :exec
 -- Tells when a key was last used in the system that it came from.
-UPDATE key_totals AS t SET last_used_at = greatest(t.last_used_at, @last_used_at::timestamptz) WHERE t.key_id = @key_id::uuid;
+UPDATE key_counters AS c SET last_used_at = greatest(c.last_used_at, @last_used_at::timestamptz)
+ WHERE c.key_id = @key_id::uuid;
 
 -- name: ImportedUsage :many
 -- What has been brought of these subjects from a source so far.
@@ -64,17 +63,17 @@ SELECT * FROM imported_usage AS i WHERE i.source = @source::text AND i.subject =
 -- Notes what is brought, in the transaction that brings it: parallel arrays of distinct
 -- (model, day, grain).
 INSERT INTO imported_usage AS i (source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-    ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+    ephemeral_1h_tokens, cost)
 SELECT @source::text, @subject::text, n.model, n.day, n.grain, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
-       n.ephemeral_5m_tokens, n.ephemeral_1h_tokens, n.cost
+       n.ephemeral_1h_tokens, n.cost
   FROM ROWS FROM (unnest(@models::text[]), unnest(@days::date[]), unnest(@grains::text[]), unnest(@requests::bigint[]), unnest(@input_tokens::bigint[]), unnest(@output_tokens::bigint[]),
-       unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]), unnest(@ephemeral_5m_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
+       unnest(@cache_create_tokens::bigint[]), unnest(@cache_read_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
        unnest(CAST(@costs::text[] AS numeric[])))
-       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
+       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
 ON CONFLICT (source, subject, model, day, grain) DO UPDATE SET
     requests = i.requests + excluded.requests, input_tokens = i.input_tokens + excluded.input_tokens, output_tokens = i.output_tokens + excluded.output_tokens,
     cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
-    ephemeral_5m_tokens = i.ephemeral_5m_tokens + excluded.ephemeral_5m_tokens, ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+    ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
     cost = i.cost + excluded.cost;
 
 -- name: ImportKeysKnown :many

@@ -1,5 +1,5 @@
 -- name: KeyCreate :exec
--- Creates keys with their secrets, counters and totals, all or nothing. Every
+-- Creates keys with their secrets and counters, all or nothing. Every
 -- key gets the same fields (a JSON object of api_keys columns) and a name of
 -- its own; ids, names, hashes and hints are parallel arrays.
 WITH wanted AS MATERIALIZED (
@@ -21,10 +21,8 @@ WITH wanted AS MATERIALIZED (
 ), secret AS (
     INSERT INTO api_key_secrets (hash, key_id, scheme, pepper_id, hint)
     SELECT w.hash, w.id, 'hmac-sha256', @pepper_id, w.hint FROM wanted AS w
-), counter AS (
-    INSERT INTO key_counters (key_id) SELECT w.id FROM wanted AS w
 )
-INSERT INTO key_totals (key_id) SELECT w.id FROM wanted AS w;
+INSERT INTO key_counters (key_id) SELECT w.id FROM wanted AS w;
 
 -- name: KeyUpdate :many
 -- Changes the fields named in a JSON object of api_keys columns on live keys,
@@ -150,18 +148,17 @@ SELECT s.question::bigint AS question, sqlc.embed(k), s.hash, s.scheme, s.pepper
  WHERE s.expires_at IS NULL OR s.expires_at > coalesce(sqlc.narg('now')::timestamptz, now());
 
 -- name: KeyShow :many
--- Keys by id, deleted ones too, each with its hint, totals and window.
-SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
+-- Keys by id, deleted ones too, each with its hint and counters.
+SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of
   FROM api_keys AS k
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
-  JOIN key_totals AS t ON t.key_id = k.id
   JOIN key_counters AS c ON c.key_id = k.id
  WHERE k.id = ANY(@key_ids::uuid[])
  ORDER BY array_position(@key_ids::uuid[], k.id);
 
 -- name: KeyList :many
--- A page of keys in a chosen order, each with its hint, totals and window; the
+-- A page of keys in a chosen order, each with its hint and counters; the
 -- numbers come in the same statement, never by one query a row. The order is
 -- total (ties go by id) and starts after the row the cursor names, so that
 -- pages neither repeat nor skip a key that stands still. Of a row's four sort
@@ -179,7 +176,7 @@ WITH page AS MATERIALIZED (
                CASE @sort::text WHEN 'cost' THEN t.cost ELSE 0 END AS by_number,
                CASE @sort::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
-          JOIN key_totals AS t ON t.key_id = k.id
+          JOIN key_counters AS t ON t.key_id = k.id
          WHERE CASE @status::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
                    WHEN 'expired' THEN k.deleted_at IS NULL AND k.expires_at < coalesce(sqlc.narg('now')::timestamptz, now())
@@ -213,13 +210,12 @@ WITH page AS MATERIALIZED (
               CASE WHEN NOT @descending::boolean THEN x.id END, CASE WHEN @descending::boolean THEN x.id END DESC
      LIMIT @row_limit
 )
-SELECT sqlc.embed(k), s.hint, sqlc.embed(t), sqlc.embed(c),
+SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of,
        p.by_text::text AS by_text, p.by_time::text AS by_time, (CASE @sort::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
   FROM page AS p
   JOIN api_keys AS k ON k.id = p.id
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
-  JOIN key_totals AS t ON t.key_id = k.id
   JOIN key_counters AS c ON c.key_id = k.id
  ORDER BY CASE WHEN NOT @descending::boolean THEN p.by_text END, CASE WHEN @descending::boolean THEN p.by_text END DESC,
           CASE WHEN NOT @descending::boolean THEN p.by_time END, CASE WHEN @descending::boolean THEN p.by_time END DESC,
@@ -250,40 +246,43 @@ UPDATE api_keys AS k SET is_active = false, updated_at = now(), version = versio
 RETURNING k.id, k.name, k.expires_at;
 
 -- name: KeyPurgeLock :one
--- Locks a key with its totals and counters, and so shuts out changes, usage and
--- admissions of it before a purge: what is in flight commits first, what comes later finds the key
--- unknown.
-SELECT t.key_id FROM key_totals AS t
-  JOIN api_keys AS k ON k.id = t.key_id
-  JOIN key_counters AS c ON c.key_id = t.key_id
- WHERE t.key_id = @key_id::uuid FOR UPDATE OF k, t, c;
-
--- name: KeyUntag :exec
--- Moves what a key used on closed days from its tags to no tag, as long as it can
--- still be told whose it was.
-SELECT retag_closed(jsonb_build_array(jsonb_build_object('id', k.id, 'before', k.tags, 'after', ARRAY['']::text[])))
-  FROM api_keys AS k WHERE k.id = @key_id::uuid AND k.tags <> '{}';
+-- Locks a key with its counters, and so shuts out changes, usage and admissions of it
+-- before a purge: what is in flight commits first, what comes later finds the key unknown.
+-- Returns the id that the ledger has for it.
+SELECT k.ledger_id
+  FROM api_keys AS k
+  JOIN key_counters AS c ON c.key_id = k.id
+ WHERE k.id = @key_id::uuid
+   FOR UPDATE OF k, c;
 
 -- name: KeyPurge :exec
--- Erases a key and its secrets; its ledger rows and rollups move to an
--- anonymous id, so that every sum stays; request ids and reasons, which are
--- free text, go. The Idempotency-Key that made it is remembered, so that a repeat makes no
--- second key. KeyPurgeLock and KeyUntag come before it.
-WITH gone AS (DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid),
-     counters AS (DELETE FROM key_counters AS c WHERE c.key_id = @key_id::uuid),
-     rotations AS (DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid AND i.operation <> 'create'),
-     creation AS (UPDATE idempotency_keys AS i SET key_id = @anonymous_id::uuid WHERE i.key_id = @key_id::uuid AND i.operation = 'create'),
-     ledger AS (UPDATE usage_events AS e SET key_id = @anonymous_id::uuid, request_id = NULL, reason = NULL WHERE e.key_id = @key_id::uuid),
-     dedup AS (UPDATE usage_dedup AS d SET key_id = @anonymous_id::uuid,
-         dedup_key = CASE WHEN d.dedup_key LIKE 'r:%' THEN 'h:' || encode(sha256(convert_to(d.dedup_key, 'UTF8')), 'hex') ELSE d.dedup_key END WHERE d.key_id = @key_id::uuid),
-     daily AS (UPDATE usage_daily AS u SET key_id = @anonymous_id::uuid WHERE u.key_id = @key_id::uuid),
-     imported AS (UPDATE imported_usage AS m SET subject = 'purged:' || encode(sha256(convert_to(m.subject, 'UTF8')), 'hex') WHERE m.subject = 'key:' || CAST(@key_id::uuid AS text)),
-     secrets AS (DELETE FROM imported_secrets AS x WHERE x.key_id = @key_id::uuid),
-     late AS (UPDATE usage_late AS l SET key_id = @anonymous_id::uuid WHERE l.key_id = @key_id::uuid),
-     admitted AS (UPDATE admissions AS a SET key_id = @anonymous_id::uuid, request_id = NULL WHERE a.key_id = @key_id::uuid),
-     refused AS (UPDATE admission_refusals AS r SET key_id = @anonymous_id::uuid WHERE r.key_id = @key_id::uuid),
-     cost AS (UPDATE daily_cost AS y SET key_id = @anonymous_id::uuid WHERE y.key_id = @key_id::uuid)
-UPDATE key_totals AS t SET key_id = @anonymous_id::uuid WHERE t.key_id = @key_id::uuid;
+-- Erases a key, its secrets and its admissions, and with them what connects it with its
+-- ledger rows and rollups: none of those moves, and every sum stays. Request ids and
+-- reasons, which are free text, go. The Idempotency-Key that made the key is remembered, so
+-- that a repeat makes no second one. KeyPurgeLock comes before it, and returns ledger_id.
+WITH gone AS (
+    DELETE FROM api_keys AS k WHERE k.id = @key_id::uuid
+), counters AS (
+    DELETE FROM key_counters AS c WHERE c.key_id = @key_id::uuid
+), held AS (
+    INSERT INTO ledger_holders (ledger_id) VALUES (@ledger_id::uuid)
+), rotations AS (
+    DELETE FROM idempotency_keys AS i WHERE i.key_id = @key_id::uuid AND i.operation <> 'create'
+), creation AS (
+    UPDATE idempotency_keys AS i SET key_id = @ledger_id::uuid
+     WHERE i.key_id = @key_id::uuid AND i.operation = 'create'
+), dedup AS (
+    DELETE FROM usage_dedup AS d WHERE d.ledger_id = @ledger_id::uuid AND d.dedup_key LIKE 'r:%'
+), imported AS (
+    UPDATE imported_usage AS m SET subject = 'purged:' || encode(sha256(convert_to(m.subject, 'UTF8')), 'hex')
+     WHERE m.subject = 'key:' || CAST(@key_id::uuid AS text)
+), secrets AS (
+    DELETE FROM imported_secrets AS x WHERE x.key_id = @key_id::uuid
+), admitted AS (
+    DELETE FROM admissions AS a WHERE a.key_id = @key_id::uuid
+)
+UPDATE usage_events AS e SET request_id = NULL, reason = NULL
+ WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
 
 -- name: IdempotencyClaim :one
 -- Claims an Idempotency-Key for 24 hours. Waits for another request with the

@@ -44,12 +44,13 @@ VALUES (current_setting('keyledger.actor'),
 
 -- name: AuditForget :exec
 -- Takes a purged key's name and every value of it out of the audit trail. That
--- something was done, when and by whom stays, under the anonymous id.
+-- something was done, when and by whom stays, under the id that the ledger has for it.
 UPDATE audit_log
-   SET before = NULL, after = NULL, target_id = CASE WHEN target_type = 'event' THEN target_id ELSE @anonymous_id::text END
+   SET before = NULL, after = NULL, target_id = CASE WHEN target_type = 'event' THEN target_id ELSE @ledger_id::text END
  WHERE target_type IN ('key', 'secret') AND target_id = @key_id::text
     OR target_type = 'event' AND target_id IN (
-        SELECT e.adjusts::text FROM usage_events AS e WHERE e.key_id = CAST(@anonymous_id::text AS uuid) AND e.adjusts IS NOT NULL);
+        SELECT e.adjusts::text FROM usage_events AS e
+         WHERE e.ledger_id = CAST(@ledger_id::text AS uuid) AND e.adjusts IS NOT NULL);
 
 -- name: AuditList :many
 -- Audit rows of one thing, newest first.

@@ -65,8 +65,8 @@ func TestCrash(t *testing.T) {
 		t.Errorf("the ledger holds %d events, clients sent %d and saw %d acknowledged", n, sent.Load(), acknowledged.Load())
 	}
 	if n := pgtest.Scan[int](t, d, `SELECT count(DISTINCT c) FROM (VALUES
-		((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM usage_events)), ((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM usage_daily)),
-		((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM key_totals)), ((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM account_usage))) AS v (c)`); n != 1 {
+		((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM usage_events)), ((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM key_days)),
+		((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM key_counters)), ((SELECT (sum(requests), sum(input_tokens), sum(cost)) FROM account_days))) AS v (c)`); n != 1 {
 		t.Error("ledger and rollups disagree")
 	}
 }

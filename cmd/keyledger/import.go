@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/importer"
 	"github.com/keyledger/keyledger/internal/price"
@@ -143,7 +144,7 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 		}
 		return nil, nil, err
 	}
-	return &importer.Importer{DB: d, Prices: prices, Rules: rulesOf(cfg), Usage: &usage.Recorder{DB: d, Prices: prices, Timezone: zone}}, d.Close, nil
+	return &importer.Importer{DB: d, Prices: prices, Rules: rulesOf(cfg), Usage: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: coalesce.NewWriters(1)})}, d.Close, nil
 }
 
 // printImport prints what was done, what needs a look, and one line of sums.

@@ -263,9 +263,10 @@ func (c *town) fillLedger() {
 	if c.soak {
 		rows = 2_000_000
 	}
-	pgtest.Exec(c.t, d, `INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id, occurred_at, day, requests,
-		input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced)
-		SELECT gen_random_uuid(), now(), 'usage', $1, 'account-' || n % 20, 'model-' || n % 12, 'm', NULL, now(), current_date, 1, 10, 1, 0, 0, 0, 0, 0.01, true
+	pgtest.Exec(c.t, d, `INSERT INTO usage_events (event_id, received_at, kind, ledger_id, chunk, account_id, model, model_received, request_id, occurred_at, day, tag_set, requests,
+			input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, priced, estimated)
+		SELECT gen_random_uuid(), now(), 'usage', (SELECT ledger_id FROM api_keys WHERE id = $1), 0, 'account-' || n % 20, 'model-' || n % 12, 'm', NULL, now(), current_date, '00000000-0000-0000-0000-000000000000', 1,
+			10, 1, 0, 0, 0, 0.01, true, false
 		  FROM generate_series(1, $2::integer) AS n`, c.bad["id"], rows)
 }
 
@@ -314,7 +315,7 @@ func (c *town) settleHeld(ctx context.Context) {
 		_, a := post(c.t, c.base, "/v1/admissions", map[string]any{"apiKey": c.bad["apiKey"], "leaseSeconds": 3600})
 		ids = append(ids, a["admissionId"])
 	}
-	release := pgtest.Hold(c.t, c.dbURL, "SELECT FROM key_totals WHERE key_id = $1 FOR UPDATE", c.bad["id"]) //nolint:contextcheck // it holds until it is released
+	release := pgtest.Hold(c.t, c.dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", c.bad["id"]) //nolint:contextcheck // it holds until it is released
 	defer release()
 	var all sync.WaitGroup
 	for _, id := range ids {

@@ -54,7 +54,7 @@ func TestBackPressure(t *testing.T) {
 	event := func(key any, request string) map[string]any {
 		return map[string]any{"keyId": key, "requestId": request, "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 10}}
 	}
-	release := pgtest.Hold(t, dbURL, "SELECT FROM key_totals WHERE key_id = $1 FOR UPDATE", held["id"])
+	release := pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", held["id"])
 	var all sync.WaitGroup
 	var refused sync.Map
 	for i := range 40 {
@@ -106,7 +106,7 @@ func TestBackPressure(t *testing.T) {
 		}
 		return true
 	})
-	if got := pgtest.Scan[string](t, d, "SELECT count(*) || ' ' || count(DISTINCT e.request_id) || ' ' || min(t.requests) FROM usage_events AS e JOIN key_totals AS t ON t.key_id = e.key_id WHERE t.key_id = $1", held["id"]); got != "40 40 40" {
+	if got := pgtest.Scan[string](t, d, "SELECT count(*) || ' ' || count(DISTINCT e.request_id) || ' ' || min(t.requests) FROM usage_events AS e JOIN api_keys AS k ON k.ledger_id = e.ledger_id JOIN key_counters AS t ON t.key_id = k.id WHERE k.id = $1", held["id"]); got != "40 40 40" {
 		t.Errorf("the ledger and its sum: %s", got)
 	}
 
@@ -169,7 +169,7 @@ func TestOverload(t *testing.T) {
 	_, env := serve(t, dbURL, fmt.Sprintf("KEYLEDGER_MAX_IN_FLIGHT=%d", fits))
 	base := env[0][len("KEYLEDGER_URL="):]
 	_, key := post(t, base, "/v1/keys", map[string]any{"name": "k"})
-	release := pgtest.Hold(t, dbURL, "SELECT FROM key_totals WHERE key_id = $1 FOR UPDATE", key["id"])
+	release := pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", key["id"])
 	var recorded, refused atomic.Int64
 	var slowest atomic.Int64
 	var all sync.WaitGroup

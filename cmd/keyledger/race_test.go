@@ -139,7 +139,7 @@ func TestNoDeadlocks(t *testing.T) {
 	if n := pgtest.Scan[int64](t, d, "SELECT count(*) FROM usage_events"); n != settled.Load() || n == 0 {
 		t.Errorf("%d events in the ledger, %d were acknowledged", n, settled.Load())
 	}
-	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM key_totals WHERE cost > 0.05"); n != 0 {
+	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM key_counters WHERE cost > 0.05"); n != 0 {
 		t.Errorf("%d keys are over their limit", n)
 	}
 	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM admissions WHERE is_open"); n != 0 {

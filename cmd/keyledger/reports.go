@@ -17,7 +17,7 @@ import (
 func reportsCommand() *cobra.Command {
 	c := &cobra.Command{Use: "reports", Short: "Reports, and the proof that their sums are right",
 		Long: "Speaks to the service at KEYLEDGER_URL with KEYLEDGER_TOKEN. Reports in SQL: docs/sql.md."}
-	c.AddCommand(reportsUsage(), reportsReconcile())
+	c.AddCommand(reportsUsage(), reportsReconcile(), reportsRebuild())
 	return c
 }
 
@@ -77,7 +77,7 @@ func reportsUsage() *cobra.Command {
 	c.Flags().StringVar(&keyName, "key", "", "only this key, by id or exact name")
 	c.Flags().StringVar(&model, "model", "", "only this model")
 	c.Flags().StringVar(&account, "account", "", "only this upstream account")
-	c.Flags().StringVar(&tag, "tag", "", "only keys that have this tag now")
+	c.Flags().StringVar(&tag, "tag", "", "only usage under this tag")
 	c.Flags().BoolVar(&asCSV, "csv", false, "print all of it as CSV, as it comes")
 	asJSON = wantsJSON(c)
 	return c
@@ -180,6 +180,28 @@ func reportsReconcile() *cobra.Command {
 	c.Flags().StringVar(&from, "from", "", "first day (default: 7 days before --to)")
 	c.Flags().StringVar(&to, "to", "", "last day, included (default: today)")
 	asJSON = wantsJSON(c)
+	return c
+}
+
+func reportsRebuild() *cobra.Command {
+	var from, to string
+	c := remoteCommand("rebuild", "Derive the rollups of some days anew from the ledger", cobra.NoArgs, func(c *cobra.Command, r remote, _ []string) error {
+		first, last, err := readDays(from, to)
+		if err != nil {
+			return err
+		}
+		resp, err := r.RebuildRollupsWithResponse(c.Context(), client.DayRange{From: *first, To: *last})
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintf(c.OutOrStdout(), "the rollups of %s to %s were derived from the ledger\n", resp.JSON200.From, resp.JSON200.To)
+		return err
+	})
+	c.Long = "For when reconcile says that rollups differ. Reports are exact meanwhile; an audit row tells of it."
+	c.Flags().StringVar(&from, "from", "", "first day, such as 2026-11-20")
+	c.Flags().StringVar(&to, "to", "", "last day, included")
+	_ = c.MarkFlagRequired("from")
+	_ = c.MarkFlagRequired("to")
 	return c
 }
 

@@ -21,10 +21,11 @@ import (
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/config"
-	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/loop"
 	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 	"github.com/keyledger/keyledger/migrations"
@@ -79,7 +80,7 @@ type service struct {
 	log       *slog.Logger
 	db        *db.DB // for lists and all else
 	migrator  *migrations.Migrator
-	passes    *expire.Passes
+	passes    *upkeep.Passes
 	public    listener
 	metrics   *listener // nil: none wanted
 	authz     *listener // nil: none wanted
@@ -93,6 +94,7 @@ type service struct {
 	decider   *admit.Decider
 	recorder  *usage.Recorder
 	reports   *report.Reports
+	rollup    *rollup.Rollup
 }
 
 type listener struct {
@@ -251,7 +253,7 @@ func (s *service) run(ctx context.Context) error {
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
 	background.Go(func() { loop.Every(loops, s.log, "statistics", time.Second, time.Minute, s.refreshStatistics) })
-	background.Go(func() { loop.Every(loops, s.log, "close days", time.Minute, time.Hour, s.closeDays) })
+	background.Go(func() { loop.Every(loops, s.log, "roll-up", s.cfg.RollupInterval, time.Hour, s.rollUp) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
 	failed := make(chan error, len(s.listeners()))
 	for _, l := range s.listeners() {
@@ -283,11 +285,11 @@ func (s *service) refreshStatistics(ctx context.Context) error {
 	return err
 }
 
-// closeDays adds up days that are over, for reports.
-func (s *service) closeDays(ctx context.Context) error {
-	days, err := s.reports.Close(ctx)
-	if days > 0 {
-		s.log.InfoContext(ctx, "days were closed", "days", days)
+// rollUp adds what was recorded to the rollups.
+func (s *service) rollUp(ctx context.Context) error {
+	rows, err := s.rollup.Roll(ctx)
+	if rows > 0 {
+		s.log.DebugContext(ctx, "ledger rows were added to the rollups", "rows", rows)
 	}
 	return err
 }

@@ -14,12 +14,13 @@ import (
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
-	"github.com/keyledger/keyledger/internal/expire"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -38,28 +39,21 @@ func (s *service) wire(ctx context.Context) (err error) {
 	s.verifier = &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
 		Memory: cache.New[[32]byte, *verify.Key](cfg.CacheKeys, s.changes.Live)}
 	s.hear(s.verifier.Memory, tokens.Memory, prices.Memory)
-	s.passes = &expire.Passes{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
+	s.passes = &upkeep.Passes{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
 	if err := s.prepare(ctx, prices, tokens); err != nil {
 		return err
 	}
 	s.refusals = &admit.Refusals{DB: s.db, Timezone: cfg.Timezone, Observe: func(code string, letThrough bool) {
 		m.Decided.WithLabelValues(code, strconv.FormatBool(letThrough)).Inc()
 	}}
-	s.decider = &admit.Decider{DB: s.patient, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
-		ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals}
-	s.recorder = &usage.Recorder{DB: s.patient, Prices: prices, Timezone: cfg.Timezone, Observe: usage.Observer{
-		Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
-		Dearer:   m.Dearer.Inc,
-		Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
-	}}
-	s.gather(ctx, m)
-	s.reports = &report.Reports{DB: s.reporting, Timezone: cfg.Timezone}
+	s.hotPath(m, prices)
+	s.reports, s.rollup = report.New(s.reporting, cfg.Timezone), rollup.New(s.changing, cfg.Timezone)
 	m.Cache("keys", s.verifier.Memory.Stat)
 	m.Cache("tokens", tokens.Memory.Stat)
 	server := &api.Server{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
-		Keys: &issue.Keys{DB: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}, Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
-		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports,
+		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
+		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
 	}
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
@@ -127,14 +121,27 @@ func rulesOf(cfg config.Loaded) key.Rules {
 	return rules
 }
 
-// gather makes admissions and usage take what comes at the same time in groups.
-func (s *service) gather(ctx context.Context, m *metrics.Metrics) {
-	limits := coalesce.Limits{Writers: s.cfg.Writers, MaxBatch: s.cfg.MaxBatch, MaxQueue: s.cfg.MaxQueue}
+// hotPath makes what every request of a relay waits on. Admissions and usage share their
+// writers, so that what is committed at the same time never shares a key.
+func (s *service) hotPath(m *metrics.Metrics, prices *price.Store) {
+	cfg := s.cfg
+	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
 	s.verifier.Gather(limits)
+	writers := coalesce.NewWriters(cfg.Writers)
 	limits.Flushed = m.Flushed("admissions")
-	s.decider.Gather(ctx, s.hot, limits, s.log)
+	s.decider = admit.New(admit.Options{
+		Fast: s.hot, Patient: s.patient, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
+		ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals, Limits: limits, Writers: writers, Log: s.log,
+	})
 	limits.Flushed = m.Flushed("usage")
-	s.recorder.Gather(s.hot, limits)
+	s.recorder = usage.New(usage.Options{
+		Fast: s.hot, Patient: s.patient, Prices: prices, Timezone: cfg.Timezone, Limits: limits, Writers: writers,
+		Observe: usage.Observer{
+			Recorded: func(_ string, priced bool) { m.Recorded.WithLabelValues(strconv.FormatBool(priced)).Inc() },
+			Dearer:   m.Dearer.Inc,
+			Repeated: func(conflict bool) { m.Repeated.WithLabelValues(strconv.FormatBool(conflict)).Inc() },
+		},
+	})
 	m.Queue("admissions", s.decider.State)
 	m.Queue("usage", s.recorder.State)
 	m.Pool("hot", s.hot.PoolStat)

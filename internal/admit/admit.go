@@ -6,6 +6,7 @@ package admit
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -56,6 +57,9 @@ var messages = map[Code]string{ //nolint:gosec // words, no credentials
 	Allowed:             "The request may go on",
 }
 
+// Unknown counts a request with no key to it, which was refused with a code of verify's.
+func (d *Decider) Unknown(code string) { d.o.Refusals.Unknown(code) }
+
 // Request asks whether a request of a key may go on.
 type Request struct {
 	KeyID        uuid.UUID
@@ -96,9 +100,10 @@ type Decision struct {
 	DecidedAt         time.Time
 }
 
-// Decider decides. It is safe for concurrent use.
-type Decider struct {
-	DB              *db.DB // a pool whose statements may wait for a row
+// Options make a Decider. All must be set, but that Limits have defaults.
+type Options struct {
+	Fast            *db.DB // a pool whose statements give up soon on a row that somebody holds
+	Patient         *db.DB // a pool whose statements may wait for a row
 	Prices          *price.Store
 	Clients         []config.Client
 	Timezone        string          // IANA zone whose midnights part days
@@ -106,10 +111,16 @@ type Decider struct {
 	ReservationTTL  time.Duration
 	RefuseUnpriced  bool // refuse models without a price or an estimate on keys with a cost limit
 	Refusals        *Refusals
+	Limits          coalesce.Limits
+	Writers         *coalesce.Writers // shared with usage, so that no two batches share a key
+	Log             *slog.Logger
+}
 
-	group *coalesce.Lanes[Request, decided, uuid.UUID] // nil: each request alone
-	quick *db.DB                                       // nil before Gather
-	waits chan struct{}
+// Decider decides. It is safe for concurrent use.
+type Decider struct {
+	o     Options
+	group *coalesce.Lanes[Request, decided, uuid.UUID]
+	waits chan struct{} // a place for each renewal and release that waits for a held key
 	ends  endings
 }
 
@@ -129,12 +140,11 @@ const maxTries = 3
 // none is what the statement takes as "no estimate".
 var none = decimal.NewFromInt(-1)
 
-// Decide decides one request; after Gather, in one transaction with those that
-// come at the same time. A refusal is an answer, not an error. now nil is the
+// Decide decides one request, in one transaction with those that come at the same time. A refusal is an answer, not an error. now nil is the
 // database's clock, read after any wait.
 func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decision, error) {
 	// A dry run is decided alone: a request of the same id must not get its answer.
-	if d.group != nil && now == nil && !r.DryRun {
+	if now == nil && !r.DryRun {
 		var one decided
 		for range maxTries {
 			var err error
@@ -157,7 +167,7 @@ func (d *Decider) Decide(ctx context.Context, r Request, now *time.Time) (Decisi
 // DecideAll decides requests in order; each sees what the ones before it have taken.
 // Those of different request ids are decided in one transaction.
 func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.Time) ([]Decision, error) {
-	all, err := d.decideAll(ctx, requests, now)
+	all, err := d.decideAll(ctx, d.o.Patient, requests, now)
 	if err != nil {
 		return nil, err
 	}
@@ -173,14 +183,14 @@ func (d *Decider) DecideAll(ctx context.Context, requests []Request, now *time.T
 
 // decideAll decides each round in a transaction. What a round has admitted stays so
 // whatever happens to a later one: its requests, and they alone, are told to come again.
-func (d *Decider) decideAll(ctx context.Context, requests []Request, now *time.Time) ([]decided, error) {
+func (d *Decider) decideAll(ctx context.Context, from *db.DB, requests []Request, now *time.Time) ([]decided, error) {
 	all := make([]decided, len(requests))
 	for nth, places := range rounds(requests) {
 		round := make([]Request, len(places))
 		for i, place := range places {
 			round[i] = requests[place]
 		}
-		made, err := d.decideRound(ctx, round, now)
+		made, err := d.decideRound(ctx, from, round, now)
 		if err != nil && nth == 0 {
 			return nil, err
 		}
@@ -195,13 +205,13 @@ func (d *Decider) decideAll(ctx context.Context, requests []Request, now *time.T
 	return all, nil
 }
 
-func (d *Decider) decideRound(ctx context.Context, round []Request, now *time.Time) ([]decided, error) {
+func (d *Decider) decideRound(ctx context.Context, from *db.DB, round []Request, now *time.Time) ([]decided, error) {
 	params, err := d.params(ctx, round, now)
 	if err != nil {
 		return nil, err
 	}
 	var rows []db.AdmitRow
-	err = d.DB.Pipeline(ctx, func(q *db.Queries) (err error) {
+	err = from.Pipeline(ctx, func(q *db.Queries) (err error) {
 		if err = q.CountersLock(ctx, params.KeyIDs); err == nil {
 			rows, err = q.Admit(ctx, params)
 		}
@@ -215,7 +225,7 @@ func (d *Decider) decideRound(ctx context.Context, round []Request, now *time.Ti
 		one := decided{Decision: decision(row), row: row}
 		one.CostFrom, one.Unpriced = costFrom(round[i], params.Costs[i]), params.Unpriced[i]
 		if !round[i].DryRun && !one.Repeated {
-			d.Refusals.count(round[i].KeyID, row)
+			d.o.Refusals.count(round[i].KeyID, row)
 		}
 		made[i] = one
 	}
@@ -245,14 +255,14 @@ func rounds(requests []Request) (lists [][]int) {
 }
 
 func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time) (db.AdmitParams, error) {
-	catalogue, at, err := d.Prices.Current(ctx)
+	catalogue, at, err := d.o.Prices.Current(ctx)
 	if err != nil {
 		return db.AdmitParams{}, err
 	}
 	if now != nil {
 		at = *now
 	}
-	p := db.AdmitParams{DefaultEstimate: d.DefaultEstimate, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Timezone: d.Timezone, Now: now}
+	p := db.AdmitParams{DefaultEstimate: d.o.DefaultEstimate, ReservationSeconds: int32(d.o.ReservationTTL.Seconds()), Timezone: d.o.Timezone, Now: now}
 	for _, r := range requests {
 		entry, priced := catalogue.Lookup(r.Model, at)
 		cost := none
@@ -273,7 +283,7 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 		p.Tokens = append(p.Tokens, r.Tokens)
 		p.Costs = append(p.Costs, cost.String())
 		p.LeaseSeconds = append(p.LeaseSeconds, r.LeaseSeconds)
-		p.Unpriced = append(p.Unpriced, d.RefuseUnpriced && !priced)
+		p.Unpriced = append(p.Unpriced, d.o.RefuseUnpriced && !priced)
 		p.Dry = append(p.Dry, r.DryRun)
 	}
 	return p, nil
@@ -294,7 +304,7 @@ func costFrom(r Request, asked string) string {
 // clientsOf are the ids of the clients that a User-Agent may be, by comma.
 func (d *Decider) clientsOf(userAgent string) string {
 	var ids []string
-	for _, c := range d.Clients {
+	for _, c := range d.o.Clients {
 		if userAgent != "" && c.Regexp.MatchString(userAgent) {
 			ids = append(ids, c.ID)
 		}

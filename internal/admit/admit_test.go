@@ -3,6 +3,9 @@ package admit_test
 import (
 	"context"
 	"fmt"
+	"log/slog"
+
+	"github.com/keyledger/keyledger/internal/coalesce"
 
 	"strings"
 	"sync"
@@ -35,10 +38,11 @@ func ptr[T any](v T) *T { return &v }
 
 // stand is what a test decides with.
 type stand struct {
-	t      testing.TB
-	db     *db.DB
-	admit  *admit.Decider
-	record *usage.Recorder
+	t       testing.TB
+	db      *db.DB
+	options admit.Options
+	admit   *admit.Decider
+	record  *usage.Recorder
 }
 
 func newStand(t testing.TB, d *db.DB, zone string) *stand {
@@ -51,8 +55,18 @@ func newStand(t testing.TB, d *db.DB, zone string) *stand {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &stand{t, d, &admit.Decider{DB: d, Prices: prices, Clients: cfg.Clients, Timezone: zone, ReservationTTL: time.Hour, Refusals: &admit.Refusals{DB: d, Timezone: zone}},
-		&usage.Recorder{DB: d, Prices: prices, Timezone: zone}}
+	writers := coalesce.NewWriters(1)
+	s := &stand{t: t, db: d, record: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: writers})}
+	s.options = admit.Options{Fast: d, Patient: d, Prices: prices, Clients: cfg.Clients, Timezone: zone, ReservationTTL: time.Hour,
+		Refusals: &admit.Refusals{DB: d, Timezone: zone}, Writers: writers, Log: slog.New(slog.DiscardHandler)}
+	s.admit = admit.New(s.options)
+	return s
+}
+
+// with makes admissions of other options.
+func (s *stand) with(change func(*admit.Options)) {
+	change(&s.options)
+	s.admit = admit.New(s.options)
 }
 
 func (s *stand) key(fields key.Columns) uuid.UUID {
@@ -295,7 +309,7 @@ func TestCost(t *testing.T) {
 	tokens := s.key(key.Columns{"daily_cost_limit": "0.01"})
 	s.want(admit.Request{KeyID: tokens, Model: "gpt-4o", Tokens: 1000}, now, admit.Allowed) // $10 a million at the dearest
 	s.want(admit.Request{KeyID: tokens, Model: "gpt-4o", Tokens: 1}, now, admit.DailyCostExceeded)
-	s.admit.RefuseUnpriced = true
+	s.with(func(o *admit.Options) { o.RefuseUnpriced = true })
 	limited := s.key(key.Columns{"daily_cost_limit": 1})
 	for _, model := range []string{"nobody-knows", ""} { // leaving the model out is no way round
 		s.want(admit.Request{KeyID: limited, Model: model}, now, admit.ModelNotPriced)
@@ -328,7 +342,7 @@ func TestPeriods(t *testing.T) {
 				return i
 			}
 			id := s.key(key.Columns{c.column: "0.01"})
-			if _, err := s.record.Record(ctx, []usage.Event{{KeyID: id, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: 4000}, OccurredAt: at(c.used)}}); err != nil {
+			if _, err := s.record.RecordAt(ctx, []usage.Event{{KeyID: id, Model: "gpt-4o", ModelReceived: "gpt-4o", Counts: usage.Counts{Input: 4000}, OccurredAt: at(c.used)}}, at(c.last)); err != nil {
 				t.Fatal(err)
 			}
 			d := s.ask(admit.Request{KeyID: id}, at(c.last))
@@ -357,7 +371,7 @@ func TestObserve(t *testing.T) {
 	}
 	s.want(admit.Request{KeyID: id, Service: "gemini"}, start, admit.ServiceNotPermitted)
 	for range 2 {
-		if err := s.admit.Refusals.Flush(ctx); err != nil {
+		if err := s.options.Refusals.Flush(ctx); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -464,7 +478,7 @@ func TestRefusalWritesNothing(t *testing.T) {
 	if after := changes(); after != before {
 		t.Errorf("refusals changed rows:\n%s\n%s", before, after)
 	}
-	if err := s.admit.Refusals.Flush(ctx); err != nil {
+	if err := s.options.Refusals.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if n := pgtest.Scan[int](t, d, "SELECT sum(refusals) FROM admission_refusals"); n != 50 {
@@ -557,7 +571,7 @@ func TestRetryAfter(t *testing.T) {
 func TestExplain(t *testing.T) {
 	t.Parallel()
 	s := newStand(t, pgtest.New(t), "UTC")
-	s.admit.DefaultEstimate, s.admit.RefuseUnpriced = usd("0.25"), true
+	s.with(func(o *admit.Options) { o.DefaultEstimate, o.RefuseUnpriced = usd("0.25"), true })
 	explain := func(fields key.Columns, r admit.Request) string {
 		t.Helper()
 		r.KeyID = s.key(fields)
@@ -601,10 +615,10 @@ func TestRefusalCounts(t *testing.T) {
 	}
 	s.want(admit.Request{KeyID: purged}, midnight, "DISABLED")
 	pgtest.Exec(t, d, "DELETE FROM api_keys WHERE id = $1", purged)
-	if err := s.admit.Refusals.Flush(ctx); err != nil {
+	if err := s.options.Refusals.Flush(ctx); err != nil {
 		t.Fatal(err)
 	}
-	got := pgtest.Scan[string](t, d, "SELECT string_agg(key_id || ' ' || day || ' ' || refusals, ', ' ORDER BY day) FROM admission_refusals")
+	got := pgtest.Scan[string](t, d, "SELECT string_agg(k.id || ' ' || r.day || ' ' || r.refusals, ', ' ORDER BY r.day) FROM admission_refusals AS r JOIN api_keys AS k USING (ledger_id)")
 	if want := fmt.Sprintf("%s 2026-03-02 1, %s 2026-03-03 2", kept, kept); got != want {
 		t.Errorf("counted %s, want %s", got, want)
 	}

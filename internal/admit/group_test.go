@@ -3,7 +3,6 @@ package admit_test
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"sync"
 	"testing"
 	"time"
@@ -11,7 +10,6 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/internal/admit"
-	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
@@ -24,7 +22,6 @@ func TestAbandoned(t *testing.T) {
 	dbURL := pgtest.URL(t)
 	s := newStand(t, pgtest.Open(t, dbURL), "UTC")
 	first, id := s.key(nil), s.key(key.Columns{"concurrency_limit": 100})
-	s.admit.Gather(ctx, s.db, coalesce.Limits{Writers: 1}, slog.New(slog.DiscardHandler))
 	hold := func(id uuid.UUID) func() {
 		return pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", id)
 	}

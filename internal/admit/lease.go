@@ -18,17 +18,14 @@ const maxWaits = 2
 // alone does something that concerns one key: at once where nobody holds it, else with
 // patience, unless too many wait so already.
 func (d *Decider) alone(fn func(*db.DB) error) error {
-	if d.quick == nil {
-		return fn(d.DB)
-	}
-	err := fn(d.quick)
+	err := fn(d.o.Fast)
 	if !db.Stuck(err) {
 		return err
 	}
 	select {
 	case d.waits <- struct{}{}:
 		defer func() { <-d.waits }()
-		return fn(d.DB)
+		return fn(d.o.Patient)
 	default:
 		return err
 	}
@@ -61,7 +58,7 @@ func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err er
 // A lease that is over is a Conflict: its slot may be another's by now.
 func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
 	var rows []db.AdmissionRenewRow
-	params := db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.ReservationTTL.Seconds()), Now: now}
+	params := db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.o.ReservationTTL.Seconds()), Now: now}
 	err := d.alone(func(from *db.DB) error {
 		return from.Pipeline(ctx, func(q *db.Queries) (err error) {
 			if err = q.AdmissionLock(ctx, id); err == nil {

@@ -285,7 +285,7 @@ func (h *history) settles() {
 	if by == "request" && request != "" {
 		event.KeyID, event.AdmissionID, id = h.id, uuid.Nil, h.m.current[request]
 	}
-	got, err := h.s.record.Record(ctx, []usage.Event{event})
+	got, err := h.s.record.RecordAt(ctx, []usage.Event{event}, h.now)
 	if err != nil {
 		h.Fatal(err)
 	}
@@ -297,12 +297,9 @@ func (h *history) settles() {
 	}
 	day := h.now.Format(time.DateOnly)
 	h.m.spent[day] = h.m.spent[day].Add(decimal.NewFromInt(tokens).Mul(decimal.New(25, -7)))
-	// Window tokens are counted by the database's own clock, which runs beside
-	// this history's: set them as if it did not.
 	if h.m.inWindow(h.now) {
 		h.m.tokens += tokens
 	}
-	pgtest.Exec(h.s.t, h.s.db, "UPDATE key_counters SET tokens = $2 WHERE key_id = $1", h.id, h.m.tokens)
 }
 
 func (h *history) patches() {

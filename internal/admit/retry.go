@@ -174,11 +174,7 @@ func (d *Decider) remembered(ctx context.Context, key uuid.UUID, at time.Time) (
 
 // read asks the database what a key holds at an instant.
 func (d *Decider) read(ctx context.Context, key uuid.UUID, at time.Time) (held, error) {
-	from := d.DB
-	if d.quick != nil {
-		from = d.quick
-	}
-	rows, err := from.AdmissionEnds(ctx, db.AdmissionEndsParams{KeyID: key, Now: at})
+	rows, err := d.o.Fast.AdmissionEnds(ctx, db.AdmissionEndsParams{KeyID: key, Now: at})
 	if err != nil {
 		return held{}, fmt.Errorf("reading what a key holds: %w", err)
 	}

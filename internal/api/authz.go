@@ -128,7 +128,7 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 		return admit.Decision{}, nil, err
 	}
 	if found == nil {
-		s.Decider.Refusals.Unknown(string(code))
+		s.Decider.Unknown(string(code))
 		return admit.Decision{Code: admit.Code(code), Message: code.Message()}, nil, nil
 	}
 	request.KeyID = found.ID

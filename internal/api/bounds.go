@@ -292,7 +292,7 @@ func (s *Server) reporting(next echo.HandlerFunc) echo.HandlerFunc {
 // reports has room for as many as the pool for reports has connections.
 func (s *Server) reports() chan struct{} {
 	s.makeReports.Do(func() {
-		_, _, most := s.Reports.DB.PoolStat()
+		_, _, most := s.Reports.PoolStat()
 		s.underReports = make(chan struct{}, max(1, most))
 	})
 	return s.underReports

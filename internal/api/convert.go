@@ -5,12 +5,13 @@ import (
 	"encoding/json"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
@@ -61,13 +62,13 @@ type numbers struct {
 }
 
 func details(row db.KeyShowRow, now numbers) keyDetails {
-	w := key.WindowAt(row.KeyCounter.WindowStart, row.APIKey.RateLimitWindow, row.KeyCounter.Requests, row.KeyCounter.Tokens, row.AsOf)
-	total := usage.OfTotals(row.KeyTotal)
+	w := key.WindowAt(row.KeyCounter.WindowStart, row.APIKey.RateLimitWindow, row.KeyCounter.WindowRequests, row.KeyCounter.WindowTokens, row.AsOf)
+	total := usage.OfKey(row.KeyCounter)
 	return keyDetails{
 		keySettings: settings(row.APIKey, row.Hint, row.AsOf),
 		Usage:       usageOf(total, now.periods, row.APIKey.CreatedAt, row.AsOf, usage.Block.All),
 		keyUse: keyUse{
-			DailyCost: usd(now.periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyTotal.LastUsedAt),
+			DailyCost: usd(now.periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyCounter.LastUsedAt),
 			CurrentConcurrency: now.held.Leases, ReservedTokens: now.held.Tokens, ReservedCost: usd(now.held.Cost),
 			CurrentWindowRequests: w.Requests, CurrentWindowTokens: w.Tokens,
 			WindowStartTime: wire.AtOrNil(w.Start), WindowEndTime: wire.AtOrNil(w.End), WindowRemainingSeconds: w.RemainingSeconds,
@@ -75,7 +76,7 @@ func details(row db.KeyShowRow, now numbers) keyDetails {
 	}
 }
 
-func issued(i issue.Issued, now numbers) issuedKey {
+func issued(i keys.Issued, now numbers) issuedKey {
 	return issuedKey{keyDetails: details(i.Row, now), APIKey: i.Secret, Replayed: i.Replayed}
 }
 
@@ -85,7 +86,7 @@ func block(b usage.Block, tokens func(usage.Block) int64) Block {
 	return Block{
 		Requests: b.Requests, Tokens: tokens(b), InputTokens: b.Input, OutputTokens: b.Output,
 		CacheCreateTokens: b.CacheCreate, CacheReadTokens: b.CacheRead,
-		Ephemeral5MTokens: b.Ephemeral5m, Ephemeral1HTokens: b.Ephemeral1h, AllTokens: b.All(), CostUsd: usd(b.Cost),
+		Ephemeral5MTokens: b.Ephemeral5m(), Ephemeral1HTokens: b.Ephemeral1h, AllTokens: b.All(), CostUsd: usd(b.Cost),
 	}
 }
 
@@ -109,12 +110,12 @@ func statsOf(total usage.Block, p usage.Periods, models []usage.ModelBlock, sinc
 	return s
 }
 
-func event(e db.UsageEvent) Event {
+func event(e db.UsageEvent, keyID uuid.UUID) Event {
 	return Event{
-		ID: e.EventID, ReceivedAt: wire.At(e.ReceivedAt), Kind: EventKind(e.Kind), KeyID: e.KeyID, AccountID: e.AccountID,
+		ID: e.EventID, ReceivedAt: wire.At(e.ReceivedAt), Kind: EventKind(e.Kind), KeyID: keyID, AccountID: e.AccountID,
 		Model: e.Model, ModelReceived: e.ModelReceived, RequestID: e.RequestID, OccurredAt: wire.At(e.OccurredAt), Requests: e.Requests,
 		InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, CacheCreateTokens: e.CacheCreateTokens, CacheReadTokens: e.CacheReadTokens,
-		Ephemeral5MTokens: e.Ephemeral5mTokens, Ephemeral1HTokens: e.Ephemeral1hTokens, CostUsd: usd(e.Cost), Priced: e.Priced,
+		Ephemeral5MTokens: e.CacheCreateTokens - e.Ephemeral1hTokens, Ephemeral1HTokens: e.Ephemeral1hTokens, CostUsd: usd(e.Cost), Priced: e.Priced, Estimated: e.Estimated,
 		Adjusts: e.Adjusts, Reason: e.Reason,
 	}
 }

@@ -76,8 +76,8 @@ func TestDocsInBrowser(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if operations != 36 || !strings.HasPrefix(title, "keyledger") {
-		t.Errorf("the page %q shows %d operations, want 36", title, operations)
+	if operations != 37 || !strings.HasPrefix(title, "keyledger") {
+		t.Errorf("the page %q shows %d operations, want 37", title, operations)
 	}
 	mu.Lock()
 	defer mu.Unlock()

@@ -38,7 +38,7 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 	if found == nil {
 		answer := Admit200JSONResponse{Code: AdmissionAnswerCode(code), Message: code.Message(), Limits: []LimitState{}}
 		if !request.DryRun {
-			s.Decider.Refusals.Unknown(string(code))
+			s.Decider.Unknown(string(code))
 		}
 		if flag(r.Body.Explain) {
 			answer.Explanation = &[]Check{{Check: string(code), Detail: code.Message()}}

@@ -13,8 +13,8 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 )
 
 // CreateKey answers POST /v1/keys.
@@ -41,7 +41,7 @@ func (s *Server) CreateKey(ctx context.Context, r CreateKeyRequestObject) (Creat
 	return CreateKey201JSONResponse{Body: answer.Body, Headers: CreateKey201ResponseHeaders(answer.Headers)}, nil
 }
 
-func (s *Server) issuedAnswer(ctx context.Context, made issue.Issued) (IssuedKeyAnswerJSONResponse, error) {
+func (s *Server) issuedAnswer(ctx context.Context, made keys.Issued) (IssuedKeyAnswerJSONResponse, error) {
 	now, err := s.numbers(ctx, made.Row.APIKey.ID)
 	if err != nil {
 		return IssuedKeyAnswerJSONResponse{}, err
@@ -73,26 +73,26 @@ func (s *Server) numbers(ctx context.Context, ids ...uuid.UUID) (map[uuid.UUID]n
 }
 
 // idempotency makes a claim of an Idempotency-Key header and the body it came with.
-func idempotency(header *string, body any) (issue.Idempotency, error) {
+func idempotency(header *string, body any) (keys.Idempotency, error) {
 	if header == nil {
-		return issue.Idempotency{}, nil
+		return keys.Idempotency{}, nil
 	}
 	if len(*header) < 1 || len(*header) > 200 {
-		return issue.Idempotency{}, fault.Fields(fault.Field{Field: "Idempotency-Key", Message: "must have 1 to 200 characters"})
+		return keys.Idempotency{}, fault.Fields(fault.Field{Field: "Idempotency-Key", Message: "must have 1 to 200 characters"})
 	}
 	raw, err := jsonv2.Marshal(body, jsonv2.Deterministic(true))
 	if err != nil {
-		return issue.Idempotency{}, fmt.Errorf("encoding a body: %w", err)
+		return keys.Idempotency{}, fmt.Errorf("encoding a body: %w", err)
 	}
 	sum := sha256.Sum256(raw)
-	return issue.Idempotency{Key: *header, Fingerprint: sum[:]}, nil
+	return keys.Idempotency{Key: *header, Fingerprint: sum[:]}, nil
 }
 
 // CreateKeys answers POST /v1/keys/batch.
 func (s *Server) CreateKeys(ctx context.Context, r CreateKeysRequestObject) (CreateKeysResponseObject, error) {
 	body := *r.Body
 	base, wrongBase := textMember(body, "baseName", 1, 96)
-	count, wrongCount := key.Integer(body["count"], issue.MaxBatch)
+	count, wrongCount := key.Integer(body["count"], keys.MaxBatch)
 	if wrongCount == "" && count < 1 {
 		wrongCount = "must be at least 1"
 	}
@@ -157,7 +157,7 @@ func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKey
 		return nil, err
 	}
 	for _, row := range rows {
-		shown := db.KeyShowRow{APIKey: row.APIKey, Hint: row.Hint, KeyTotal: row.KeyTotal, KeyCounter: row.KeyCounter, AsOf: row.AsOf}
+		shown := db.KeyShowRow{APIKey: row.APIKey, Hint: row.Hint, KeyCounter: row.KeyCounter, AsOf: row.AsOf}
 		answer.Data = append(answer.Data, details(shown, now[row.APIKey.ID]))
 	}
 	return answer, nil
@@ -295,8 +295,8 @@ func (s *Server) UpdateKeys(ctx context.Context, r UpdateKeysRequestObject) (Upd
 
 // distinct checks the ids of a batch and takes repeats out.
 func distinct(ids []uuid.UUID) (unique []uuid.UUID, wrong string) {
-	if len(ids) < 1 || len(ids) > issue.MaxBatch {
-		return nil, fmt.Sprintf("must have 1 to %d entries", issue.MaxBatch)
+	if len(ids) < 1 || len(ids) > keys.MaxBatch {
+		return nil, fmt.Sprintf("must have 1 to %d entries", keys.MaxBatch)
 	}
 	for _, id := range ids {
 		if !slices.Contains(unique, id) {

@@ -36,6 +36,14 @@ func (s *Server) Reconcile(ctx context.Context, r ReconcileRequestObject) (Recon
 	return answer, nil
 }
 
+// RebuildRollups answers POST /v1/reports/rebuild.
+func (s *Server) RebuildRollups(ctx context.Context, r RebuildRollupsRequestObject) (RebuildRollupsResponseObject, error) {
+	if err := s.Rollup.Rebuild(ctx, actor(ctx), r.Body.From.Time, r.Body.To.Time); err != nil {
+		return nil, err
+	}
+	return RebuildRollups200JSONResponse(*r.Body), nil
+}
+
 // days are the days asked for: up to today, and from so many days before the last.
 func (s *Server) days(ctx context.Context, askedFrom, askedTo *openapi_types.Date, before int) (from, to time.Time, err error) {
 	if askedTo != nil {
@@ -45,7 +53,7 @@ func (s *Server) days(ctx context.Context, askedFrom, askedTo *openapi_types.Dat
 		if err != nil {
 			return from, to, err
 		}
-		zone, err := time.LoadLocation(s.Reports.Timezone)
+		zone, err := time.LoadLocation(s.Reports.Timezone())
 		if err != nil {
 			return from, to, err
 		}

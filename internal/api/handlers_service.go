@@ -62,7 +62,7 @@ func (s *Server) fullPool() string {
 	for _, pool := range []struct {
 		of   string
 		stat func() (open, inUse, most int32)
-	}{{"changes of keys", s.Keys.DB.PoolStat}, {"lists", s.DB.PoolStat}, {"reports", s.Reports.DB.PoolStat}} {
+	}{{"changes of keys", s.Keys.PoolStat}, {"lists", s.DB.PoolStat}, {"reports", s.Reports.PoolStat}} {
 		if _, inUse, most := pool.stat(); inUse == most {
 			return fmt.Sprintf("all %d for %s are in use: they wait", most, pool.of)
 		}

@@ -150,7 +150,7 @@ func (s *Server) keyStats(ctx context.Context, row db.KeyShowRow, asOf *time.Tim
 	if err != nil {
 		return stats{}, err
 	}
-	return statsOf(usage.OfTotals(row.KeyTotal), periods[id], models, row.APIKey.CreatedAt, at, usage.Block.All), nil
+	return statsOf(usage.OfKey(row.KeyCounter), periods[id], models, row.APIKey.CreatedAt, at, usage.Block.All), nil
 }
 
 // GetAccountUsage answers GET /v1/accounts/{accountId}/usage.
@@ -167,7 +167,7 @@ func (s *Server) GetAccountUsage(ctx context.Context, r GetAccountUsageRequestOb
 	if err != nil {
 		return nil, err
 	}
-	full := statsOf(usage.OfAccount(row.AccountTotal), periods[r.AccountID], models, row.AccountTotal.FirstUsedAt, row.AsOf, usage.Block.Core)
+	full := statsOf(usage.OfAccount(row), periods[r.AccountID], models, row.FirstUsedAt, row.AsOf, usage.Block.Core)
 	return GetAccountUsage200JSONResponse{StatsAnswerJSONResponse(full)}, nil
 }
 
@@ -177,40 +177,41 @@ func (s *Server) ListAccountUsage(ctx context.Context, r ListAccountUsageRequest
 	if err != nil {
 		return nil, err
 	}
-	params := db.AccountListParams{AsOf: instant(r.Params.AsOf), Timezone: s.Stats.Timezone, RowLimit: read}
-	after, err := readCursor(r.Params.Cursor, 2)
+	cursor, err := readCursor(r.Params.Cursor, 2)
 	if err != nil {
 		return nil, err
 	}
-	if after != nil {
-		if params.AfterTokens, err = strconv.ParseInt(after[0], 10, 64); err != nil {
+	var after *usage.AccountsAfter
+	if cursor != nil {
+		tokens, err := strconv.ParseInt(cursor[0], 10, 64)
+		if err != nil {
 			return nil, badCursor()
 		}
-		params.AfterID = &after[1]
+		after = &usage.AccountsAfter{Tokens: tokens, ID: cursor[1]}
 	}
-	rows, err := s.DB.AccountList(ctx, params)
+	asOf := instant(r.Params.AsOf)
+	rows, err := s.Stats.AccountList(ctx, after, asOf, read)
 	if err != nil {
-		return nil, fmt.Errorf("listing accounts: %w", err)
+		return nil, err
 	}
 	answer := ListAccountUsage200JSONResponse{Data: []AccountUsage{}}
 	if len(rows) > size {
 		rows = rows[:size]
 		last := rows[size-1]
-		answer.NextCursor = writeCursor(strconv.FormatInt(last.DayTokens, 10), last.AccountTotal.AccountID)
+		answer.NextCursor = writeCursor(strconv.FormatInt(last.DayTokens, 10), last.AccountID)
 	}
 	ids := make([]string, len(rows))
 	for i, row := range rows {
-		ids[i] = row.AccountTotal.AccountID
+		ids[i] = row.AccountID
 	}
-	periods, err := s.Stats.Accounts(ctx, ids, params.AsOf)
+	periods, err := s.Stats.Accounts(ctx, ids, asOf)
 	if err != nil {
 		return nil, err
 	}
 	for _, row := range rows {
-		t := row.AccountTotal
 		answer.Data = append(answer.Data, accountUsage{
-			AccountID: t.AccountID, FirstUsedAt: wire.At(t.FirstUsedAt), LastUsedAt: wire.At(t.LastUsedAt),
-			Usage: usageOf(usage.OfAccount(t), periods[t.AccountID], t.FirstUsedAt, row.AsOf, usage.Block.Core),
+			AccountID: row.AccountID, FirstUsedAt: wire.At(row.FirstUsedAt), LastUsedAt: wire.At(row.LastUsedAt),
+			Usage: usageOf(usage.OfAccount(row), periods[row.AccountID], row.FirstUsedAt, row.AsOf, usage.Block.Core),
 		})
 	}
 	return answer, nil
@@ -223,7 +224,7 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 		return nil, err
 	}
 	q := r.Params
-	params := db.EventListParams{KeyID: q.KeyID, AccountID: q.AccountID, Model: q.Model, RequestID: q.RequestID,
+	params := db.EventListParams{OfKey: q.KeyID, AccountID: q.AccountID, Model: q.Model, RequestID: q.RequestID,
 		From: instant(q.From), To: instant(q.To), RowLimit: read}
 	if q.Kind != nil {
 		kind := string(*q.Kind)
@@ -232,16 +233,17 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 		}
 		params.Kind = &kind
 	}
-	after, err := readCursor(q.Cursor, 1)
+	after, err := readCursor(q.Cursor, 2)
 	if err != nil {
 		return nil, err
 	}
 	if after != nil {
 		id, err := uuid.Parse(after[0])
-		if err != nil {
+		chunk, wrong := strconv.ParseInt(after[1], 10, 64)
+		if err != nil || wrong != nil {
 			return nil, badCursor()
 		}
-		params.AfterID = &id
+		params.AfterID, params.AfterChunk = &id, &chunk
 	}
 	rows, err := s.DB.EventList(ctx, params)
 	if err != nil {
@@ -250,10 +252,11 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 	answer := ListEvents200JSONResponse{Data: []Event{}}
 	if len(rows) > size {
 		rows = rows[:size]
-		answer.NextCursor = writeCursor(rows[size-1].EventID.String())
+		last := rows[size-1].UsageEvent
+		answer.NextCursor = writeCursor(last.EventID.String(), strconv.FormatInt(last.Chunk, 10))
 	}
 	for _, row := range rows {
-		answer.Data = append(answer.Data, event(row))
+		answer.Data = append(answer.Data, event(row.UsageEvent, row.KeyID))
 	}
 	return answer, nil
 }
@@ -267,7 +270,10 @@ func (s *Server) GetEvent(ctx context.Context, r GetEventRequestObject) (GetEven
 	if err != nil {
 		return nil, fmt.Errorf("reading an event: %w", err)
 	}
-	return GetEvent200JSONResponse(event(row.UsageEvent)), nil
+	if row.KeyID == uuid.Nil {
+		row.KeyID = row.UsageEvent.LedgerID
+	}
+	return GetEvent200JSONResponse(event(row.UsageEvent, row.KeyID)), nil
 }
 
 // VoidEvent answers POST /v1/events/{id}/void.

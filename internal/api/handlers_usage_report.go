@@ -151,7 +151,7 @@ func sumsOf(row db.ReportRow) ReportSums {
 	return ReportSums{
 		Requests: row.Requests, InputTokens: row.InputTokens, OutputTokens: row.OutputTokens,
 		CacheCreateTokens: row.CacheCreateTokens, CacheReadTokens: row.CacheReadTokens,
-		Ephemeral5MTokens: row.Ephemeral5mTokens, Ephemeral1HTokens: row.Ephemeral1hTokens,
+		Ephemeral5MTokens: row.CacheCreateTokens - row.Ephemeral1hTokens, Ephemeral1HTokens: row.Ephemeral1hTokens,
 		AllTokens: row.InputTokens + row.OutputTokens + row.CacheCreateTokens + row.CacheReadTokens, CostUsd: usd(row.Cost),
 	}
 }
@@ -192,7 +192,7 @@ type csvReport struct {
 // the whole.
 func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
 	// Each holds a connection for as long as its client reads: some are left to others.
-	_, _, conns := c.server.Reports.DB.PoolStat()
+	_, _, conns := c.server.Reports.PoolStat()
 	defer c.server.streams.Add(-1)
 	if c.server.streams.Add(1) > max(1, conns/2) {
 		return fault.New(fault.Unavailable, "As many CSV reports as this service has connections for are under way. Try again.")
@@ -262,7 +262,8 @@ func csvRow(row db.ReportRow, by report.By) []string {
 	if by.Tag {
 		line = append(line, harmless(row.Tag))
 	}
-	for _, n := range []int64{row.Requests, row.InputTokens, row.OutputTokens, row.CacheCreateTokens, row.CacheReadTokens, row.Ephemeral5mTokens, row.Ephemeral1hTokens,
+	for _, n := range []int64{row.Requests, row.InputTokens, row.OutputTokens, row.CacheCreateTokens, row.CacheReadTokens,
+		row.CacheCreateTokens - row.Ephemeral1hTokens, row.Ephemeral1hTokens,
 		row.InputTokens + row.OutputTokens + row.CacheCreateTokens + row.CacheReadTokens} {
 		line = append(line, strconv.FormatInt(n, 10))
 	}

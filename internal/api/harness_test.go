@@ -14,6 +14,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/rollup"
+
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
@@ -25,13 +27,13 @@ import (
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
-	"github.com/keyledger/keyledger/internal/expire"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -99,24 +101,23 @@ func newHarness(t testing.TB, o options) *harness {
 	} else if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
 	}
-	passes := &expire.Passes{DB: d, Log: log, RetentionDays: 90, DedupHorizon: 7 * 24 * time.Hour}
+	passes := &upkeep.Passes{DB: d, Log: log, RetentionDays: 90, DedupHorizon: 7 * 24 * time.Hour}
 	if err := passes.Tidy(ctx); err != nil {
 		t.Fatal(err)
 	}
+	writers := coalesce.NewWriters(2)
 	s := &api.Server{DB: d, Hot: d, Log: log, Metrics: m, Tokens: tokens,
-		Keys:     &issue.Keys{DB: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules},
+		Keys:     keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules}),
 		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey},
-		Decider: &admit.Decider{DB: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour, RefuseUnpriced: o.refuse,
-			Refusals: &admit.Refusals{DB: d, Timezone: o.zone}},
+		Decider: admit.New(admit.Options{Fast: d, Patient: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
+			RefuseUnpriced: o.refuse, Refusals: &admit.Refusals{DB: d, Timezone: o.zone}, Writers: writers, Log: log}),
 		LeaseTTL: 5 * time.Minute, MaxInFlight: o.slots,
-		Usage:   &usage.Recorder{DB: d, Prices: prices, Timezone: o.zone},
+		Usage:   usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: o.zone, Writers: writers}),
 		Stats:   &usage.Stats{DB: d, Timezone: o.zone},
-		Reports: &report.Reports{DB: d, Timezone: o.zone},
-		Prices:  prices, Passes: passes, Clients: clients,
+		Reports: report.New(d, o.zone), Rollup: rollup.New(d, o.zone),
+		Prices: prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
 	}
-	s.Decider.Gather(ctx, d, coalesce.Limits{}, log)
-	s.Usage.Gather(d, coalesce.Limits{})
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)
 	h.authz = authz.URL

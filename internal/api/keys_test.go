@@ -226,8 +226,8 @@ func TestPurge(t *testing.T) {
 	h.want(h.as(h.admin, "POST", "/v1/keys/"+id+"/rotate", `{}`, "Idempotency-Key", "x"), 200)
 	h.want(h.record(map[string]any{"keyId": id, "requestId": "r", "accountId": "acct", "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 100}}), 200)
 	sums := func() string {
-		return pgtest.Scan[string](t, h.db, `SELECT concat_ws(' ', (SELECT sum(cost) FROM usage_events), (SELECT sum(cost) FROM usage_daily),
-			(SELECT sum(cost) FROM daily_cost), (SELECT sum(cost) FROM key_totals), (SELECT sum(cost) FROM account_usage), (SELECT count(*) FROM usage_dedup))`)
+		return pgtest.Scan[string](t, h.db, `SELECT concat_ws(' ', (SELECT sum(cost) FROM usage_events), (SELECT sum(cost) FROM key_days),
+			(SELECT sum(cost) FROM cost_days), (SELECT sum(cost_usd) FROM reporting.usage_by_key), (SELECT sum(cost) FROM account_days))`)
 	}
 	before := sums()
 	h.want(h.do("DELETE", "/v1/keys/"+id+"?purge=true", nil), 204)
@@ -241,7 +241,7 @@ func TestPurge(t *testing.T) {
 	if a := h.record(map[string]any{"keyId": id, "usage": map[string]any{}}); a.status != 422 || a.wrongFields() != "keyId" {
 		t.Errorf("usage of a purged key: %d %s", a.status, a.raw)
 	}
-	for _, table := range []string{"api_keys", "api_key_secrets", "audit_log", "usage_events", "usage_daily", "key_totals", "key_counters", "daily_cost", "usage_dedup", "idempotency_keys"} {
+	for _, table := range []string{"api_keys", "api_key_secrets", "audit_log", "usage_events", "usage_daily", "key_counters", "daily_cost", "admissions", "admission_refusals", "usage_dedup", "idempotency_keys"} {
 		for _, trace := range []string{id, "Erika", "erika"} {
 			if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM "+table+" AS x WHERE x::text LIKE '%' || $1 || '%'", trace); n != 0 {
 				t.Errorf("%s still holds %q", table, trace)
@@ -502,7 +502,7 @@ func TestListWindow(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, options{})
 	id, _ := pgtest.Key(t, h.db, pgtest.KeyRow{Fields: key.Columns{"rate_limit_window": 60}})
-	pgtest.Exec(t, h.db, "UPDATE key_counters SET window_start = now() - interval '30 minutes', requests = 3 WHERE key_id = $1", id)
+	pgtest.Exec(t, h.db, "UPDATE key_counters SET window_start = now() - interval '30 minutes', window_requests = 3 WHERE key_id = $1", id)
 	h.want(h.record(map[string]any{"keyId": id, "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 100, "completion_tokens": 11}}), 200)
 	a := h.do("GET", "/v1/keys/"+id.String(), nil)
 	if a.text("currentWindowRequests") != "3" || a.text("currentWindowTokens") != "111" || a.text("windowEndTime") == "" || !strings.HasPrefix(a.text("windowRemainingSeconds"), "179") && a.text("windowRemainingSeconds") != "1800" {
@@ -514,7 +514,7 @@ func TestListWindow(t *testing.T) {
 	if a.text("currentWindowRequests") != "0" || a.text("windowRemainingSeconds") != "0" || a.text("windowStartTime") != "" {
 		t.Errorf("an ended window: %s", a.raw)
 	}
-	if n := pgtest.Scan[int](t, h.db, "SELECT tokens FROM key_counters"); n != 111 {
+	if n := pgtest.Scan[int](t, h.db, "SELECT window_tokens FROM key_counters"); n != 111 {
 		t.Errorf("an ended window counted tokens: %d", n)
 	}
 }

@@ -108,9 +108,10 @@ func TestReprice(t *testing.T) {
 	later := record("c", "no-such-model", 0)
 	h.want(h.do("POST", "/v1/prices", map[string]any{"model": "no-such-model", "inputPerMillion": 10, "outputPerMillion": 50, "effectiveFrom": "2020-01-01T00:00:00Z"}), 200)
 	state := func() string {
-		return pgtest.Scan[string](t, h.db, `SELECT (SELECT concat_ws(' ', requests, input_tokens, output_tokens, trim_scale(cost)) FROM key_totals) || ' | ' ||
-			(SELECT string_agg(concat_ws(' ', (now() AT TIME ZONE 'UTC')::date - day, model, requests, input_tokens, trim_scale(cost)), ', ' ORDER BY day, model) FROM usage_daily) || ' | ' || (SELECT trim_scale(sum(cost)) FROM daily_cost)
-			|| ' | ' || (SELECT trim_scale(cost) FROM account_totals) || ' | ' || (SELECT count(*) FROM usage_events)`)
+		return pgtest.Scan[string](t, h.db, `SELECT (SELECT concat_ws(' ', requests, input_tokens, output_tokens, trim_scale(cost)) FROM key_counters) || ' | ' ||
+			(SELECT string_agg(concat_ws(' ', (now() AT TIME ZONE 'UTC')::date - d.day, d.model, d.requests, d.input_tokens, trim_scale(d.cost)), ', ' ORDER BY d.day, d.model)
+				FROM (SELECT day, model, sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(cost) AS cost FROM key_days GROUP BY day, model) AS d) || ' | ' || (SELECT trim_scale(sum(cost)) FROM cost_days)
+			|| ' | ' || (SELECT trim_scale(sum(cost)) FROM account_sums) || ' | ' || (SELECT count(*) FROM usage_events)`)
 	}
 	before := state()
 	ask := func(dry bool) answer {
@@ -177,7 +178,7 @@ func TestRepriceSlowClock(t *testing.T) {
 	today := pgtest.Scan[string](t, h.db, "SELECT (now() AT TIME ZONE 'UTC')::date::text")
 	for range 2 {
 		h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 200)
-		if got := pgtest.Scan[string](t, h.db, "SELECT concat_ws(' ', requests, trim_scale(cost)) FROM key_totals"); got != "3 6" {
+		if got := pgtest.Scan[string](t, h.db, "SELECT concat_ws(' ', requests, trim_scale(cost)) FROM key_counters"); got != "3 6" {
 			t.Errorf("requests and cost of what was not taken back: %s, want 3 6", got)
 		}
 	}
@@ -214,7 +215,7 @@ func TestRepriceAtOnce(t *testing.T) {
 	}
 	all.Wait()
 	h.want(h.do("POST", "/v1/prices/reprice", map[string]any{"from": today, "to": today}), 200)
-	if got := pgtest.Scan[string](t, h.db, "SELECT concat_ws(' ', requests, input_tokens, trim_scale(cost)) FROM key_totals"); got != "580 580000 0.58" {
+	if got := pgtest.Scan[string](t, h.db, "SELECT concat_ws(' ', requests, input_tokens, trim_scale(cost)) FROM key_counters"); got != "580 580000 0.58" {
 		t.Errorf("the key's totals: %s", got)
 	}
 	if a := h.want(h.do("GET", "/v1/reports/reconcile", nil), 200); a.text("agrees") != "true" {

@@ -15,7 +15,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/internal/pgtest"
-	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/rollup"
 )
 
 // Guarantee: reconcile finds nothing in what the service wrote, also while it writes
@@ -31,9 +31,13 @@ func TestReconcile(t *testing.T) {
 	}
 	record("now", time.Now())
 	record("late", time.Now().AddDate(0, 0, -3))
-	if _, err := (&report.Reports{DB: h.db, Timezone: "Asia/Kathmandu"}).Close(t.Context()); err != nil {
-		t.Fatal(err)
+	roll := func() {
+		t.Helper()
+		if _, err := rollup.New(h.db, "Asia/Kathmandu").Roll(t.Context()); err != nil {
+			t.Fatal(err)
+		}
 	}
+	roll()
 	record("later", time.Now().AddDate(0, 0, -3))
 	h.want(h.do("POST", "/v1/events/"+record("void", time.Now())+"/void", map[string]any{"reason": "test"}), 200)
 	reconcile := func() answer { return h.want(h.as(h.reader, "GET", "/v1/reports/reconcile", nil), 200) }
@@ -54,14 +58,19 @@ func TestReconcile(t *testing.T) {
 		}
 	}
 	writing.Wait()
+	roll()
+	record("tail", time.Now())
 	for _, c := range []struct{ falsify, repair, rollup, column, model string }{
 		{"UPDATE usage_daily SET cost = cost + 1 WHERE day = (SELECT max(day) FROM usage_daily)", "UPDATE usage_daily SET cost = cost - 1 WHERE day = (SELECT max(day) FROM usage_daily)", "usage_daily", "cost", "gpt-4o"},
 		{"UPDATE usage_daily SET input_tokens = input_tokens + 1 WHERE day = (SELECT max(day) FROM usage_daily)", "UPDATE usage_daily SET input_tokens = input_tokens - 1 WHERE day = (SELECT max(day) FROM usage_daily)", "usage_daily", "input_tokens", "gpt-4o"},
 		{"UPDATE account_usage SET requests = requests + 1 WHERE day = (SELECT max(day) FROM account_usage)", "UPDATE account_usage SET requests = requests - 1 WHERE day = (SELECT max(day) FROM account_usage)", "account_usage", "requests", "gpt-4o"},
 		{"UPDATE daily_cost SET cost = cost - 0.000000000001 WHERE day = (SELECT max(day) FROM daily_cost)", "UPDATE daily_cost SET cost = cost + 0.000000000001 WHERE day = (SELECT max(day) FROM daily_cost)", "daily_cost", "cost", ""},
-		{"UPDATE key_totals SET ephemeral_1h_tokens = 7", "UPDATE key_totals SET ephemeral_1h_tokens = 0", "key_totals", "ephemeral_1h_tokens", ""},
-		{"UPDATE usage_closed SET requests = requests + 1 WHERE scope = 'all'", "UPDATE usage_closed SET requests = requests - 1 WHERE scope = 'all'", "usage_closed", "requests", "gpt-4o"},
-		{"UPDATE usage_late SET cost = 7", "UPDATE usage_late SET cost = 0.0025", "usage_closed", "cost", "gpt-4o"},
+		{"UPDATE key_counters SET ephemeral_1h_tokens = 7", "UPDATE key_counters SET ephemeral_1h_tokens = 0", "key_counters", "ephemeral_1h_tokens", ""},
+		{"UPDATE key_counters SET day_cost = day_cost + 1", "UPDATE key_counters SET day_cost = day_cost - 1", "key_counters", "day_cost", ""},
+		{"UPDATE key_counters SET week_cost = week_cost + 1", "UPDATE key_counters SET week_cost = week_cost - 1", "key_counters", "week_cost", ""},
+		{"UPDATE key_counters SET month_cost = month_cost + 1", "UPDATE key_counters SET month_cost = month_cost - 1", "key_counters", "month_cost", ""},
+		{"UPDATE model_usage SET requests = requests + 1", "UPDATE model_usage SET requests = requests - 1", "model_usage", "requests", "gpt-4o"},
+		{"UPDATE tag_usage SET cost = cost + 7", "UPDATE tag_usage SET cost = cost - 7", "tag_usage", "cost", "gpt-4o"},
 		{"UPDATE account_totals SET cost = cost * 2", "UPDATE account_totals SET cost = cost / 2", "account_totals", "cost", ""},
 	} {
 		pgtest.Exec(t, h.db, c.falsify)
@@ -76,14 +85,27 @@ func TestReconcile(t *testing.T) {
 		}
 		pgtest.Exec(t, h.db, c.repair)
 	}
-	// What derives from the days can be made anew.
-	pgtest.Exec(t, h.db, "UPDATE usage_closed SET requests = 99")
-	pgtest.Exec(t, h.db, "SELECT reopen_days()")
-	if _, err := (&report.Reports{DB: h.db, Timezone: "Asia/Kathmandu"}).Close(t.Context()); err != nil {
-		t.Fatal(err)
+	// What derives from the ledger can be made anew.
+	for _, table := range []string{"usage_daily", "account_usage", "model_usage", "tag_usage"} {
+		pgtest.Exec(t, h.db, "UPDATE "+table+" SET requests = 99")
 	}
-	if a := reconcile(); a.text("agrees") != "true" || pgtest.Scan[int](t, h.db, "SELECT count(*) FROM usage_closed") == 0 {
-		t.Errorf("after the days were closed anew: %s", a.raw)
+	pgtest.Exec(t, h.db, "DELETE FROM daily_cost")
+	pgtest.Exec(t, h.db, "UPDATE account_totals SET cost = 99")
+	today := pgtest.Scan[string](t, h.db, "SELECT (now() AT TIME ZONE 'Asia/Kathmandu')::date::text")
+	week := pgtest.Scan[string](t, h.db, "SELECT ((now() AT TIME ZONE 'Asia/Kathmandu')::date - 7)::text")
+	rebuild := map[string]any{"from": week, "to": today}
+	h.want(h.as(h.reader, "POST", "/v1/reports/rebuild", rebuild), 403)
+	for range 2 {
+		h.want(h.do("POST", "/v1/reports/rebuild", rebuild), 200)
+		if a := reconcile(); a.text("agrees") != "true" || pgtest.Scan[int](t, h.db, "SELECT count(*) FROM daily_cost") == 0 {
+			t.Errorf("after the rollups were rebuilt: %s", a.raw)
+		}
+	}
+	if n := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM audit_log WHERE action = 'rollups.rebuild' AND actor = 'the-admin'"); n != 2 {
+		t.Errorf("%d audit rows tell of two rebuilds", n)
+	}
+	if a := h.want(h.do("POST", "/v1/reports/rebuild", map[string]any{"from": today, "to": week}), 422); a.wrongFields() != "from" {
+		t.Errorf("days in the wrong order: %s", a.raw)
 	}
 	pgtest.Exec(t, h.db, "DELETE FROM usage_events WHERE request_id = 'now'")
 	if a := reconcile(); a.text("agrees") != "false" || a.text("differences", 0, "rollup") != "account_usage" {
@@ -111,9 +133,10 @@ func TestReconcileScale(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, options{})
 	id, _ := h.create(map[string]any{"name": "k"})
-	pgtest.Exec(t, h.db, `INSERT INTO usage_events (event_id, received_at, kind, key_id, model, model_received, request_id, occurred_at, day, requests,
-			input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced)
-		SELECT gen_random_uuid(), now(), 'usage', $1::uuid, 'm', 'm', g::text, now(), (now() AT TIME ZONE 'UTC')::date, 1, 10, 0, 0, 0, 0, 0, 0.000001, true FROM generate_series(1, 100000) AS g`, id)
+	pgtest.Exec(t, h.db, `INSERT INTO usage_events (event_id, received_at, kind, ledger_id, chunk, account_id, model, model_received, request_id, occurred_at, day, tag_set, requests,
+			input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, priced, estimated)
+		SELECT gen_random_uuid(), now(), 'usage', (SELECT ledger_id FROM api_keys WHERE id = $1::uuid), 0, NULL, 'm', 'm', g::text, now(), (now() AT TIME ZONE 'UTC')::date, '00000000-0000-0000-0000-000000000000', 1,
+			10, 0, 0, 0, 0, 0.000001, true, false FROM generate_series(1, 100000) AS g`, id)
 	start := time.Now()
 	a := h.want(h.do("GET", "/v1/reports/reconcile", nil), 200)
 	if took := time.Since(start); took > 5*time.Second || a.text("ledgerRows") != "100000" || a.text("agrees") != "false" || a.text("differences", 0, "summed", "costUsd") != "0.1" {
@@ -263,8 +286,8 @@ func TestCellsAreNoFormulas(t *testing.T) {
 func TestBrokenOff(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, options{})
-	pgtest.Exec(t, h.db, `INSERT INTO usage_daily SELECT gen_random_uuid(), '2026-01-01'::date + g % 300, 'm-' || g, 1, 1, 1, 0, 0, 0, 0, 0.5 FROM generate_series(1, 200000) AS g`)
-	pgtest.Exec(t, h.db, `INSERT INTO key_totals (key_id) SELECT key_id FROM usage_daily`)
+	pgtest.Exec(t, h.db, `INSERT INTO usage_daily SELECT gen_random_uuid(), '2026-01-01'::date + g % 300, 'm-' || g, '00000000-0000-0000-0000-000000000000', 1, 1, 1, 0, 0, 0, 0.5 FROM generate_series(1, 200000) AS g`)
+	pgtest.Exec(t, h.db, `INSERT INTO ledger_holders (ledger_id) SELECT ledger_id FROM usage_daily`)
 	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, h.url+"/v1/reports/usage?from=2026-01-01&groupBy=key,model&format=csv", nil)
 	if err != nil {
 		t.Fatal(err)

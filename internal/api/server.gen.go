@@ -88,8 +88,9 @@ const (
 	DifferenceRollupAccountTotals DifferenceRollup = "account_totals"
 	DifferenceRollupAccountUsage  DifferenceRollup = "account_usage"
 	DifferenceRollupDailyCost     DifferenceRollup = "daily_cost"
-	DifferenceRollupKeyTotals     DifferenceRollup = "key_totals"
-	DifferenceRollupUsageClosed   DifferenceRollup = "usage_closed"
+	DifferenceRollupKeyCounters   DifferenceRollup = "key_counters"
+	DifferenceRollupModelUsage    DifferenceRollup = "model_usage"
+	DifferenceRollupTagUsage      DifferenceRollup = "tag_usage"
 	DifferenceRollupUsageDaily    DifferenceRollup = "usage_daily"
 )
 
@@ -102,9 +103,11 @@ func (e DifferenceRollup) Valid() bool {
 		return true
 	case DifferenceRollupDailyCost:
 		return true
-	case DifferenceRollupKeyTotals:
+	case DifferenceRollupKeyCounters:
 		return true
-	case DifferenceRollupUsageClosed:
+	case DifferenceRollupModelUsage:
+		return true
+	case DifferenceRollupTagUsage:
 		return true
 	case DifferenceRollupUsageDaily:
 		return true
@@ -584,6 +587,15 @@ type Costs struct {
 	Weekly USD `json:"weekly"`
 }
 
+// DayRange defines model for DayRange.
+type DayRange struct {
+	// From First day, in the service's time zone.
+	From openapi_types.Date `json:"from"`
+
+	// To Last day, included.
+	To openapi_types.Date `json:"to"`
+}
+
 // Difference defines model for Difference.
 type Difference struct {
 	AccountID string `json:"accountId"`
@@ -601,7 +613,7 @@ type Difference struct {
 	Stored Sum              `json:"stored"`
 	Summed Sum              `json:"summed"`
 
-	// Tag Of usage_closed; empty: all keys, or those without a tag.
+	// Tag Of tag_usage; empty: usage without a tag.
 	Tag *string `json:"tag,omitempty"`
 }
 
@@ -616,15 +628,18 @@ type Event struct {
 	CacheReadTokens   int64               `json:"cacheReadTokens"`
 
 	// CostUsd US dollars, all digits.
-	CostUsd           USD                `json:"costUsd"`
-	Ephemeral1HTokens int64              `json:"ephemeral1hTokens"`
-	Ephemeral5MTokens int64              `json:"ephemeral5mTokens"`
-	ID                openapi_types.UUID `json:"id"`
-	InputTokens       int64              `json:"inputTokens"`
-	KeyID             openapi_types.UUID `json:"keyId"`
-	Kind              EventKind          `json:"kind"`
-	Model             string             `json:"model"`
-	ModelReceived     string             `json:"modelReceived"`
+	CostUsd           USD   `json:"costUsd"`
+	Ephemeral1HTokens int64 `json:"ephemeral1hTokens"`
+	Ephemeral5MTokens int64 `json:"ephemeral5mTokens"`
+
+	// Estimated The caller had to estimate the usage.
+	Estimated     bool               `json:"estimated"`
+	ID            openapi_types.UUID `json:"id"`
+	InputTokens   int64              `json:"inputTokens"`
+	KeyID         openapi_types.UUID `json:"keyId"`
+	Kind          EventKind          `json:"kind"`
+	Model         string             `json:"model"`
+	ModelReceived string             `json:"modelReceived"`
 
 	// OccurredAt RFC 3339; in answers UTC with milliseconds.
 	OccurredAt   Time    `json:"occurredAt"`
@@ -1100,13 +1115,16 @@ type UsageEvent struct {
 	// AdmissionID Settles this admission.
 	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
 
+	// Estimated The caller had to estimate the usage; the ledger keeps that.
+	Estimated *bool `json:"estimated,omitempty"`
+
 	// KeyID Required without an admissionId.
 	KeyID *openapi_types.UUID `json:"keyId,omitempty"`
 
 	// Model As the provider named it; default: unknown.
 	Model *string `json:"model,omitempty"`
 
-	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead; default: now.
+	// OccurredAt Any instant since 2000-01-01, at most 5 minutes ahead of the database's clock, which is recorded as now; default: now.
 	OccurredAt *wire.Time `json:"occurredAt,omitempty"`
 
 	// RequestID Counts once per key.
@@ -1422,6 +1440,9 @@ type ImportPricesJSONRequestBody = LiteLLMPrices
 // RepriceJSONRequestBody defines body for Reprice for application/json ContentType.
 type RepriceJSONRequestBody = RepriceRequest
 
+// RebuildRollupsJSONRequestBody defines body for RebuildRollups for application/json ContentType.
+type RebuildRollupsJSONRequestBody = DayRange
+
 // RecordUsageJSONRequestBody defines body for RecordUsage for application/json ContentType.
 type RecordUsageJSONRequestBody = UsageRequest
 
@@ -1520,6 +1541,9 @@ type ServerInterface interface {
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx echo.Context) error
+	// RebuildRollups Derive the rollups of some days anew from the ledger
+	// (POST /v1/reports/rebuild)
+	RebuildRollups(ctx echo.Context) error
 	// Reconcile Prove that the sums are those of the ledger
 	// (GET /v1/reports/reconcile)
 	Reconcile(ctx echo.Context, params ReconcileParams) error
@@ -2184,6 +2208,15 @@ func (w *ServerInterfaceWrapper) ListUnpriced(ctx echo.Context) error {
 	return err
 }
 
+// RebuildRollups converts echo context to params.
+func (w *ServerInterfaceWrapper) RebuildRollups(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RebuildRollups(ctx)
+	return err
+}
+
 // Reconcile converts echo context to params.
 func (w *ServerInterfaceWrapper) Reconcile(ctx echo.Context) error {
 	var err error
@@ -2402,6 +2435,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/prices/import", wrapper.ImportPrices, options.OperationMiddlewares["ImportPrices"]...)
 	router.POST(options.BaseURL+"/v1/prices/reprice", wrapper.Reprice, options.OperationMiddlewares["Reprice"]...)
 	router.GET(options.BaseURL+"/v1/prices/unpriced", wrapper.ListUnpriced, options.OperationMiddlewares["ListUnpriced"]...)
+	router.POST(options.BaseURL+"/v1/reports/rebuild", wrapper.RebuildRollups, options.OperationMiddlewares["RebuildRollups"]...)
 	router.GET(options.BaseURL+"/v1/reports/reconcile", wrapper.Reconcile, options.OperationMiddlewares["Reconcile"]...)
 	router.GET(options.BaseURL+"/v1/reports/usage", wrapper.ReportUsage, options.OperationMiddlewares["ReportUsage"]...)
 	router.GET(options.BaseURL+"/v1/self", wrapper.GetSelf, options.OperationMiddlewares["GetSelf"]...)
@@ -3779,6 +3813,49 @@ func (response ListUnpriceddefaultApplicationProblemPlusJSONResponse) VisitListU
 	return err
 }
 
+type RebuildRollupsRequestObject struct {
+	Body *RebuildRollupsJSONRequestBody
+}
+
+type RebuildRollupsResponseObject interface {
+	VisitRebuildRollupsResponse(w http.ResponseWriter) error
+}
+
+type RebuildRollups200JSONResponse DayRange
+
+func (response RebuildRollups200JSONResponse) VisitRebuildRollupsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RebuildRollupsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response RebuildRollupsdefaultApplicationProblemPlusJSONResponse) VisitRebuildRollupsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ReconcileRequestObject struct {
 	Params ReconcileParams
 }
@@ -4107,6 +4184,9 @@ type StrictServerInterface interface {
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx context.Context, request ListUnpricedRequestObject) (ListUnpricedResponseObject, error)
+	// RebuildRollups Derive the rollups of some days anew from the ledger
+	// (POST /v1/reports/rebuild)
+	RebuildRollups(ctx context.Context, request RebuildRollupsRequestObject) (RebuildRollupsResponseObject, error)
 	// Reconcile Prove that the sums are those of the ledger
 	// (GET /v1/reports/reconcile)
 	Reconcile(ctx context.Context, request ReconcileRequestObject) (ReconcileResponseObject, error)
@@ -5191,6 +5271,52 @@ func (sh *strictHandler) ListUnpriced(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(ListUnpricedResponseObject); ok {
 		return validResponse.VisitListUnpricedResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RebuildRollups operation middleware
+func (sh *strictHandler) RebuildRollups(ctx echo.Context) error {
+	var request RebuildRollupsRequestObject
+
+	var body RebuildRollupsJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RebuildRollups(ctx.Request().Context(), request.(RebuildRollupsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RebuildRollups")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RebuildRollupsResponseObject); ok {
+		return validResponse.VisitRebuildRollupsResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -22,12 +22,13 @@ import (
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
-	"github.com/keyledger/keyledger/internal/expire"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -38,14 +39,15 @@ type Server struct {
 	Log      *slog.Logger
 	Metrics  *metrics.Metrics
 	Tokens   *access.Tokens
-	Keys     *issue.Keys
+	Keys     *keys.Store
 	Verifier *verify.Verifier
 	Decider  *admit.Decider
 	Usage    *usage.Recorder
 	Stats    *usage.Stats
 	Prices   *price.Store
 	Reports  *report.Reports
-	Passes   *expire.Passes
+	Rollup   *rollup.Rollup
+	Passes   *upkeep.Passes
 	Clients  []config.Client
 	LeaseTTL time.Duration // length of a lease that asks for none
 	// Hot is the pool of the hot path: without it nothing that a relay needs works.
@@ -100,4 +102,4 @@ func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 }
 
 // rules are what bodies of keys are checked against.
-func (s *Server) rules() key.Rules { return s.Keys.Rules }
+func (s *Server) rules() key.Rules { return s.Keys.Rules() }

@@ -104,7 +104,7 @@ func TestRecordBatch(t *testing.T) {
 			t.Errorf("a time of another age: %s", a.raw)
 		}
 	}
-	if n := pgtest.Scan[int](t, h.db, "SELECT (SELECT count(*) FROM usage_events) + (SELECT count(*) FROM usage_daily) + (SELECT count(*) FROM usage_dedup)"); n != 0 {
+	if n := pgtest.Scan[int](t, h.db, "SELECT (SELECT count(*) FROM usage_events) + (SELECT count(*) FROM key_days) + (SELECT count(*) FROM usage_dedup)"); n != 0 {
 		t.Errorf("refused batches left %d rows", n)
 	}
 	a = h.want(h.record(map[string]any{"events": []any{event("a", nil), event("b", nil), event("a", nil), event("a", map[string]any{"model": "gpt-5"})}}), 200)
@@ -172,14 +172,14 @@ func TestRecordConcurrently(t *testing.T) {
 	}
 	group.Wait()
 	row := pgtest.Scan[string](t, h.db, `SELECT concat_ws(' ',
-		(SELECT count(*) FROM usage_events), (SELECT sum(requests) FROM usage_daily), (SELECT sum(requests) FROM key_totals),
-		(SELECT sum(requests) FROM account_usage), (SELECT sum(requests) FROM account_totals))`)
+		(SELECT count(*) FROM usage_events), (SELECT sum(requests) FROM key_days), (SELECT sum(requests) FROM key_counters),
+		(SELECT sum(requests) FROM account_days), (SELECT sum(requests) FROM account_sums))`)
 	if row != "60 60 60 60 60" {
 		t.Errorf("ledger and rollups count %s", row)
 	}
 	costs := pgtest.Scan[int](t, h.db, `SELECT count(DISTINCT c) FROM (VALUES
-		((SELECT sum(cost) FROM usage_events)), ((SELECT sum(cost) FROM usage_daily)), ((SELECT sum(cost) FROM daily_cost)),
-		((SELECT sum(cost) FROM key_totals)), ((SELECT sum(cost) FROM account_usage)), ((SELECT sum(cost) FROM account_totals))) AS v (c)`)
+		((SELECT sum(cost) FROM usage_events)), ((SELECT sum(cost) FROM key_days)), ((SELECT sum(cost) FROM cost_days)),
+		((SELECT sum(cost) FROM key_counters)), ((SELECT sum(cost) FROM account_days)), ((SELECT sum(cost) FROM account_sums))) AS v (c)`)
 	if costs != 1 {
 		t.Error("ledger and rollups disagree about cost")
 	}
@@ -267,7 +267,7 @@ func TestDays(t *testing.T) {
 		}
 		id, _ := h.create(map[string]any{})
 		h.want(h.record(map[string]any{"keyId": id, "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": 1}, "occurredAt": f.At}), 200)
-		day := pgtest.Scan[time.Time](t, h.db, "SELECT day FROM usage_daily WHERE key_id = $1", id)
+		day := pgtest.Scan[time.Time](t, h.db, "SELECT u.day FROM key_days AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id WHERE k.id = $1", id)
 		if got := day.Format(time.DateOnly); got != f.Day {
 			t.Errorf("fact %d: %s in %s is %s, want %s", i, f.At, f.Zone, got, f.Day)
 		}
@@ -295,7 +295,7 @@ func TestGoldenSequences(t *testing.T) {
 	readFile(t, "testdata/original_sequences.json", &facts)
 	h := newHarness(t, options{zone: facts[0].Zone, prices: true})
 	for _, f := range facts {
-		pgtest.Exec(t, h.db, "TRUNCATE account_usage, account_totals")
+		pgtest.Exec(t, h.db, "TRUNCATE usage_events, account_usage, account_totals")
 		id, _ := pgtest.Key(t, h.db, pgtest.KeyRow{CreatedAt: f.CreatedAt})
 		for i, e := range f.Events {
 			h.want(h.record(map[string]any{"keyId": id, "requestId": fmt.Sprint(i), "usage": e.Usage, "model": e.Model, "accountId": e.Account, "occurredAt": e.At}), 200)

@@ -70,6 +70,9 @@ func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand
 	if err := fillKeys(ctx, loader, keys); err != nil {
 		return nil, err
 	}
+	if err := loader.Exec(ctx, `INSERT INTO tag_sets (id, tags) SELECT DISTINCT ON (tag_set) tag_set, tags FROM api_keys WHERE tags <> '{}'`); err != nil {
+		return nil, err
+	}
 	if err := fillLedger(ctx, loader, keys, ledger); err != nil {
 		return nil, err
 	}
@@ -119,25 +122,31 @@ func fillKeys(ctx context.Context, d *db.DB, keys int) error {
 // turn, and the rollups from it. The last of the days is yesterday.
 var history = []string{
 	`SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 366, (now() AT TIME ZONE 'UTC')::date)`,
-	`CREATE TEMP TABLE numbered AS SELECT row_number() OVER (ORDER BY id) - 1 AS n, id FROM api_keys ORDER BY id LIMIT KEYS`,
+	`CREATE TEMP TABLE numbered AS SELECT row_number() OVER (ORDER BY id) - 1 AS n, ledger_id, tag_set FROM api_keys ORDER BY id LIMIT KEYS`,
 	`CREATE UNIQUE INDEX ON numbered (n)`,
-	`INSERT INTO usage_events (event_id, received_at, kind, key_id, account_id, model, model_received, request_id, occurred_at, day, requests,
-		input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, priced)
-	 SELECT gen_random_uuid(), x.at, 'usage', k.id, 'account-' || x.g % 20, 'model-' || (x.g / KEYS + x.g) % 12, 'model-' || (x.g / KEYS + x.g) % 12, 'h-' || x.g, x.at,
-		x.at::date, 1, 1000 + x.g % 777, 100 + x.g % 99, 0, 0, 0, 0, (1000 + x.g % 777) * 0.000003 + (100 + x.g % 99) * 0.000015, true
+	`INSERT INTO usage_events (event_id, received_at, kind, ledger_id, chunk, account_id, model, model_received, request_id, occurred_at, day, tag_set, requests,
+		input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, priced, estimated)
+	 SELECT gen_random_uuid(), x.at, 'usage', k.ledger_id, 0, 'account-' || x.g % 20, 'model-' || (x.g / KEYS + x.g) % 12, 'model-' || (x.g / KEYS + x.g) % 12, 'h-' || x.g, x.at,
+		x.at::date, k.tag_set, 1, 1000 + x.g % 777, 100 + x.g % 99, 0, 0, 0, (1000 + x.g % 777) * 0.000003 + (100 + x.g % 99) * 0.000015, true, false
 	   FROM (SELECT g, ((now() AT TIME ZONE 'UTC')::date - 1 - (g / KEYS % 365)::int)::timestamp AT TIME ZONE 'UTC' + (g % 86400) * interval '1 second' AS at
 	           FROM generate_series(0::bigint, ROWS - 1) AS g) AS x
 	   JOIN numbered AS k ON k.n = x.g % KEYS`,
-	`INSERT INTO usage_daily (key_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-	 SELECT key_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost) FROM usage_events GROUP BY key_id, day, model ORDER BY day`,
-	`INSERT INTO daily_cost (key_id, day, cost) SELECT key_id, day, sum(cost) FROM usage_daily GROUP BY key_id, day`,
-	`UPDATE key_totals AS t SET requests = s.requests, input_tokens = s.input_tokens, output_tokens = s.output_tokens, cost = s.cost, last_used_at = s.last
-	   FROM (SELECT key_id, sum(requests) AS requests, sum(input_tokens) AS input_tokens, sum(output_tokens) AS output_tokens, sum(cost) AS cost, max(occurred_at) AS last
-	           FROM usage_events GROUP BY key_id) AS s WHERE t.key_id = s.key_id`,
-	`INSERT INTO account_usage (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost)
-	 SELECT account_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost) FROM usage_events GROUP BY account_id, day, model`,
-	`INSERT INTO account_totals (account_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_5m_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
-	 SELECT account_id, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, 0, sum(cost), min(occurred_at), max(occurred_at) FROM usage_events GROUP BY account_id`,
+	`INSERT INTO usage_daily (ledger_id, day, model, tag_set, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+	 SELECT ledger_id, day, model, tag_set, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM usage_events GROUP BY ledger_id, day, model, tag_set ORDER BY day`,
+	`INSERT INTO daily_cost (ledger_id, day, cost) SELECT ledger_id, day, sum(cost) FROM usage_daily GROUP BY ledger_id, day`,
+	`INSERT INTO model_usage (model, day, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost) SELECT model, day, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM usage_daily GROUP BY model, day`,
+	`INSERT INTO tag_usage (tag, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+	 SELECT g.tag, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM usage_daily JOIN tag_sets AS s ON s.id = tag_set CROSS JOIN unnest(s.tags) AS g (tag) GROUP BY g.tag, day, model`,
+	`UPDATE key_counters AS c SET requests = s.requests, input_tokens = s.input_tokens, output_tokens = s.output_tokens, cost = s.cost, last_used_at = s.last
+	   FROM (SELECT k.id, sum(e.requests) AS requests, sum(e.input_tokens) AS input_tokens, sum(e.output_tokens) AS output_tokens, sum(e.cost) AS cost, max(e.occurred_at) AS last
+	           FROM usage_events AS e JOIN api_keys AS k ON k.ledger_id = e.ledger_id GROUP BY k.id) AS s WHERE c.key_id = s.id`,
+	`UPDATE key_counters AS c SET day = t.day, week = date_trunc('week', t.day)::date, month = date_trunc('month', t.day)::date,
+		week_cost = s.week, month_cost = s.month
+	   FROM (SELECT (now() AT TIME ZONE 'UTC')::date AS day) AS t,
+		(SELECT k.id, coalesce(sum(d.cost) FILTER (WHERE d.day >= date_trunc('week', now() AT TIME ZONE 'UTC')), 0) AS week, coalesce(sum(d.cost) FILTER (WHERE d.day >= date_trunc('month', now() AT TIME ZONE 'UTC')), 0) AS month
+	           FROM api_keys AS k LEFT JOIN daily_cost AS d ON d.ledger_id = k.ledger_id GROUP BY k.id) AS s WHERE c.key_id = s.id`,
+	`INSERT INTO account_usage (account_id, day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost) SELECT account_id, day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM usage_events GROUP BY account_id, day, model`,
+	`INSERT INTO account_totals (account_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at) SELECT account_id, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost), min(occurred_at), max(occurred_at) FROM usage_events GROUP BY account_id`,
 }
 
 // historyKeys bounds the keys with a history, so that each has days and models.
@@ -151,8 +160,7 @@ func fillLedger(ctx context.Context, d *db.DB, keys, ledger int) error {
 		}
 	}
 	for _, statement := range []string{
-		`ANALYZE`, `SELECT advance_closing((now() AT TIME ZONE 'UTC')::date - 1)`, `DO $$ BEGIN WHILE close_days() > 0 LOOP END LOOP; END $$`,
-		`VACUUM (ANALYZE) usage_closed`, `VACUUM usage_daily`, `CHECKPOINT`,
+		`ANALYZE`, `VACUUM (ANALYZE) tag_usage`, `VACUUM (ANALYZE) model_usage`, `VACUUM usage_daily`, `CHECKPOINT`,
 	} {
 		if err := d.Exec(ctx, statement); err != nil {
 			return fmt.Errorf("settling: %w", err)
@@ -189,15 +197,15 @@ func (s *stand) prove(ctx context.Context, acknowledged []string) (proof, error)
 			return p, err
 		}
 	}
-	err = s.db.Scan(ctx, `SELECT count(*), count(*) FILTER (WHERE (e.key_id, e.account_id, e.model, e.kind, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_create_tokens, e.cost, e.priced)
-			IS DISTINCT FROM (t.key_id, t.account_id, t.model, 'usage', t.input, t.output, t.cached, 0::bigint, t.cost, true))
-		FROM bench_told AS t JOIN (SELECT DISTINCT ON (u.request_id) u.* FROM usage_events AS u WHERE u.request_id LIKE 'b-%') AS e ON e.request_id = t.request_id`,
+	err = s.db.Scan(ctx, `SELECT count(*), count(*) FILTER (WHERE (e.ledger_id, e.account_id, e.model, e.kind, e.input_tokens, e.output_tokens, e.cache_read_tokens, e.cache_create_tokens, e.cost, e.priced)
+			IS DISTINCT FROM (k.ledger_id, t.account_id, t.model, 'usage', t.input, t.output, t.cached, 0::bigint, t.cost, true))
+		FROM bench_told AS t JOIN api_keys AS k ON k.id = t.key_id JOIN (SELECT DISTINCT ON (u.request_id) u.* FROM usage_events AS u WHERE u.request_id LIKE 'b-%') AS e ON e.request_id = t.request_id`,
 		nil, &p.InLedger, &p.Altered)
 	if err != nil {
 		return p, err
 	}
 	now := time.Now().UTC()
-	found, err := (&report.Reports{DB: s.db, Timezone: "UTC"}).Reconcile(ctx, now.AddDate(-2, 0, 0), now)
+	found, err := report.New(s.db, "UTC").Reconcile(ctx, now.AddDate(-2, 0, 0), now)
 	for _, d := range found.Differences {
 		p.Differences = append(p.Differences, fmt.Sprintf("%s of %s%s %s %s", d.Rollup, d.KeyID, d.AccountID, d.Day, d.Model))
 	}

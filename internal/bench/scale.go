@@ -86,7 +86,7 @@ func (b *bench) reports(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	var used uuid.UUID
-	if err := st.db.Scan(ctx, "SELECT key_id FROM usage_daily LIMIT 1", nil, &used); err != nil {
+	if err := st.db.Scan(ctx, "SELECT k.id FROM api_keys AS k WHERE k.ledger_id = (SELECT u.ledger_id FROM usage_daily AS u LIMIT 1)", nil, &used); err != nil {
 		return nil, err
 	}
 	samples := map[string]sample{}
@@ -135,7 +135,7 @@ func (b *bench) stream(ctx context.Context) ([]Result, error) {
 		return nil, err
 	}
 	var rows int64
-	const each = "SELECT sum(cardinality(k.tags)) FROM usage_daily AS u JOIN api_keys AS k ON k.id = u.key_id WHERE u.requests > 0"
+	const each = "SELECT sum(cardinality(s.tags)) FROM usage_daily AS u JOIN tag_sets AS s ON s.id = u.tag_set WHERE u.requests > 0"
 	if err := st.db.Scan(ctx, each, nil, &rows); err != nil {
 		return nil, err
 	}

@@ -63,15 +63,18 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 			for time.Now().Before(end) && ctx.Err() == nil {
 				p := <-ready
 				writers.Go(fill)
-				err := hot.InTx(ctx, func(q *db.Queries) error {
-					rows, err := q.LedgerAppend(ctx, p)
-					for _, row := range rows {
-						if !row.Recorded {
-							return errors.New("a new event was not recorded")
-						}
+				var rows []db.LedgerAppendRow
+				err := hot.Pipeline(ctx, func(q *db.Queries) (err error) {
+					if err = q.LedgerLock(ctx, p.KeyIDs); err == nil {
+						rows, err = q.LedgerAppend(ctx, p)
 					}
 					return err
 				})
+				for _, row := range rows {
+					if row.State != "recorded" {
+						err = errors.New("a new event was not recorded")
+					}
+				}
 				mu.Lock()
 				if err != nil {
 					failed = err
@@ -113,10 +116,12 @@ func (a *acknowledged) appendParams(of population) (p db.LedgerAppendParams) {
 		p.OutputTokens = append(p.OutputTokens, f.output)
 		p.CacheCreateTokens = append(p.CacheCreateTokens, 0)
 		p.CacheReadTokens = append(p.CacheReadTokens, f.cached)
-		p.Ephemeral5mTokens = append(p.Ephemeral5mTokens, 0)
 		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, 0)
 		p.Costs = append(p.Costs, f.cost().String())
 		p.Priced = append(p.Priced, true)
+		p.Estimated = append(p.Estimated, false)
+		p.LedgerIDs = append(p.LedgerIDs, uuid.Nil)
+		p.TagSets = append(p.TagSets, uuid.Nil)
 		p.Fingerprints = append(p.Fingerprints, n)
 		p.Adjusts = append(p.Adjusts, uuid.Nil)
 		p.Reasons = append(p.Reasons, "")

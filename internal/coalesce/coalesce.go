@@ -57,6 +57,9 @@ type Options[T, R any] struct {
 	Single func(error) bool
 	// Abandoned is told of results whose callers had gone by then. May be nil.
 	Abandoned func(items []T, results []R)
+	// Turn is held while a batch is taken and flushed, so that groups that share it flush
+	// one at a time. Nil: none.
+	Turn sync.Locker
 }
 
 // Group gathers items. It is safe for concurrent use.
@@ -201,16 +204,25 @@ func (g *Group[T, R]) Close(ctx context.Context) error {
 
 // write flushes batches until nothing waits.
 func (g *Group[T, R]) write() {
-	for {
-		batch := g.take()
-		if batch == nil {
-			return
-		}
-		g.flush(batch)
-		g.mu.Lock()
-		delete(g.flushes, batch[0])
-		g.mu.Unlock()
+	for g.writeBatch() {
 	}
+}
+
+// writeBatch flushes the next batch; false: nothing waits.
+func (g *Group[T, R]) writeBatch() bool {
+	if g.o.Turn != nil {
+		g.o.Turn.Lock()
+		defer g.o.Turn.Unlock()
+	}
+	batch := g.take()
+	if batch == nil {
+		return false
+	}
+	g.flush(batch)
+	g.mu.Lock()
+	delete(g.flushes, batch[0])
+	g.mu.Unlock()
+	return true
 }
 
 // take is the next batch; nil ends the writer.

@@ -2,6 +2,7 @@ package coalesce
 
 import (
 	"context"
+	"hash/maphash"
 	"slices"
 	"sync"
 	"time"
@@ -12,6 +13,8 @@ import (
 type LanesOptions[T, R any, N comparable] struct {
 	Options[T, R]
 
+	// Writers are shared with other Lanes: what they do with one need goes one after another.
+	Writers *Writers
 	// Patience is how long an item whose needs stay held is tried again.
 	Patience time.Duration
 	// Needs are the things that an item cannot do without, each held by one at a time.
@@ -22,16 +25,37 @@ type LanesOptions[T, R any, N comparable] struct {
 	Held func(ctx context.Context, needs []N) ([]N, error)
 }
 
+// Writers are the writers of one process. Each need belongs to one of them, by a hash, so
+// that batches that are flushed at the same time share none.
+type Writers struct {
+	seed  maphash.Seed
+	turns []sync.Mutex
+}
+
+// NewWriters makes so many writers.
+func NewWriters(n int) *Writers {
+	return &Writers{seed: maphash.MakeSeed(), turns: make([]sync.Mutex, max(1, n))}
+}
+
+// writerOf is the writer of a need.
+func writerOf[N comparable](w *Writers, need N) int {
+	return int(maphash.Comparable(w.seed, need) % uint64(len(w.turns))) //nolint:gosec // a few
+}
+
 // Lanes are a group whose batches do not wait for one item's sake: what an item
 // needs may be held by somebody else for long (a row that psql has locked). A batch
 // that is stuck goes on without the items whose needs are held. Those are tried again in a
 // slow lane with one writer, for as long as their patience lasts, and so are later items
 // with the same needs, until one of them gets through. No batch of either lane waits
-// longer than Flush does, so whatever it has locked by then, others get at soon. It is
-// safe for concurrent use.
+// longer than Flush does, so whatever it has locked by then, others get at soon.
+//
+// Each writer has a lane. An item whose needs belong to several writers goes through a
+// lane of its own, as does what is slow: there, batches may wait for each other.
+// It is safe for concurrent use.
 type Lanes[T, R any, N comparable] struct {
 	o    LanesOptions[T, R, N]
-	fast *Group[T, passed[R, N]]
+	fast []*Group[T, passed[R, N]] // one a writer
+	wide *Group[T, passed[R, N]]
 	slow *Group[T, passed[R, N]]
 
 	mu    sync.Mutex
@@ -57,9 +81,13 @@ func NewLanes[T, R any, N comparable](o LanesOptions[T, R, N]) *Lanes[T, R, N] {
 	if o.Abandoned != nil {
 		options.Abandoned = l.abandoned
 	}
-	l.fast = New(options)
+	l.wide = New(options)
 	options.Writers = 1
 	l.slow = New(options)
+	for i := range o.Writers.turns {
+		options.Turn = &o.Writers.turns[i]
+		l.fast = append(l.fast, New(options))
+	}
 	return l
 }
 
@@ -73,7 +101,7 @@ func (l *Lanes[T, R, N]) Do(ctx context.Context, item T) (R, error) {
 		var p passed[R, N]
 		var err error
 		if held == nil {
-			p, err = l.fast.Do(ctx, item)
+			p, err = l.lane(item).Do(ctx, item)
 		} else {
 			p, err = l.wait(ctx, item, held)
 		}
@@ -86,6 +114,21 @@ func (l *Lanes[T, R, N]) Do(ctx context.Context, item T) (R, error) {
 		held = p.held
 		l.note(&start, true)
 	}
+}
+
+// lane is the lane of an item that is not stuck.
+func (l *Lanes[T, R, N]) lane(item T) *Group[T, passed[R, N]] {
+	writer := -1
+	for _, need := range l.o.Needs(item) {
+		switch w := writerOf(l.o.Writers, need); writer {
+		case w:
+		case -1:
+			writer = w
+		default:
+			return l.wide
+		}
+	}
+	return l.fast[max(0, writer)]
 }
 
 // note notes that an item was stuck, or that it is not tried any more.
@@ -144,25 +187,33 @@ func (l *Lanes[T, R, N]) among(item T, is func(N) bool) (some []N) {
 	return some
 }
 
-// State is Group.State, of both lanes; what was stuck has been here since it first came.
+// State is Group.State, of all lanes; what was stuck has been here since it first came.
 func (l *Lanes[T, R, N]) State() (waiting int, oldest time.Duration) {
-	fast, first := l.fast.State()
-	slow, second := l.slow.State()
-	oldest = max(first, second)
+	for _, lane := range l.lanes() {
+		items, since := lane.State()
+		waiting, oldest = waiting+items, max(oldest, since)
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	for start := range l.tried {
 		oldest = max(oldest, time.Since(*start))
 	}
-	return fast + slow, oldest
+	return waiting, oldest
 }
 
-// Close is Group.Close, of both lanes; what is left behind by then is refused.
+// Close is Group.Close, of all lanes; what is left behind by then is refused.
 func (l *Lanes[T, R, N]) Close(ctx context.Context) error {
-	if err := l.fast.Close(ctx); err != nil {
-		return err
+	for _, lane := range l.lanes() {
+		if err := lane.Close(ctx); err != nil {
+			return err
+		}
 	}
-	return l.slow.Close(ctx)
+	return nil
+}
+
+// lanes are all lanes, the slow one last: what is left behind by the others goes there.
+func (l *Lanes[T, R, N]) lanes() []*Group[T, passed[R, N]] {
+	return slices.Concat(l.fast, []*Group[T, passed[R, N]]{l.wide, l.slow})
 }
 
 // sift flushes a batch and leaves behind what is stuck.
@@ -201,7 +252,11 @@ func (l *Lanes[T, R, N]) without(ctx context.Context, batch []T, stuck error, al
 	}
 	held, err := l.o.Held(ctx, needs)
 	if err == nil && len(held) > 0 {
-		time.Sleep(glance)
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-time.After(glance):
+		}
 		held, err = l.o.Held(ctx, held)
 	}
 	if err != nil {

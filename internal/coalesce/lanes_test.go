@@ -79,8 +79,8 @@ func TestLanesProperty(t *testing.T) {
 				r.until[row] = time.Now().Add(time.Duration(ms) * time.Millisecond)
 			}
 			l := coalesce.NewLanes(coalesce.LanesOptions[int, int, int]{
-				Options:  coalesce.Options[int, int]{Flush: r.flush(short), Limits: coalesce.Limits{Timeout: time.Minute}},
-				Patience: long, Needs: needing, Held: r.held,
+				Options: coalesce.Options[int, int]{Flush: r.flush(short), Limits: coalesce.Limits{Timeout: time.Minute}},
+				Writers: coalesce.NewWriters(2), Patience: long, Needs: needing, Held: r.held,
 				Stuck: func(err error) bool { return errors.Is(err, errStuck) },
 			})
 			var callers sync.WaitGroup

@@ -61,6 +61,7 @@ type Service struct {
 
 	Timezone       string        `env:"TIMEZONE" envDefault:"UTC" desc:"IANA time zone whose midnights part days, weeks and months. Fixed in the database at the first start."`
 	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
+	RollupInterval time.Duration `env:"ROLLUP_INTERVAL" envDefault:"5s" desc:"How often recorded usage is added to the rollups that reports read. Answers add what is missing, so nobody sees it."`
 	RetentionDays  int32         `env:"LEDGER_RETENTION_DAYS" envDefault:"90" desc:"Days that ledger rows are kept; rollups are kept for ever."`
 	DedupHorizon   time.Duration `env:"DEDUP_HORIZON" envDefault:"168h" desc:"How long a request id is remembered, so that its usage counts once."`
 
@@ -171,7 +172,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	rule(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), Prefix+"LOG_LEVEL", "must be debug, info, warn or error")
 	rule(c.LogFormat == "json" || c.LogFormat == "text", Prefix+"LOG_FORMAT", "must be json or text")
 	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
-	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "DEDUP_HORIZON": c.DedupHorizon} {
+	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "DEDUP_HORIZON": c.DedupHorizon} {
 		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")
 	}
 	if _, err := time.LoadLocation(c.Timezone); err != nil || c.Timezone == "Local" || c.Timezone == "" {

@@ -72,7 +72,7 @@ func (im *Importer) Import(ctx context.Context, s Source, done func(Step)) error
 	if err != nil {
 		return err
 	}
-	zone, err := time.LoadLocation(im.Usage.Timezone)
+	zone, err := time.LoadLocation(im.Usage.Timezone())
 	if err != nil {
 		return fmt.Errorf("the service's time zone: %w", err)
 	}
@@ -304,7 +304,7 @@ func (im *Importer) account(ctx context.Context, a Account, catalogue *price.Cat
 		}
 		return im.bring(ctx, q, "account:"+a.ID, cells, !brought, func(o usage.Opening) []usage.Opening {
 			// The same again without the account, taken off: its keys have brought it.
-			o.KeyID, o.AccountID = accounts, a.ID
+			o.LedgerID, o.AccountID = accounts, a.ID
 			off := o
 			off.AccountID, off.Requests, off.Cost = "", -o.Requests, o.Cost.Neg()
 			off.Counts = Sums{}.each(Sums{0, o.Counts}, func(a, b int64) int64 { return a - b }).Counts
@@ -338,7 +338,7 @@ func (im *Importer) before(ctx context.Context, q *db.Queries, subject string) (
 		if row.Model != "" {
 			before[place{row.Model, row.Day.Format(time.DateOnly), level(max(0, slices.Index(grains, row.Grain)))}] = imported{Sums{row.Requests, usage.Counts{
 				Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
-				Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens,
+				Ephemeral1h: row.Ephemeral1hTokens,
 			}}, row.Cost}
 		}
 	}
@@ -353,7 +353,7 @@ func (im *Importer) bring(ctx context.Context, q *db.Queries, subject string, ce
 		p.Models, p.Days, p.Requests = append(p.Models, at.model), append(p.Days, day), append(p.Requests, s.Requests)
 		p.InputTokens, p.OutputTokens = append(p.InputTokens, s.Input), append(p.OutputTokens, s.Output)
 		p.CacheCreateTokens, p.CacheReadTokens = append(p.CacheCreateTokens, s.CacheCreate), append(p.CacheReadTokens, s.CacheRead)
-		p.Ephemeral5mTokens, p.Ephemeral1hTokens = append(p.Ephemeral5mTokens, s.Ephemeral5m), append(p.Ephemeral1hTokens, s.Ephemeral1h)
+		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, s.Ephemeral1h)
 		p.Costs = append(p.Costs, cost.String())
 	}
 	if first {

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/coalesce"
+
 	"github.com/google/uuid"
 	"github.com/redis/go-redis/v9"
 	"github.com/shopspring/decimal"
@@ -22,11 +24,12 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/importer"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/rollup"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -72,7 +75,7 @@ func newImporter(t *testing.T, d *db.DB, zone string) *importer.Importer {
 	if _, err := d.SettingAgree(ctx, db.SettingAgreeParams{Name: "timezone", Value: zone}); err != nil {
 		t.Fatal(err)
 	}
-	return &importer.Importer{DB: d, Prices: prices, Usage: &usage.Recorder{DB: d, Prices: prices, Timezone: zone},
+	return &importer.Importer{DB: d, Prices: prices, Usage: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: coalesce.NewWriters(1)}),
 		Rules: key.Rules{Services: []string{"claude", "gemini", "openai", "bedrock"}, Clients: []string{"claude_code", "gemini_cli"}, Comparable: price.Comparable, Denied: price.Denied}}
 }
 
@@ -129,18 +132,27 @@ func fill(t *testing.T, r *redis.Client, dump []byte) {
 	}
 }
 
+// rolled adds all that was brought to the rollups.
+func rolled(t *testing.T, d *db.DB) {
+	t.Helper()
+	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // contents are what an import writes, without ids of its own and times of its run.
 func contents(t *testing.T, d *db.DB, alsoAccounts bool) string {
 	t.Helper()
-	where := map[bool]string{false: "WHERE EXISTS (SELECT FROM api_keys AS k WHERE k.id = x.key_id)"}[alsoAccounts]
+	where := map[bool]string{true: "JOIN ledger_keys AS l ON l.ledger_id = x.ledger_id", false: "JOIN api_keys AS l ON l.ledger_id = x.ledger_id"}[alsoAccounts]
+	key := map[bool]string{true: "l.key_id", false: "l.id"}[alsoAccounts]
 	var all []string
 	for _, sql := range []string{
-		"SELECT string_agg((to_jsonb(x) - 'updated_at')::text, E'\n' ORDER BY x.id) FROM api_keys AS x",
+		"SELECT string_agg((to_jsonb(x) - 'updated_at' - 'ledger_id')::text, E'\n' ORDER BY x.id) FROM api_keys AS x",
 		"SELECT string_agg((to_jsonb(x) - 'created_at')::text, E'\n' ORDER BY x.hash) FROM api_key_secrets AS x",
-		"SELECT string_agg(x::text, E'\n' ORDER BY x::text) FROM usage_daily AS x " + where,
-		"SELECT string_agg(x::text, E'\n' ORDER BY x::text) FROM key_totals AS x " + where,
-		"SELECT string_agg(x::text, E'\n' ORDER BY x::text) FROM daily_cost AS x " + where,
-		"SELECT string_agg(concat_ws(' ', x.kind, x.key_id, x.model, x.day, x.occurred_at, x.requests, x.input_tokens, x.cost, x.priced), E'\n' ORDER BY x.key_id, x.day, x.model, x.cost, x.requests) FROM usage_events AS x " + where,
+		"SELECT string_agg(concat_ws(' ', " + key + ", x.day, x.model, x.requests, x.input_tokens, x.cost), E'\n' ORDER BY " + key + ", x.day, x.model, x.requests, x.cost) FROM key_days AS x " + where,
+		"SELECT string_agg(x::text, E'\n' ORDER BY x::text) FROM key_counters AS x",
+		"SELECT string_agg(concat_ws(' ', " + key + ", x.day, x.cost), E'\n' ORDER BY " + key + ", x.day, x.cost) FROM cost_days AS x " + where,
+		"SELECT string_agg(concat_ws(' ', x.kind, " + key + ", x.model, x.day, x.occurred_at, x.requests, x.input_tokens, x.cost, x.priced), E'\n' ORDER BY " + key + ", x.day, x.model, x.cost, x.requests) FROM usage_events AS x " + where,
 	} {
 		all = append(all, pgtest.Scan[string](t, d, strings.Replace(sql, "SELECT ", "SELECT coalesce((SELECT ", 1)+"), '')"))
 	}
@@ -149,7 +161,7 @@ func contents(t *testing.T, d *db.DB, alsoAccounts bool) string {
 
 func agrees(t *testing.T, d *db.DB, zone string) {
 	t.Helper()
-	found, err := (&report.Reports{DB: d, Timezone: zone}).Reconcile(ctx, time.Now().AddDate(-2, 0, 0), time.Now().AddDate(0, 0, 2))
+	found, err := report.New(d, zone).Reconcile(ctx, time.Now().AddDate(-2, 0, 0), time.Now().AddDate(0, 0, 2))
 	if err != nil || len(found.Differences) > 0 {
 		t.Errorf("after the import: %v, %+v", err, found.Differences)
 	}
@@ -203,11 +215,11 @@ func TestRecorded(t *testing.T) {
 		if strings.Contains(again, importer.Created) || strings.Contains(again, importer.Added) || contents(t, d, true) != whole {
 			t.Errorf("done again:\n%s", again)
 		}
-		if got := pgtest.Scan[string](t, d, `SELECT string_agg(concat_ws(' ', k.name, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_5m_tokens, t.ephemeral_1h_tokens, trim_scale(t.cost)), ', ' ORDER BY k.name)
-			FROM key_totals AS t JOIN api_keys AS k ON k.id = t.key_id`); got != "alpha 4 460 200 120 1600 40 80 0.00549, beta 4 40 20 0 0 0 0 0.000112" {
+		if got := pgtest.Scan[string](t, d, `SELECT string_agg(concat_ws(' ', k.name, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens, t.cache_read_tokens, t.ephemeral_1h_tokens, trim_scale(t.cost)), ', ' ORDER BY k.name)
+			FROM key_counters AS t JOIN api_keys AS k ON k.id = t.key_id`); got != "alpha 4 460 200 120 1600 80 0.00549, beta 4 40 20 0 0 0 0.000112" {
 			t.Errorf("totals: %s", got)
 		}
-		if got := pgtest.Scan[string](t, d, "SELECT string_agg(day || ' ' || trim_scale(cost), ', ' ORDER BY day) FROM daily_cost AS c JOIN api_keys AS k ON k.id = c.key_id WHERE k.name = 'alpha'"); got != "2026-10-16 0.0014445, 2026-11-04 0.0013875, 2026-11-23 0.0013305, 2026-11-24 0.0013275" {
+		if got := pgtest.Scan[string](t, d, "SELECT string_agg(day || ' ' || trim_scale(cost), ', ' ORDER BY day) FROM cost_days AS c JOIN api_keys AS k ON k.ledger_id = c.ledger_id WHERE k.name = 'alpha'"); got != "2026-10-16 0.0014445, 2026-11-04 0.0013875, 2026-11-23 0.0013305, 2026-11-24 0.0013275" {
 			t.Errorf("days: %s", got)
 		}
 		hasher := pgtest.Hasher()
@@ -230,11 +242,12 @@ func TestRecorded(t *testing.T) {
 	}
 	accounts := pgtest.New(t)
 	bring(t, newImporter(t, accounts, zone), fromRedis)
+	rolled(t, accounts)
 	if got := pgtest.Scan[string](t, accounts, "SELECT string_agg(concat_ws(' ', account_id, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, (first_used_at AT TIME ZONE $1)::date), ', ' ORDER BY account_id) FROM account_totals", zone); got != "acct-1 4 460 200 120 1600 2026-10-16, acct-2 4 40 20 0 0 2026-10-16" {
 		t.Errorf("accounts: %s", got)
 	}
 	var rows []string
-	if err := (&report.Reports{DB: accounts, Timezone: zone}).Usage(ctx, report.Query{From: time.Now().AddDate(-1, 0, 0), To: time.Now().AddDate(0, 0, 2), Granularity: report.Total, By: report.By{Account: true}}, func(row db.ReportRow) error {
+	if err := report.New(accounts, zone).Usage(ctx, report.Query{From: time.Now().AddDate(-1, 0, 0), To: time.Now().AddDate(0, 0, 2), Granularity: report.Total, By: report.By{Account: true}}, func(row db.ReportRow) error {
 		if row.AccountID != "" || row.Requests != 0 { // cache writes of accounts have no lifetime there, so their costs differ
 			rows = append(rows, fmt.Sprint(row.AccountID, " ", row.Requests))
 		}
@@ -304,7 +317,7 @@ func TestTraps(t *testing.T) {
 	if got := pgtest.Scan[string](t, d, "SELECT concat_ws(' ', token_limit, rate_limit_window, concurrency_limit, permissions, trim_scale(daily_cost_limit), tags, created_at AT TIME ZONE 'UTC') FROM api_keys WHERE name = 'old'"); got != "0 0 3 {claude,gemini} 0.005 {a,b} 2026-01-20 10:00:00" {
 		t.Errorf("the key is %s", got)
 	}
-	got := pgtest.Scan[string](t, d, `SELECT string_agg(concat_ws(' ', day, model, requests, input_tokens, output_tokens, trim_scale(cost)), '; ' ORDER BY day, model) FROM usage_daily AS u JOIN api_keys AS k ON k.id = u.key_id WHERE k.name = 'old'`)
+	got := pgtest.Scan[string](t, d, `SELECT string_agg(concat_ws(' ', day, model, requests, input_tokens, output_tokens, trim_scale(cost)), '; ' ORDER BY day, model) FROM key_days AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id WHERE k.name = 'old'`)
 	// In all 1000 tokens, 300 of them input as the original shows it; May had 110 and 50, of
 	// which 100 and 50 of model m, and cost 0.3, which nobody parts; what is left has no month.
 	if want := "2026-01-20 unknown 88 183 647 1.1999999; 2026-05-01 m 10 100 50 0.28125; 2026-05-01 unknown 1 10 0 0.01875; 2026-11-20 claude-sonnet-4-20250514 1 7 3 0.0000001"; got != want {
@@ -350,7 +363,7 @@ func TestChangedSince(t *testing.T) {
 		return s
 	}
 	bring(t, im, source())
-	issuer := &issue.Keys{DB: d, Hasher: pgtest.Hasher()}
+	issuer := keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher()})
 	if err := issuer.Purge(ctx, db.Actor{Name: "test"}, uuid.MustParse("aaaaaaaa-aaaa-4aaa-8aaa-000000000000")); err != nil {
 		t.Fatal(err)
 	}
@@ -462,7 +475,7 @@ func TestAgainAndAgain(t *testing.T) {
 				} else {
 					bring(t, im, importer.Source{Keys: []importer.Key{k}})
 				}
-				if tokens := pgtest.Scan[int64](t, d, "SELECT input_tokens FROM key_totals WHERE key_id = $1", id); tokens < last {
+				if tokens := pgtest.Scan[int64](t, d, "SELECT input_tokens FROM key_counters WHERE key_id = $1", id); tokens < last {
 					rt.Fatalf("%d tokens after %d", tokens, last)
 				} else {
 					last = tokens
@@ -470,11 +483,11 @@ func TestAgainAndAgain(t *testing.T) {
 			}
 		}
 		bring(t, im, importer.Source{Keys: []importer.Key{k}})
-		got := pgtest.Scan[string](t, d, "SELECT concat_ws(' ', requests, input_tokens, cache_read_tokens, (SELECT min(u.requests) >= 0 FROM usage_daily AS u WHERE u.key_id = t.key_id)) FROM key_totals AS t WHERE key_id = $1", id)
+		got := pgtest.Scan[string](t, d, "SELECT concat_ws(' ', requests, input_tokens, cache_read_tokens, (SELECT min(d.requests) >= 0 FROM (SELECT sum(u.requests) AS requests FROM key_days AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id WHERE k.id = t.key_id GROUP BY u.day, u.model) AS d)) FROM key_counters AS t WHERE key_id = $1", id)
 		if want := fmt.Sprint(h.Total.Requests, " ", h.Total.Input, " ", h.Total.CacheRead); !strings.HasPrefix(got+" ", want+" ") || strings.HasSuffix(got, "f") {
 			rt.Fatalf("brought %s of %s", got, want)
 		}
-		cost := pgtest.Scan[decimal.Decimal](t, d, "SELECT cost FROM key_totals WHERE key_id = $1", id)
+		cost := pgtest.Scan[decimal.Decimal](t, d, "SELECT cost FROM key_counters WHERE key_id = $1", id)
 		if off := cost.Sub(*h.TotalCost).Abs(); off.GreaterThan(decimal.New(1, -9)) {
 			rt.Fatalf("brought $%s of $%s", cost, h.TotalCost)
 		}
@@ -532,7 +545,7 @@ func TestTwoAtOnce(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if got := pgtest.Scan[string](t, d, "SELECT count(*) || ' ' || sum(requests) FROM key_totals"); got != "30 30" {
+	if got := pgtest.Scan[string](t, d, "SELECT count(*) || ' ' || sum(requests) FROM key_counters"); got != "30 30" {
 		t.Errorf("keys and requests: %s", got)
 	}
 }

@@ -85,7 +85,7 @@ func (s Sums) each(other Sums, f func(a, b int64) int64) Sums {
 	return Sums{f(s.Requests, other.Requests), usage.Counts{
 		Input: f(s.Input, other.Input), Output: f(s.Output, other.Output),
 		CacheCreate: f(s.CacheCreate, other.CacheCreate), CacheRead: f(s.CacheRead, other.CacheRead),
-		Ephemeral5m: f(s.Ephemeral5m, other.Ephemeral5m), Ephemeral1h: f(s.Ephemeral1h, other.Ephemeral1h),
+		Ephemeral1h: f(s.Ephemeral1h, other.Ephemeral1h),
 	}}
 }
 
@@ -102,10 +102,9 @@ func (s Sums) above(other Sums) Sums {
 	return s.each(other, func(a, b int64) int64 { return max(0, a-b) }).lifetimes()
 }
 
-// lifetimes makes the two kinds of cache writes add up to all of them.
+// lifetimes makes one kind of cache writes no more than all of them.
 func (s Sums) lifetimes() Sums {
 	s.Ephemeral1h = min(s.Ephemeral1h, s.CacheCreate)
-	s.Ephemeral5m = s.CacheCreate - s.Ephemeral1h
 	return s
 }
 

@@ -16,8 +16,8 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/importer"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -103,7 +103,7 @@ func TestToday(t *testing.T) {
 	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM api_keys WHERE NOT is_active"); n != 2 {
 		t.Errorf("%d keys are disabled, want those of a disabled and of a missing user", n)
 	}
-	got := pgtest.Scan[string](t, d, `SELECT string_agg(concat_ws(' ', day, model, requests, input_tokens, output_tokens, trim_scale(cost)), '; ' ORDER BY day, model) FROM usage_daily AS u JOIN api_keys AS k ON k.id = u.key_id WHERE k.name = 'ann''s'`)
+	got := pgtest.Scan[string](t, d, `SELECT string_agg(concat_ws(' ', day, model, requests, input_tokens, output_tokens, trim_scale(cost)), '; ' ORDER BY day, model) FROM key_days AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id WHERE k.name = 'ann''s'`)
 	if want := "2026-08-01 claude-sonnet-4-20250514 2 100 20 0.0007; 2026-08-01 gpt-5-codex 2 100 20 0.001; 2026-11-20 gpt-5-codex 2 100 20 0.0005"; got != want {
 		t.Errorf("its usage is\n%s, want\n%s", got, want)
 	}
@@ -145,7 +145,7 @@ func TestExportsOfToday(t *testing.T) {
 	}
 	d := pgtest.New(t)
 	bring(t, importerOfToday(t, d), s)
-	if cost := pgtest.Scan[decimal.Decimal](t, d, "SELECT cost FROM key_totals"); cost.String() != "0.25" {
+	if cost := pgtest.Scan[decimal.Decimal](t, d, "SELECT cost FROM key_counters"); cost.String() != "0.25" {
 		t.Errorf("it cost %s", cost)
 	}
 }
@@ -195,8 +195,8 @@ func TestSecretFollows(t *testing.T) {
 	if did := bring(t, im, from(secrets[1])); strings.Contains(did, "ANEW") {
 		t.Errorf("again: %s", did)
 	}
-	issuer := &issue.Keys{DB: d, Reads: d, Hasher: hasher}
-	rotated, err := issuer.Rotate(ctx, db.Actor{Name: "test"}, uuid.MustParse(id), 3600, issue.Idempotency{})
+	issuer := keys.New(keys.Options{Changes: d, Reads: d, Hasher: hasher})
+	rotated, err := issuer.Rotate(ctx, db.Actor{Name: "test"}, uuid.MustParse(id), 3600, keys.Idempotency{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -302,7 +302,7 @@ func TestWhileItGoesOn(t *testing.T) {
 			t.Fatal(err)
 		}
 		want := fmt.Sprintf("%s %s %s %s", total["totalRequests"], total["totalInputTokens"], total["totalOutputTokens"], decimal.RequireFromString(cost).Round(12))
-		if got := pgtest.Scan[string](t, d, "SELECT concat_ws(' ', requests, input_tokens, output_tokens, trim_scale(cost)) FROM key_totals WHERE key_id = $1", id); got != want {
+		if got := pgtest.Scan[string](t, d, "SELECT concat_ws(' ', requests, input_tokens, output_tokens, trim_scale(cost)) FROM key_counters WHERE key_id = $1", id); got != want {
 			t.Errorf("key %s: brought %s, there it is %s", id, got, want)
 		}
 		for _, model := range []string{"gpt-4o", "claude-sonnet-4-20250514"} {
@@ -314,12 +314,13 @@ func TestWhileItGoesOn(t *testing.T) {
 				continue
 			}
 			want := fmt.Sprintf("%s %s %s", all["requests"], all["inputTokens"], all["outputTokens"])
-			if got := pgtest.Scan[string](t, d, "SELECT coalesce((SELECT concat_ws(' ', sum(requests), sum(input_tokens), sum(output_tokens)) FROM usage_daily WHERE key_id = $1 AND model = $2), '')", id, model); got != want {
+			if got := pgtest.Scan[string](t, d, "SELECT coalesce((SELECT concat_ws(' ', sum(requests), sum(input_tokens), sum(output_tokens)) FROM key_days WHERE ledger_id = (SELECT ledger_id FROM api_keys WHERE id = $1) AND model = $2), '')", id, model); got != want {
 				t.Errorf("key %s, model %s: brought %s, there it is %s", id, model, got, want)
 			}
 		}
 	}
-	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM usage_daily AS u JOIN api_keys AS k ON k.id = u.key_id WHERE u.model = 'unknown' AND (u.requests, u.input_tokens, u.output_tokens) <> (0, 0, 0)"); n != 0 {
+	rolled(t, d)
+	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM usage_daily AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id WHERE u.model = 'unknown' AND (u.requests, u.input_tokens, u.output_tokens) <> (0, 0, 0)"); n != 0 {
 		t.Errorf("%d days have usage of no model", n)
 	}
 	account, err := r.HGetAll(ctx, "account_usage:acct").Result()

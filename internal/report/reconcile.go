@@ -13,11 +13,20 @@ import (
 
 // Reports reads. It is safe for concurrent use.
 type Reports struct {
-	DB       *db.DB
-	Timezone string // IANA zone whose midnights part days
-
-	busy sync.Mutex
+	db       *db.DB
+	timezone string
+	busy     sync.Mutex
 }
+
+// New makes reports of a database that parts its days in an IANA time zone. Each takes a
+// connection of the pool for as long as it is sent.
+func New(d *db.DB, timezone string) *Reports { return &Reports{db: d, timezone: timezone} }
+
+// PoolStat tells how many connections reports have: open, in use and allowed.
+func (r *Reports) PoolStat() (open, inUse, most int32) { return r.db.PoolStat() }
+
+// Timezone is the IANA zone whose midnights part days.
+func (r *Reports) Timezone() string { return r.timezone }
 
 // MostDifferences is how many differences Reconcile tells of.
 const MostDifferences = 1000
@@ -26,12 +35,13 @@ const MostDifferences = 1000
 type Reconciliation struct {
 	From, To    time.Time         // the days that were held against the ledger, both included; To before From: none
 	LedgerRows  int64             // of these days
-	Differences []db.ReconcileRow // rows of rollups that are not the sum they should be; at most MostDifferences
+	Differences []db.ReconcileRow // rows of rollups and counters that are not the sum they should be; at most MostDifferences
 }
 
 // Reconcile proves that rollups are the sum of the ledger, for those of the days asked
-// for whose events must all still be there, and that totals of all time are the sum of
-// the days; or it tells what differs. Days are midnights in UTC.
+// for whose events must all still be there, that the coarser rollups are the sums of the
+// finer ones, and that the counters of keys are the sums of rollups and tail; or it tells
+// what differs. Days are midnights in UTC.
 // One at a time: it reads a great deal, and others need connections too; a second one
 // is Unavailable.
 func (r *Reports) Reconcile(ctx context.Context, from, to time.Time) (Reconciliation, error) {
@@ -39,16 +49,16 @@ func (r *Reports) Reconcile(ctx context.Context, from, to time.Time) (Reconcilia
 		return Reconciliation{}, fault.New(fault.Unavailable, "Another reconciliation is under way here. Try again.")
 	}
 	defer r.busy.Unlock()
-	days, err := r.DB.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Zone: r.Timezone})
+	days, err := r.db.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Timezone: r.timezone})
 	if err != nil {
 		return Reconciliation{}, fmt.Errorf("finding the days to reconcile: %w", err)
 	}
 	found := Reconciliation{From: days.FromDay, To: days.ToDay, LedgerRows: days.LedgerRows}
-	found.Differences, err = r.DB.Reconcile(ctx, db.ReconcileParams{FromDay: days.FromDay, ToDay: days.ToDay, Zone: r.Timezone, RowLimit: MostDifferences})
+	found.Differences, err = r.db.Reconcile(ctx, db.ReconcileParams{FromDay: days.FromDay, ToDay: days.ToDay, Timezone: r.timezone, RowLimit: MostDifferences})
 	if err != nil {
 		return Reconciliation{}, fmt.Errorf("reconciling: %w", err)
 	}
-	again, err := r.DB.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Zone: r.Timezone})
+	again, err := r.db.ReconcileRange(ctx, db.ReconcileRangeParams{FromDay: from, ToDay: to, Timezone: r.timezone})
 	if err != nil {
 		return Reconciliation{}, fmt.Errorf("finding the days to reconcile: %w", err)
 	}

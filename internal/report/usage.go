@@ -94,7 +94,7 @@ func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) 
 			return err
 		}
 	}
-	if err := r.DB.Snapshot(ctx, fn); err != nil {
+	if err := r.db.Snapshot(ctx, fn); err != nil {
 		return fmt.Errorf("reporting usage: %w", err)
 	}
 	if q.needsLedger() { // retention may have taken the first day meanwhile
@@ -115,7 +115,11 @@ func (q Query) check() error {
 
 // rows hands on the rows of a report.
 func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
-	return db.Stream(ctx, from, r.source(ctx, q), func(row db.ReportRow) error {
+	since, err := from.TailSince(ctx)
+	if err != nil {
+		return fmt.Errorf("asking how far the roll-up has come: %w", err)
+	}
+	return db.Stream(ctx, from, r.source(ctx, q, since), func(row db.ReportRow) error {
 		if !q.By.Key {
 			row.KeyID, row.KeyName = uuid.Nil, ""
 		}
@@ -125,7 +129,7 @@ func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(
 
 // reaches is the fault of a report that begins before the ledger does; nil: it does not.
 func (r *Reports) reaches(ctx context.Context, from time.Time) error {
-	since, err := r.DB.LedgerWhole(ctx, r.Timezone)
+	since, err := r.db.LedgerWhole(ctx, r.timezone)
 	if err != nil {
 		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
 	}
@@ -139,7 +143,7 @@ func plus(a, b db.ReportRow) db.ReportRow {
 	return db.ReportRow{
 		Requests: a.Requests + b.Requests, InputTokens: a.InputTokens + b.InputTokens, OutputTokens: a.OutputTokens + b.OutputTokens,
 		CacheCreateTokens: a.CacheCreateTokens + b.CacheCreateTokens, CacheReadTokens: a.CacheReadTokens + b.CacheReadTokens,
-		Ephemeral5mTokens: a.Ephemeral5mTokens + b.Ephemeral5mTokens, Ephemeral1hTokens: a.Ephemeral1hTokens + b.Ephemeral1hTokens, Cost: a.Cost.Add(b.Cost),
+		Ephemeral1hTokens: a.Ephemeral1hTokens + b.Ephemeral1hTokens, Cost: a.Cost.Add(b.Cost),
 	}
 }
 
@@ -151,7 +155,7 @@ func (q Query) needsLedger() bool {
 }
 
 // source is the query that answers a report.
-func (r *Reports) source(ctx context.Context, q Query) func(*db.Queries) error {
+func (r *Reports) source(ctx context.Context, q Query, tailSince time.Time) func(*db.Queries) error {
 	after, first := Place{}, q.After == nil
 	if !first {
 		after = *q.After
@@ -163,7 +167,7 @@ func (r *Reports) source(ctx context.Context, q Query) func(*db.Queries) error {
 	switch {
 	case q.needsLedger():
 		return func(ask *db.Queries) error {
-			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Zone: r.Timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,
+			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Timezone: r.timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,
 				ByKey: q.By.Key, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag, KeyID: q.KeyID, Model: q.Model, AccountID: q.AccountID, Tag: q.Tag,
 				First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
 			return err
@@ -175,7 +179,8 @@ func (r *Reports) source(ctx context.Context, q Query) func(*db.Queries) error {
 		}
 		return func(ask *db.Queries) error {
 			_, err := ask.ReportKeys(ctx, db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
-				KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterTag: after.Tag, RowLimit: limit})
+				KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterTag: after.Tag,
+				TailSince: tailSince, RowLimit: limit})
 			return err
 		}
 	}
@@ -188,7 +193,8 @@ func (r *Reports) source(ctx context.Context, q Query) func(*db.Queries) error {
 	}
 	return func(ask *db.Queries) error {
 		_, err := ask.ReportSums(ctx, db.ReportSumsParams{Source: from, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag,
-			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
+			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag,
+			TailSince: tailSince, RowLimit: limit})
 		return err
 	}
 }

@@ -8,16 +8,20 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/keyledger/keyledger/internal/coalesce"
+	"github.com/keyledger/keyledger/internal/rollup"
 
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/issue"
 	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
@@ -35,8 +39,10 @@ type books struct {
 	*report.Reports
 
 	t      *testing.T
+	db     *db.DB
+	rollup *rollup.Rollup
 	record *usage.Recorder
-	issue  *issue.Keys
+	keeper *keys.Store
 	keys   []uuid.UUID
 	events []uuid.UUID
 	rand   *rand.Rand
@@ -49,15 +55,16 @@ func newBooks(t *testing.T) *books {
 	pgtest.Exec(t, d, "SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 12, (now() AT TIME ZONE 'UTC')::date + 1)")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	return &books{t: t, Reports: &report.Reports{DB: d, Timezone: zone}, record: &usage.Recorder{DB: d, Prices: &price.Store{DB: d}, Timezone: zone},
-		issue: &issue.Keys{DB: d, Hasher: pgtest.Hasher(), Rules: key.Rules{}}, rand: rand.New(rand.NewPCG(seed, 1))}
+	return &books{t: t, db: d, Reports: report.New(d, zone), rollup: rollup.New(d, zone),
+		record: usage.New(usage.Options{Fast: d, Patient: d, Prices: &price.Store{DB: d}, Timezone: zone, Writers: coalesce.NewWriters(1)}),
+		keeper: keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: key.Rules{}}), rand: rand.New(rand.NewPCG(seed, 1))}
 }
 
 var tagSets = [][]string{{}, {"a"}, {"b"}, {"a", "b"}, {"a", "b", "c"}}
 
 // step does one of what changes a report.
 func (b *books) step() {
-	t, d, r := b.t, b.DB, b.rand
+	t, d, r := b.t, b.db, b.rand
 	switch what := r.IntN(20); {
 	case what == 0 || len(b.keys) == 0:
 		id, _ := pgtest.Key(t, d, pgtest.KeyRow{Fields: key.Columns{"tags": tagSets[r.IntN(len(tagSets))]}})
@@ -66,7 +73,7 @@ func (b *books) step() {
 		pgtest.Exec(t, d, "UPDATE api_keys SET tags = $1 WHERE id = ANY($2)", tagSets[r.IntN(len(tagSets))], b.keys[r.IntN(len(b.keys)):])
 	case what == 2 && len(b.keys) > 3:
 		i := r.IntN(len(b.keys))
-		if err := b.issue.Purge(ctx, db.Actor{Name: "test"}, b.keys[i]); err != nil {
+		if err := b.keeper.Purge(ctx, db.Actor{Name: "test"}, b.keys[i]); err != nil {
 			t.Fatal(err)
 		}
 		b.keys = slices.Delete(b.keys, i, i+1)
@@ -77,7 +84,7 @@ func (b *books) step() {
 		}
 		b.events = slices.Delete(b.events, i, i+1)
 	case what == 4:
-		if _, err := b.Close(ctx); err != nil {
+		if _, _, err := b.rollup.Step(ctx); err != nil {
 			t.Fatal(err)
 		}
 	default:
@@ -92,7 +99,7 @@ func (b *books) use(n int) {
 		events = append(events, usage.Event{
 			KeyID: b.keys[b.rand.IntN(len(b.keys))], AccountID: []string{"", "x", "y"}[b.rand.IntN(3)], Model: []string{"m", "n"}[b.rand.IntN(2)],
 			OccurredAt: time.Now().Add(-time.Duration(b.rand.IntN(10*24*60)) * time.Minute),
-			Counts:     usage.Counts{Input: b.rand.Int64N(100), Output: b.rand.Int64N(100), CacheCreate: 3, CacheRead: 2, Ephemeral5m: 2, Ephemeral1h: 1},
+			Counts:     usage.Counts{Input: b.rand.Int64N(100), Output: b.rand.Int64N(100), CacheCreate: 3, CacheRead: 2, Ephemeral1h: 1},
 		})
 	}
 	results, err := b.record.Record(ctx, events)
@@ -111,7 +118,7 @@ type sum struct {
 }
 
 func (s sum) plus(row db.ReportRow) sum {
-	return sum{s.requests + row.Requests, s.tokens + row.InputTokens + 7*row.OutputTokens + 11*row.CacheCreateTokens + 13*row.CacheReadTokens + 17*row.Ephemeral5mTokens + 19*row.Ephemeral1hTokens, s.cost.Add(row.Cost)}
+	return sum{s.requests + row.Requests, s.tokens + row.InputTokens + 7*row.OutputTokens + 11*row.CacheCreateTokens + 13*row.CacheReadTokens + 19*row.Ephemeral1hTokens, s.cost.Add(row.Cost)}
 }
 
 func (s sum) String() string { return fmt.Sprintf("%d/%d/%s", s.requests, s.tokens, s.cost) }
@@ -123,14 +130,14 @@ func (b *books) want(q report.Query) (rows map[report.Place]sum, total sum) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	for _, text := range pgtest.Scan[[]string](b.t, b.DB, `SELECT coalesce(array_agg(concat_ws(';', e.key_id, coalesce(e.account_id, ''), e.model, floor(extract(epoch FROM e.occurred_at))::bigint, coalesce(array_to_string(k.tags, ','), ''),
-			e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_5m_tokens, e.ephemeral_1h_tokens)), '{}')
-			FROM usage_events AS e LEFT JOIN api_keys AS k ON k.id = e.key_id`) {
+	for _, text := range pgtest.Scan[[]string](b.t, b.db, `SELECT coalesce(array_agg(concat_ws(';', l.key_id, coalesce(e.account_id, ''), e.model, floor(extract(epoch FROM e.occurred_at))::bigint, coalesce(array_to_string(s.tags, ','), ''),
+			e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens)), '{}')
+			FROM usage_events AS e JOIN ledger_keys AS l ON l.ledger_id = e.ledger_id LEFT JOIN tag_sets AS s ON s.id = e.tag_set`) {
 		part := strings.Split(text, ";")
 		var seconds int64
 		var row db.ReportRow
 		fmt.Sscan(part[3], &seconds)
-		for i, into := range []*int64{&row.Requests, &row.InputTokens, &row.OutputTokens, &row.CacheCreateTokens, &row.CacheReadTokens, &row.Ephemeral5mTokens, &row.Ephemeral1hTokens} {
+		for i, into := range []*int64{&row.Requests, &row.InputTokens, &row.OutputTokens, &row.CacheCreateTokens, &row.CacheReadTokens, &row.Ephemeral1hTokens} {
 			fmt.Sscan(part[5+i], into)
 		}
 		at := time.Unix(seconds, 0).In(local)
@@ -212,7 +219,7 @@ func parts(p report.Place) []string {
 // randomQuery is any report of the days that there are.
 func (b *books) randomQuery() report.Query {
 	r := b.rand
-	today := pgtest.Scan[time.Time](b.t, b.DB, "SELECT (now() AT TIME ZONE $1)::date", zone)
+	today := pgtest.Scan[time.Time](b.t, b.db, "SELECT (now() AT TIME ZONE $1)::date", zone)
 	q := report.Query{From: today.AddDate(0, 0, -11+r.IntN(8)), Granularity: report.Granularities[r.IntN(4)], Limit: []int{0, 1, 3, 1000}[r.IntN(4)],
 		By: report.By{Key: r.IntN(2) == 0, Model: r.IntN(2) == 0, Account: r.IntN(3) == 0, Tag: r.IntN(2) == 0}}
 	q.To = q.From.AddDate(0, 0, r.IntN(12))
@@ -246,9 +253,9 @@ func differing(got, want map[report.Place]sum) (text string) {
 }
 
 // Guarantee: whatever is recorded late or now, taken back, given other tags or purged,
-// and whenever days are closed in between, every report is what adding the ledger up row
+// and however far the roll-up has come in between, every report is what adding the ledger up row
 // by row gives, in pages of any size, each row once and in order; a key's usage counts
-// under each of its tags, and once in the totals; and every sum reconciles.
+// under each of the tags that it had then, and once in the totals; and every sum reconciles.
 func TestReportsAreTheLedger(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
@@ -269,54 +276,71 @@ func TestReportsAreTheLedger(t *testing.T) {
 			t.Fatalf("%v, %+v", err, found.Differences)
 		}
 	}
-	if n := pgtest.Scan[int](t, b.DB, "SELECT count(*) FROM usage_closed"); n == 0 {
-		t.Error("no day was closed, so nothing was tested")
+	if n := pgtest.Scan[int](t, b.db, "SELECT count(*) FROM tag_usage"); n == 0 {
+		t.Error("nothing was rolled up, so nothing was tested")
 	}
 }
 
-// Guarantee: days that are closed while they are recorded for, by many at once, lose
-// nothing and count nothing twice; at every moment reports say what was acknowledged.
-func TestCloseUnderLoad(t *testing.T) {
+// Guarantee: usage that is rolled up while it is recorded, by many at once, on two replicas,
+// is neither lost nor counted twice; at every moment reports say what was acknowledged.
+func TestRollUnderLoad(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
 	for range 8 {
-		id, _ := pgtest.Key(t, b.DB, pgtest.KeyRow{Fields: key.Columns{"tags": []string{"a", "b"}}})
+		id, _ := pgtest.Key(t, b.db, pgtest.KeyRow{Fields: key.Columns{"tags": []string{"a", "b"}}})
 		b.keys = append(b.keys, id)
 	}
 	const writers, each = 4, 40
-	var all sync.WaitGroup
+	var acknowledged atomic.Int64
+	var all, rolling sync.WaitGroup
 	for w := range writers {
 		all.Go(func() {
 			for i := range each {
-				at := time.Now().Add(-time.Duration(48+(w*each+i)%96) * time.Hour)
+				at := time.Now().Add(-time.Duration((w*each+i)%96) * time.Hour)
 				if _, err := b.record.Record(ctx, []usage.Event{{KeyID: b.keys[i%8], Model: "m", OccurredAt: at, Counts: usage.Counts{Input: 1}}}); err != nil {
 					t.Error(err)
+				}
+				acknowledged.Add(1)
+			}
+		})
+	}
+	ended := make(chan struct{})
+	for range 2 {
+		rolling.Go(func() {
+			for i := 0; ; i++ {
+				if _, _, err := rollup.New(b.db, zone).Step(ctx); err != nil {
+					t.Error(err)
+				}
+				pgtest.Exec(t, b.db, "UPDATE api_keys SET tags = $1 WHERE id = $2", tagSets[i%len(tagSets)], b.keys[i%8])
+				select {
+				case <-ended:
+					return
+				default:
 				}
 			}
 		})
 	}
-	all.Go(func() {
-		for i := range 40 {
-			// Days are set apart and closed one after another, from long ago to now.
-			err := b.DB.Exec(ctx, "SELECT advance_closing(((now() AT TIME ZONE $1)::date - 10 + $2::int / 5))", zone, i)
-			if err != nil && !db.Stuck(err) { // it gives up rather than make usage wait
-				t.Error(err)
-			}
-			if _, err := b.DB.DaysClose(ctx); err != nil {
-				t.Error(err)
-			}
-			pgtest.Exec(t, b.DB, "UPDATE api_keys SET tags = $1 WHERE id = $2", tagSets[i%len(tagSets)], b.keys[i%8])
-		}
-	})
-	all.Wait()
 	q := report.Query{From: time.Now().AddDate(0, 0, -30), To: time.Now().AddDate(0, 0, 2), Granularity: report.Day, By: report.By{Tag: true}}
+	for range 20 {
+		before := acknowledged.Load()
+		if _, total := b.got(report.Query{From: q.From, To: q.To, Granularity: report.Total}); total.requests < before {
+			t.Errorf("%d requests are reported after %d were acknowledged", total.requests, before)
+		}
+		found, err := b.Reconcile(ctx, q.From, q.To)
+		if err != nil || len(found.Differences) > 0 {
+			t.Fatalf("%v, %+v", err, found.Differences)
+		}
+	}
+	all.Wait()
+	close(ended)
+	rolling.Wait()
 	for range 2 {
 		rows, total := b.got(q)
 		wantRows, wantTotal := b.want(q)
 		if total.requests != writers*each || total.String() != wantTotal.String() || !maps.EqualFunc(rows, wantRows, func(x, y sum) bool { return x.String() == y.String() }) {
 			t.Errorf("in all %s, want %s%s", total, wantTotal, differing(rows, wantRows))
 		}
-		if _, err := b.Close(ctx); err != nil {
+		if _, err := b.rollup.Roll(ctx); err != nil {
 			t.Error(err)
 		}
 	}
@@ -326,7 +350,7 @@ func TestCloseUnderLoad(t *testing.T) {
 func TestRefused(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
-	pgtest.Exec(t, b.DB, "SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 7)")
+	pgtest.Exec(t, b.db, "SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 7)")
 	now := time.Now()
 	for field, q := range map[string]report.Query{
 		"granularity": {From: now, To: now, Granularity: "week"},

@@ -39,6 +39,7 @@ type Report struct {
 	Model       *string        `json:"model"`
 	Usage       jsontext.Value `json:"usage"`
 	OccurredAt  *time.Time     `json:"occurredAt"`
+	Estimated   bool           `json:"estimated"`
 }
 
 // Event is a validated report.
@@ -52,6 +53,7 @@ type Event struct {
 	RequestID     string    // empty: none
 	OccurredAt    time.Time // zero: at receipt
 	Counts        Counts
+	Estimated     bool // the caller had to estimate the counts
 }
 
 // Check validates a report and names every wrong field, each with path before it.
@@ -75,6 +77,7 @@ func Check(r Report, path string) (Event, []FieldError) {
 		RequestID:     text("requestId", r.RequestID),
 		AccountID:     text("accountId", r.AccountID),
 		ModelReceived: text("model", r.Model),
+		Estimated:     r.Estimated,
 	}
 	if e.ModelReceived == "" {
 		e.ModelReceived = UnknownModel
@@ -108,12 +111,12 @@ func Check(r Report, path string) (Event, []FieldError) {
 
 // Tokens are the counts as prices see them.
 func (c Counts) Tokens() price.Tokens {
-	return price.Tokens{Input: c.Input, Output: c.Output, CacheRead: c.CacheRead, CacheWrite: c.Ephemeral5m, CacheWrite1h: c.Ephemeral1h}
+	return price.Tokens{Input: c.Input, Output: c.Output, CacheRead: c.CacheRead, CacheWrite: c.Ephemeral5m(), CacheWrite1h: c.Ephemeral1h}
 }
 
 // negated are the counts that take these back.
 func (c Counts) negated() Counts {
-	return Counts{-c.Input, -c.Output, -c.CacheCreate, -c.CacheRead, -c.Ephemeral5m, -c.Ephemeral1h}
+	return Counts{-c.Input, -c.Output, -c.CacheCreate, -c.CacheRead, -c.Ephemeral1h}
 }
 
 // dedupKey is what an event is recorded once by within its key.
@@ -134,6 +137,6 @@ func (e Event) fingerprint() int64 {
 	if !e.OccurredAt.IsZero() {
 		at = e.OccurredAt.UTC().Format(time.RFC3339Nano)
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v", e.AccountID, e.ModelReceived, at, e.Counts))
+	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v %v", e.AccountID, e.ModelReceived, at, e.Counts, e.Estimated))
 	return int64(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // a hash: its sign means nothing
 }

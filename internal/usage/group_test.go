@@ -30,20 +30,20 @@ func TestUnitsStandAlone(t *testing.T) {
 	d := pgtest.Open(t, dbURL)
 	id, _ := pgtest.Key(t, d, pgtest.KeyRow{})
 	full, _ := pgtest.Key(t, d, pgtest.KeyRow{})
-	pgtest.Exec(t, d, "UPDATE key_totals SET input_tokens = 9223372036854775807 WHERE key_id = $1", full)
+	pgtest.Exec(t, d, "UPDATE key_counters SET input_tokens = 9223372036854775807 WHERE key_id = $1", full)
 	var batches []int
 	var mu sync.Mutex
-	r := &usage.Recorder{DB: d, Prices: &price.Store{DB: d}, Timezone: "UTC"}
-	r.Gather(d, coalesce.Limits{Writers: 1, Flushed: func(weight int, _ time.Duration, _ error) {
-		mu.Lock()
-		defer mu.Unlock()
-		batches = append(batches, weight)
-	}})
+	r := usage.New(usage.Options{Fast: d, Patient: d, Prices: &price.Store{DB: d}, Timezone: "UTC", Writers: coalesce.NewWriters(1),
+		Limits: coalesce.Limits{Writers: 1, Flushed: func(weight int, _ time.Duration, _ error) {
+			mu.Lock()
+			defer mu.Unlock()
+			batches = append(batches, weight)
+		}}})
 	event := func(key uuid.UUID, request string) usage.Event {
 		return usage.Event{KeyID: key, RequestID: request, Model: "m", ModelReceived: "m", Counts: usage.Counts{Input: 1}}
 	}
 	// A row that is held makes the units gather behind it.
-	release := pgtest.Hold(t, dbURL, "SELECT FROM key_totals WHERE key_id = $1 FOR UPDATE", id)
+	release := pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", id)
 	var all sync.WaitGroup
 	all.Go(func() {
 		if _, err := r.Record(ctx, []usage.Event{event(id, "first")}); err != nil {
@@ -91,7 +91,7 @@ func TestUnitsStandAlone(t *testing.T) {
 	if got != "61 61 0" { // the first, 40 of their own, 20 shared by two units each
 		t.Errorf("the ledger holds %s", got)
 	}
-	if total := pgtest.Scan[int](t, d, "SELECT requests FROM key_totals WHERE key_id = $1", id); total != 61 {
+	if total := pgtest.Scan[int](t, d, "SELECT requests FROM key_counters WHERE key_id = $1", id); total != 61 {
 		t.Errorf("the total is %d, want 61", total)
 	}
 	if batches[0] != 1 || batches[1] != 2*(good+3) {

@@ -16,15 +16,16 @@ import (
 	"github.com/keyledger/keyledger/internal/price"
 )
 
-// Recorder writes events to the ledger. It is safe for concurrent use.
-type Recorder struct {
-	DB       *db.DB // a pool whose statements may wait for a row
+// Options make a Recorder. All must be set, but that Limits have defaults and members of
+// Observe may be nil.
+type Options struct {
+	Fast     *db.DB // a pool whose statements give up soon on a row that somebody holds
+	Patient  *db.DB // a pool whose statements may wait for a row
 	Prices   *price.Store
 	Timezone string // IANA zone whose midnights part days
 	Observe  Observer
-
-	group   *coalesce.Lanes[[]Event, outcome, need]               // nil: each unit alone
-	lookups *coalesce.Group[[]uuid.UUID, map[uuid.UUID]uuid.UUID] // nil: each alone
+	Limits   coalesce.Limits
+	Writers  *coalesce.Writers // shared with admissions, so that no two batches share a key
 }
 
 // Observer is told what became of events, after their commit. Any member may
@@ -33,6 +34,61 @@ type Observer struct {
 	Recorded func(model string, priced bool)
 	Repeated func(conflict bool)
 	Dearer   func() // a settlement cost more than was reserved for it
+}
+
+// Recorder writes events to the ledger. It is safe for concurrent use.
+type Recorder struct {
+	o       Options
+	group   *coalesce.Lanes[[]Event, outcome, uuid.UUID]
+	lookups *coalesce.Group[[]uuid.UUID, map[uuid.UUID]uuid.UUID]
+}
+
+// New makes a Recorder. It has goroutines only while there is work.
+func New(o Options) *Recorder {
+	r := &Recorder{o: o}
+	r.lookups = coalesce.New(coalesce.Options[[]uuid.UUID, map[uuid.UUID]uuid.UUID]{
+		Limits: coalesce.Limits{Writers: o.Limits.Writers, MaxBatch: o.Limits.MaxBatch, MaxQueue: o.Limits.MaxQueue},
+		Flush: func(ctx context.Context, lists [][]uuid.UUID) ([]map[uuid.UUID]uuid.UUID, error) {
+			return admissionKeys(ctx, o.Fast, lists)
+		},
+		Weight: func(ids []uuid.UUID) int { return len(ids) },
+	})
+	r.group = coalesce.NewLanes(coalesce.LanesOptions[[]Event, outcome, uuid.UUID]{
+		Options: coalesce.Options[[]Event, outcome]{
+			Limits: o.Limits,
+			Flush: func(ctx context.Context, units [][]Event) ([]outcome, error) {
+				return r.recordAll(ctx, units, nil)
+			},
+			Weight: func(events []Event) int { return len(events) },
+			Single: func(err error) bool {
+				code := db.Fault(err).Code
+				return code == fault.Invalid || code == fault.Conflict
+			},
+		},
+		Writers:  o.Writers,
+		Patience: db.Patience,
+		Needs: func(events []Event) (keys []uuid.UUID) {
+			for _, e := range events {
+				keys = append(keys, e.KeyID)
+			}
+			return keys
+		},
+		Stuck: db.Stuck,
+		Held:  o.Fast.CountersHeld,
+	})
+	return r
+}
+
+// Timezone is the IANA zone whose midnights part days.
+func (r *Recorder) Timezone() string { return r.o.Timezone }
+
+// State tells how many events wait for their turn, and how long the oldest that is
+// not done has been here.
+func (r *Recorder) State() (waiting int, oldest time.Duration) { return r.group.State() }
+
+// Close records what waits and refuses what comes later.
+func (r *Recorder) Close(ctx context.Context) error {
+	return errors.Join(r.lookups.Close(ctx), r.group.Close(ctx))
 }
 
 // Result is what became of an event.
@@ -47,12 +103,11 @@ type Result struct {
 	Conflict  bool // that earlier event had other content
 }
 
-// Record prices events and writes all of them, with every rollup they move, or
-// none: they are one unit; after Gather, in one transaction with units that come
-// at the same time. It returns after the commit. An event whose request id the key
-// has seen within the deduplication horizon changes nothing and gets the first
-// one's answer. An unknown key or a time too far ahead is an Invalid fault that
-// names each such event.
+// Record prices events and writes all of them, with the counters of their keys, or none:
+// they are one unit, in one transaction with units that come at the same time. It returns
+// after the commit. An event whose request id the key has seen within the deduplication
+// horizon changes nothing and gets the first one's answer. An unknown key or a time too
+// far ahead is an Invalid fault that names each such event. The events are not changed.
 func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error) {
 	unit := slices.Clone(events)
 	for i := range unit {
@@ -60,19 +115,28 @@ func (r *Recorder) Record(ctx context.Context, events []Event) ([]Result, error)
 			unit[i].ID = newID()
 		}
 	}
-	// The key is what units that wait for a held row are told apart by, so it is found
-	// before the group sees them.
+	// The key is what decides on the writer, so it is found before the group sees them.
 	if err := r.findKeys(ctx, unit); err != nil {
 		return nil, err
 	}
 	if beforeCommit != nil {
 		return beforeCommit(ctx, r, unit), nil
 	}
-	if r.group != nil {
-		o, err := r.group.Do(ctx, unit)
-		return o.results, errors.Join(err, o.err)
+	o, err := r.group.Do(ctx, unit)
+	return o.results, errors.Join(err, o.err)
+}
+
+// RecordAt is Record as of an instant in the place of the database's clock, in a transaction
+// of its own: for tests of days that have passed.
+func (r *Recorder) RecordAt(ctx context.Context, events []Event, now time.Time) ([]Result, error) {
+	unit := slices.Clone(events)
+	for i := range unit {
+		unit[i].ID = newID()
 	}
-	outcomes, err := r.recordAll(ctx, [][]Event{unit})
+	if err := r.findKeys(ctx, unit); err != nil {
+		return nil, err
+	}
+	outcomes, err := r.recordAll(ctx, [][]Event{unit}, &now)
 	if err != nil {
 		return nil, err
 	}
@@ -86,11 +150,14 @@ type outcome struct {
 }
 
 // recordAll records units in one transaction. A unit that is refused takes none of
-// the others with it.
-func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, error) {
-	catalogue, now, err := r.Prices.Current(ctx)
+// the others with it. asOf nil is now, by the database's clock.
+func (r *Recorder) recordAll(ctx context.Context, units [][]Event, asOf *time.Time) ([]outcome, error) {
+	catalogue, now, err := r.o.Prices.Current(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if asOf != nil {
+		now = *asOf
 	}
 	outcomes := make([]outcome, len(units))
 	var entries []entry
@@ -100,13 +167,14 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, e
 		for i, e := range events {
 			priced[i] = newEntry(e)
 			priced[i].unit, priced[i].index, priced[i].of = u, i, len(events)
-			if priced[i].occurredAt.IsZero() {
-				priced[i].occurredAt = now
-			}
 			if e.OccurredAt.After(now.Add(MaxAhead)) {
 				wrong = append(wrong, fault.Field{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
 			}
-			if p, ok := catalogue.Lookup(e.ModelReceived, priced[i].occurredAt); ok {
+			occurred := e.OccurredAt
+			if occurred.IsZero() || occurred.After(now) {
+				occurred = now
+			}
+			if p, ok := catalogue.Lookup(e.ModelReceived, occurred); ok {
 				priced[i].cost, priced[i].priced = p.Cost(e.Counts.Tokens()), true
 			}
 		}
@@ -119,7 +187,7 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event) ([]outcome, e
 	if len(entries) == 0 {
 		return outcomes, nil
 	}
-	if err := r.append(ctx, entries, outcomes, nil); err != nil {
+	if err := r.append(ctx, entries, outcomes, asOf); err != nil {
 		return outcomes, err
 	}
 	for _, o := range outcomes {
@@ -145,7 +213,7 @@ func (r *Recorder) findKeys(ctx context.Context, events []Event) error {
 	if ids == nil {
 		return nil
 	}
-	keys, err := r.admissionKeys(ctx, ids)
+	keys, err := r.lookups.Do(ctx, ids)
 	if err != nil {
 		return err
 	}
@@ -164,22 +232,9 @@ func (r *Recorder) findKeys(ctx context.Context, events []Event) error {
 	return fault.OrNil(wrong)
 }
 
-// admissionKeys are the keys of admissions; after Gather, read together with those that
-// are asked for at the same time.
-func (r *Recorder) admissionKeys(ctx context.Context, ids []uuid.UUID) (map[uuid.UUID]uuid.UUID, error) {
-	if r.lookups != nil {
-		return r.lookups.Do(ctx, ids)
-	}
-	all, err := readAdmissionKeys(ctx, r.DB, [][]uuid.UUID{ids})
-	if err != nil {
-		return nil, err
-	}
-	return all[0], nil
-}
-
-// readAdmissionKeys reads the keys of several lists of admissions at once. The lists
-// share one answer.
-func readAdmissionKeys(ctx context.Context, from *db.DB, lists [][]uuid.UUID) ([]map[uuid.UUID]uuid.UUID, error) {
+// admissionKeys reads the keys of several lists of admissions at once. The lists share
+// one answer.
+func admissionKeys(ctx context.Context, from *db.DB, lists [][]uuid.UUID) ([]map[uuid.UUID]uuid.UUID, error) {
 	rows, err := from.AdmissionKeys(ctx, slices.Concat(lists...))
 	if err != nil {
 		return nil, fmt.Errorf("reading admissions: %w", err)
@@ -199,132 +254,11 @@ func at(i, n int, field string) string {
 	return fmt.Sprintf("events[%d].%s", i, field)
 }
 
-// entry is one row to be appended to the ledger.
-type entry struct {
-	Event
-
-	unit        int // of those recorded together
-	index, of   int // its place in the unit, and the unit's size
-	kind        string
-	dedup       string
-	requests    int64
-	occurredAt  time.Time
-	cost        decimal.Decimal
-	priced      bool
-	fingerprint int64
-	adjusts     uuid.UUID // zero: none
-	reason      string
-}
-
-// The kinds of ledger rows.
-const (
-	kindUsage      = "usage"
-	kindAdjustment = "adjustment"
-	kindOpening    = "opening"
-)
-
-func newEntry(e Event) entry {
-	return entry{Event: e, of: 1, kind: kindUsage, dedup: e.dedupKey(), requests: 1, occurredAt: e.OccurredAt, fingerprint: e.fingerprint()}
-}
-
-// newID makes an id that sorts by time.
-func newID() uuid.UUID { return uuid.Must(uuid.NewV7()) }
-
-// append writes entries, those of a unit one after another, through the one
-// statement that moves rollups, reads the first answers of those that were
-// duplicates, and puts the results into their units' outcomes. What also does, if
-// it is not nil, is done in the same transaction, when anything was recorded.
-func (r *Recorder) append(ctx context.Context, entries []entry, outcomes []outcome, also func(*db.Queries) error) error {
-	var rows []db.LedgerAppendRow
-	var first firsts
-	err := r.DB.InTx(ctx, func(q *db.Queries) (err error) {
-		if rows, err = q.LedgerAppend(ctx, arrays(entries, r.Timezone)); err != nil {
-			return err
-		}
-		if first, err = r.settleRepeats(ctx, q, entries, rows); err != nil {
-			return err
-		}
-		if also == nil || !slices.ContainsFunc(rows, func(row db.LedgerAppendRow) bool { return row.Recorded }) {
-			return nil
-		}
-		return also(q)
-	})
-	if err != nil {
-		return fmt.Errorf("recording usage: %w", err)
-	}
-	results := make([]Result, len(entries))
-	for i, e := range entries {
-		if rows[i].Dearer && r.Observe.Dearer != nil {
-			r.Observe.Dearer()
-		}
-		results[i] = Result{EventID: e.ID, RequestID: e.RequestID, KeyID: e.KeyID, Model: e.Model, Cost: e.cost, Priced: e.priced,
-			Duplicate: !rows[i].Recorded}
-	}
-	refuse(entries, rows, outcomes)
-	for i, e := range entries {
-		o := &outcomes[e.unit]
-		if o.err != nil {
-			continue
-		}
-		if results[i].Duplicate {
-			results[i], o.err = r.answerRepeat(ctx, e, rows[i].AdmissionID, first, results[i], len(entries) > 1)
-		}
-		if o.err == nil {
-			o.results = append(o.results, results[i])
-		}
-	}
-	return nil
-}
-
-// refuse gives units with an event of an unknown key their fault.
-func refuse(entries []entry, rows []db.LedgerAppendRow, outcomes []outcome) {
-	wrong := map[int][]fault.Field{}
-	for i, e := range entries {
-		if rows[i].Refused {
-			wrong[e.unit] = append(wrong[e.unit], fault.Field{Field: at(e.index, e.of, "keyId"), Message: "is not the id of a key"})
-		}
-	}
-	for unit, fields := range wrong {
-		outcomes[unit].err = fault.Fields(fields...)
-	}
-}
-
 func (r *Recorder) tell(result Result) {
 	switch {
-	case result.Duplicate && r.Observe.Repeated != nil:
-		r.Observe.Repeated(result.Conflict)
-	case !result.Duplicate && r.Observe.Recorded != nil:
-		r.Observe.Recorded(result.Model, result.Priced)
+	case result.Duplicate && r.o.Observe.Repeated != nil:
+		r.o.Observe.Repeated(result.Conflict)
+	case !result.Duplicate && r.o.Observe.Recorded != nil:
+		r.o.Observe.Recorded(result.Model, result.Priced)
 	}
-}
-
-// arrays turns entries into the parallel arrays that the statement takes.
-func arrays(entries []entry, timezone string) db.LedgerAppendParams {
-	p := db.LedgerAppendParams{Timezone: timezone}
-	for _, e := range entries {
-		p.EventIDs = append(p.EventIDs, e.ID)
-		p.Kinds = append(p.Kinds, e.kind)
-		p.KeyIDs = append(p.KeyIDs, e.KeyID)
-		p.DedupKeys = append(p.DedupKeys, e.dedup)
-		p.AccountIDs = append(p.AccountIDs, e.AccountID)
-		p.Models = append(p.Models, e.Model)
-		p.ModelsReceived = append(p.ModelsReceived, e.ModelReceived)
-		p.RequestIDs = append(p.RequestIDs, e.RequestID)
-		p.OccurredAts = append(p.OccurredAts, e.occurredAt)
-		p.Requests = append(p.Requests, e.requests)
-		p.InputTokens = append(p.InputTokens, e.Counts.Input)
-		p.OutputTokens = append(p.OutputTokens, e.Counts.Output)
-		p.CacheCreateTokens = append(p.CacheCreateTokens, e.Counts.CacheCreate)
-		p.CacheReadTokens = append(p.CacheReadTokens, e.Counts.CacheRead)
-		p.Ephemeral5mTokens = append(p.Ephemeral5mTokens, e.Counts.Ephemeral5m)
-		p.Ephemeral1hTokens = append(p.Ephemeral1hTokens, e.Counts.Ephemeral1h)
-		p.Costs = append(p.Costs, e.cost.String())
-		p.Priced = append(p.Priced, e.priced)
-		p.Fingerprints = append(p.Fingerprints, e.fingerprint)
-		p.Adjusts = append(p.Adjusts, e.adjusts)
-		p.Reasons = append(p.Reasons, e.reason)
-		p.AdmissionIDs = append(p.AdmissionIDs, e.AdmissionID)
-		p.Units = append(p.Units, int64(e.unit))
-	}
-	return p
 }

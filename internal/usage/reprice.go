@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -25,8 +24,8 @@ type Repricing struct {
 
 // Change is what pricing again changes, or would change, of a key and model.
 type Change struct {
-	KeyID   uuid.UUID
-	KeyName string // empty: the key was purged
+	KeyID   uuid.UUID // the ledger's id of a purged key
+	KeyName string    // empty: the key was purged
 	Model   string
 	Events  int64 // that cost something else, or have a price now
 	Before  decimal.Decimal
@@ -54,18 +53,18 @@ const repricedReason = "priced again"
 // largest first. It reads from a pool of the caller's, for as long as it takes. Each
 // transaction has its audit row.
 func (r *Recorder) Reprice(ctx context.Context, from *db.DB, who db.Actor, what Repricing) (Repriced, error) {
-	catalogue, _, err := r.Prices.Current(ctx)
+	catalogue, _, err := r.o.Prices.Current(ctx)
 	if err != nil {
 		return Repriced{}, err
 	}
-	since, err := r.DB.Now(ctx)
+	since, err := r.o.Patient.Now(ctx)
 	if err != nil {
 		return Repriced{}, err
 	}
 	run := repricing{Recorder: r, who: who, since: since.Add(-time.Minute), what: what, changes: map[[2]string]*Change{}}
 	err = from.Snapshot(ctx, func(snapshot *db.Reader) error {
 		return db.Stream(ctx, snapshot, func(q *db.Queries) error {
-			_, err := q.EventsOfDays(ctx, db.EventsOfDaysParams{FromDay: what.From, ToDay: what.To, Zone: r.Timezone, Model: what.Model})
+			_, err := q.EventsOfDays(ctx, db.EventsOfDaysParams{FromDay: what.From, ToDay: what.To, Timezone: r.o.Timezone, Model: what.Model})
 			return err
 		}, func(row db.EventsOfDaysRow) error {
 			run.events++
@@ -108,7 +107,7 @@ type repricing struct {
 	what    Repricing
 	since   time.Time // by the database's clock: before the first event was read
 	events  int64
-	changes map[[2]string]*Change // by key id and model
+	changes map[[2]string]*Change // by the ledger's id of the key, and model
 	batch   []repricedEvent
 }
 
@@ -137,7 +136,7 @@ func (r *repricing) take(ctx context.Context, catalogue *price.Catalogue, row db
 
 func countsOf(row db.EventsOfDaysRow) Counts {
 	return Counts{Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
-		Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens}
+		Ephemeral1h: row.Ephemeral1hTokens}
 }
 
 // flush adjusts the events of the batch, in one transaction. Those that somebody else
@@ -149,10 +148,10 @@ func (r *repricing) flush(ctx context.Context) error {
 		var lost []uuid.UUID
 		entries := adjustments(batch)
 		outcomes := make([]outcome, len(entries))
-		err := r.append(ctx, entries, outcomes, func(q *db.Queries) (err error) {
+		err := r.adjust(ctx, entries, outcomes, func(q *db.Queries) (err error) {
 			p := db.AdjustedBesidesParams{Since: r.since}
 			for _, e := range entries {
-				p.KeyIDs, p.EventIDs, p.Known = append(p.KeyIDs, e.KeyID), append(p.EventIDs, e.adjusts), append(p.Known, e.ID)
+				p.LedgerIDs, p.EventIDs, p.Known = append(p.LedgerIDs, e.ledgerID), append(p.EventIDs, e.adjusts), append(p.Known, e.ID)
 			}
 			for _, e := range batch {
 				p.Known = append(p.Known, e.Adjustments...)
@@ -170,20 +169,14 @@ func (r *repricing) flush(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			// The key of an event may have been purged since it was read.
-			gone := map[uuid.UUID]bool{}
-			for i, e := range entries {
-				gone[e.adjusts] = gone[e.adjusts] || outcomes[i].err != nil
-			}
-			batch = slices.DeleteFunc(batch, func(e repricedEvent) bool { return gone[e.EventID] })
 			break
 		}
 		batch = slices.DeleteFunc(batch, func(e repricedEvent) bool { return slices.Contains(lost, e.EventID) })
 	}
 	for _, e := range batch {
-		k := [2]string{e.KeyID.String(), e.Model}
+		k := [2]string{e.LedgerID.String(), e.Model}
 		if r.changes[k] == nil {
-			r.changes[k] = &Change{KeyID: e.KeyID, Model: e.Model}
+			r.changes[k] = &Change{KeyID: e.LedgerID, Model: e.Model}
 		}
 		c := r.changes[k]
 		c.Events++
@@ -196,8 +189,9 @@ func (r *repricing) flush(ctx context.Context) error {
 func adjustments(batch []repricedEvent) (entries []entry) {
 	for _, e := range batch {
 		one := entry{
-			Event: Event{ID: newID(), KeyID: e.KeyID, AccountID: e.AccountID, Model: e.Model, ModelReceived: e.ModelReceived, OccurredAt: e.OccurredAt},
-			of:    1, kind: kindAdjustment, occurredAt: e.OccurredAt, cost: e.cost.Sub(e.CostNow), priced: true, adjusts: e.EventID, reason: repricedReason,
+			Event: Event{ID: newID(), KeyID: e.KeyID, AccountID: e.AccountID, Model: e.Model, ModelReceived: e.ModelReceived,
+				OccurredAt: e.OccurredAt, Estimated: e.Estimated},
+			of: 1, kind: kindAdjustment, ledgerID: e.LedgerID, tagSet: e.TagSet, cost: e.cost.Sub(e.CostNow), priced: true, adjusts: e.EventID, reason: repricedReason,
 		}
 		if !e.PricedNow {
 			back := one
@@ -214,22 +208,25 @@ func adjustments(batch []repricedEvent) (entries []entry) {
 	return entries
 }
 
-// result are the changes with the names of their keys.
+// result are the changes with the ids and names of their keys.
 func (r *repricing) result(ctx context.Context) ([]Change, error) {
-	ids := map[uuid.UUID]string{}
+	var ids []uuid.UUID
 	for _, c := range r.changes {
-		ids[c.KeyID] = ""
+		ids = append(ids, c.KeyID)
 	}
-	rows, err := r.DB.KeyNames(ctx, slices.Collect(maps.Keys(ids)))
+	rows, err := r.o.Patient.KeyNames(ctx, ids)
 	if err != nil {
 		return nil, fmt.Errorf("reading the names of keys: %w", err)
 	}
+	keys := make(map[uuid.UUID]db.KeyNamesRow, len(rows))
 	for _, row := range rows {
-		ids[row.ID] = row.Name
+		keys[row.LedgerID] = row
 	}
 	var all []Change
 	for _, c := range r.changes {
-		c.KeyName = ids[c.KeyID]
+		if key, known := keys[c.KeyID]; known {
+			c.KeyID, c.KeyName = key.ID, key.Name
+		}
 		all = append(all, *c)
 	}
 	slices.SortFunc(all, func(a, b Change) int {

@@ -13,15 +13,17 @@ import (
 )
 
 // Counts are the tokens of one request, each token in one count only, but that
-// Ephemeral5m and Ephemeral1h are the two parts of CacheCreate.
+// Ephemeral1h is a part of CacheCreate.
 type Counts struct {
 	Input       int64
 	Output      int64
 	CacheCreate int64
 	CacheRead   int64
-	Ephemeral5m int64
 	Ephemeral1h int64
 }
+
+// Ephemeral5m is the other part of CacheCreate: what was written for 5 minutes.
+func (c Counts) Ephemeral5m() int64 { return c.CacheCreate - c.Ephemeral1h }
 
 // FieldError names a wrong field and the rule it breaks.
 type FieldError struct {
@@ -176,12 +178,11 @@ func readAnthropic(r *reader, m map[string]jsontext.Value) Counts {
 		Input:       r.count(m, "input_tokens"),
 		Output:      r.count(m, "output_tokens"),
 		CacheRead:   r.count(m, "cache_read_input_tokens"),
-		Ephemeral5m: inner.count(split, "ephemeral_5m_input_tokens"),
 		Ephemeral1h: inner.count(split, "ephemeral_1h_input_tokens"),
 	}
+	parts := inner.count(split, "ephemeral_5m_input_tokens") + c.Ephemeral1h
 	r.wrong = append(r.wrong, inner.wrong...)
-	c.CacheCreate = max(r.count(m, "cache_creation_input_tokens"), c.Ephemeral5m+c.Ephemeral1h)
-	c.Ephemeral5m = c.CacheCreate - c.Ephemeral1h
+	c.CacheCreate = max(r.count(m, "cache_creation_input_tokens"), parts)
 	return c
 }
 
@@ -219,12 +220,10 @@ func (r *reader) without(cached, whole, output int64, part, of string) Counts {
 
 // readBedrock reads the Converse API's object: its cache counts stand beside the input.
 func readBedrock(r *reader, m map[string]jsontext.Value) Counts {
-	written := r.count(m, "cacheWriteInputTokens")
 	return Counts{
 		Input:       r.count(m, "inputTokens"),
 		Output:      r.count(m, "outputTokens"),
 		CacheRead:   r.count(m, "cacheReadInputTokens"),
-		CacheCreate: written,
-		Ephemeral5m: written,
+		CacheCreate: r.count(m, "cacheWriteInputTokens"),
 	}
 }

@@ -21,18 +21,18 @@ func TestShapes(t *testing.T) {
 	for text, want := range map[string]usage.Counts{
 		`{}`:                                   {},
 		`{"input_tokens":1,"output_tokens":2}`: {Input: 1, Output: 2},
-		`{"input_tokens":1,"output_tokens":2,"cache_creation_input_tokens":30,"cache_read_input_tokens":4}`:                                                    {Input: 1, Output: 2, CacheCreate: 30, Ephemeral5m: 30, CacheRead: 4},
-		`{"input_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":5,"ephemeral_1h_input_tokens":6}}`:                                                    {Input: 1, CacheCreate: 11, Ephemeral5m: 5, Ephemeral1h: 6},
-		`{"cache_creation_input_tokens":30,"cache_creation":{"ephemeral_5m_input_tokens":5,"ephemeral_1h_input_tokens":6}}`:                                    {CacheCreate: 30, Ephemeral5m: 24, Ephemeral1h: 6},
-		`{"cache_creation_input_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":5,"ephemeral_1h_input_tokens":6}}`:                                     {CacheCreate: 11, Ephemeral5m: 5, Ephemeral1h: 6},
-		`{"cache_creation_input_tokens":3000,"cache_creation":{}}`:                                                                                             {CacheCreate: 3000, Ephemeral5m: 3000},
+		`{"input_tokens":1,"output_tokens":2,"cache_creation_input_tokens":30,"cache_read_input_tokens":4}`:                                                    {Input: 1, Output: 2, CacheCreate: 30, CacheRead: 4},
+		`{"input_tokens":1,"cache_creation":{"ephemeral_5m_input_tokens":5,"ephemeral_1h_input_tokens":6}}`:                                                    {Input: 1, CacheCreate: 11, Ephemeral1h: 6},
+		`{"cache_creation_input_tokens":30,"cache_creation":{"ephemeral_5m_input_tokens":5,"ephemeral_1h_input_tokens":6}}`:                                    {CacheCreate: 30, Ephemeral1h: 6},
+		`{"cache_creation_input_tokens":3,"cache_creation":{"ephemeral_5m_input_tokens":5,"ephemeral_1h_input_tokens":6}}`:                                     {CacheCreate: 11, Ephemeral1h: 6},
+		`{"cache_creation_input_tokens":3000,"cache_creation":{}}`:                                                                                             {CacheCreate: 3000},
 		`{"input_tokens":null,"output_tokens":2,"cache_creation":null,"service_tier":"standard","server_tool_use":{"web_search_requests":3}}`:                  {Output: 2},
 		`{"prompt_tokens":100,"completion_tokens":5,"total_tokens":105}`:                                                                                       {Input: 100, Output: 5},
 		`{"prompt_tokens":100,"completion_tokens":5,"prompt_tokens_details":{"cached_tokens":60,"audio_tokens":0}}`:                                            {Input: 40, CacheRead: 60, Output: 5},
 		`{"prompt_tokens":100,"completion_tokens":5,"prompt_tokens_details":null}`:                                                                             {Input: 100, Output: 5},
 		`{"input_tokens":100,"output_tokens":5,"input_tokens_details":{"cached_tokens":60},"output_tokens_details":{"reasoning_tokens":3},"total_tokens":105}`: {Input: 40, CacheRead: 60, Output: 5},
 		`{"promptTokenCount":100,"candidatesTokenCount":5,"cachedContentTokenCount":30,"thoughtsTokenCount":7,"totalTokenCount":112}`:                          {Input: 70, CacheRead: 30, Output: 12},
-		`{"inputTokens":1,"outputTokens":2,"cacheReadInputTokens":3,"cacheWriteInputTokens":4,"totalTokens":10}`:                                               {Input: 1, Output: 2, CacheRead: 3, CacheCreate: 4, Ephemeral5m: 4},
+		`{"inputTokens":1,"outputTokens":2,"cacheReadInputTokens":3,"cacheWriteInputTokens":4,"totalTokens":10}`:                                               {Input: 1, Output: 2, CacheRead: 3, CacheCreate: 4},
 		`{"input_tokens":7,"output_tokens":2,"prompt_tokens":7,"completion_tokens":2}`:                                                                         {Input: 7, Output: 2},
 		`{"input_tokens":9007199254740992}`: {Input: 1 << 53},
 		`{"prompt_tokens":2006,"completion_tokens":300,"input_tokens":0,"output_tokens":0,"prompt_tokens_details":{"cached_tokens":1920}}`: {Input: 86, CacheRead: 1920, Output: 300},
@@ -147,12 +147,12 @@ func FuzzReadCounts(f *testing.F) {
 		if wrong != nil {
 			return
 		}
-		for _, n := range []int64{c.Input, c.Output, c.CacheCreate, c.CacheRead, c.Ephemeral5m, c.Ephemeral1h} {
+		for _, n := range []int64{c.Input, c.Output, c.CacheCreate, c.CacheRead, c.Ephemeral5m(), c.Ephemeral1h} {
 			if n < 0 || n > 2*usage.MaxCount {
 				t.Errorf("%q was read as %+v", raw, c)
 			}
 		}
-		if c.Ephemeral5m+c.Ephemeral1h != c.CacheCreate {
+		if c.Ephemeral5m()+c.Ephemeral1h != c.CacheCreate {
 			t.Errorf("%q: the parts of cacheCreate do not add up: %+v", raw, c)
 		}
 	})

@@ -56,37 +56,42 @@ func Mean(total Block, since, asOf time.Time) Averages {
 	}
 }
 
-// Stats reads what keys and accounts used. It is safe for concurrent use.
+// Stats reads what keys and accounts used, from rollups and what these do not hold yet. It
+// is safe for concurrent use.
 type Stats struct {
 	DB       *db.DB
 	Timezone string // IANA zone whose midnights part days
 }
 
-// OfTotals is a key's all-time block.
-func OfTotals(t db.KeyTotal) Block {
-	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral5mTokens, t.Ephemeral1hTokens, t.Cost)
+// OfKey is a key's all-time block.
+func OfKey(t db.KeyCounter) Block {
+	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral1hTokens, t.Cost)
 }
 
 // OfAccount is an account's all-time block.
-func OfAccount(t db.AccountTotal) Block {
-	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral5mTokens, t.Ephemeral1hTokens, t.Cost)
+func OfAccount(t db.AccountListRow) Block {
+	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral1hTokens, t.Cost)
 }
 
-func block(requests, in, out, create, read, e5m, e1h int64, cost decimal.Decimal) Block {
+func block(requests, in, out, create, read, e1h int64, cost decimal.Decimal) Block {
 	return Block{Requests: requests, Cost: cost, Counts: Counts{
-		Input: in, Output: out, CacheCreate: create, CacheRead: read, Ephemeral5m: e5m, Ephemeral1h: e1h}}
+		Input: in, Output: out, CacheCreate: create, CacheRead: read, Ephemeral1h: e1h}}
 }
 
 // Keys reads the periods of many keys in one statement. asOf nil is now.
 func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map[uuid.UUID]Periods, error) {
-	rows, err := s.DB.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.Timezone, AsOf: asOf})
+	since, err := s.tailSince(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.DB.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.Timezone, AsOf: asOf, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading usage of keys: %w", err)
 	}
 	found := make(map[uuid.UUID]Periods, len(ids))
 	for _, r := range rows {
 		p := found[r.KeyID]
-		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost))
+		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost))
 		found[r.KeyID] = p
 	}
 	return found, nil
@@ -94,14 +99,18 @@ func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map
 
 // Accounts reads the periods of many accounts in one statement. asOf nil is now.
 func (s *Stats) Accounts(ctx context.Context, ids []string, asOf *time.Time) (map[string]Periods, error) {
-	rows, err := s.DB.AccountUsagePeriods(ctx, db.AccountUsagePeriodsParams{AccountIDs: ids, Timezone: s.Timezone, AsOf: asOf})
+	since, err := s.tailSince(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.DB.AccountUsagePeriods(ctx, db.AccountUsagePeriodsParams{AccountIDs: ids, Timezone: s.Timezone, AsOf: asOf, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading usage of accounts: %w", err)
 	}
 	found := make(map[string]Periods, len(ids))
 	for _, r := range rows {
 		p := found[r.AccountID]
-		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost))
+		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost))
 		found[r.AccountID] = p
 	}
 	return found, nil
@@ -120,35 +129,81 @@ func (p *Periods) set(name string, b Block) {
 
 // KeyModels reads a key's usage by model, dearest first.
 func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, error) {
-	rows, err := s.DB.KeyUsageModels(ctx, id)
+	since, err := s.tailSince(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.DB.KeyUsageModels(ctx, db.KeyUsageModelsParams{KeyID: id, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading models of a key: %w", err)
 	}
 	models := make([]ModelBlock, len(rows))
 	for i, r := range rows {
-		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost)}
+		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost)}
 	}
 	return models, nil
 }
 
 // AccountModels reads an account's usage by model, dearest first.
 func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, error) {
-	rows, err := s.DB.AccountUsageModels(ctx, id)
+	since, err := s.tailSince(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.DB.AccountUsageModels(ctx, db.AccountUsageModelsParams{AccountID: id, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading models of an account: %w", err)
 	}
 	models := make([]ModelBlock, len(rows))
 	for i, r := range rows {
-		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral5mTokens, r.Ephemeral1hTokens, r.Cost)}
+		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost)}
 	}
 	return models, nil
 }
 
-// Account reads one account's all-time sums; NotFound when it was never used.
-func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (db.AccountShowRow, error) {
-	row, err := s.DB.AccountShow(ctx, db.AccountShowParams{AccountID: id, AsOf: asOf})
-	if db.Missing(err) {
-		return row, fault.New(fault.NotFound, "No usage of this account has been recorded.")
+// tailSince is read before a statement that adds the tail to a rollup: see the view key_days.
+func (s *Stats) tailSince(ctx context.Context) (time.Time, error) {
+	since, err := s.DB.TailSince(ctx)
+	if err != nil {
+		return since, fmt.Errorf("asking how far the roll-up has come: %w", err)
 	}
-	return row, err
+	return since, nil
+}
+
+// AccountsAfter names an account that a page of AccountList begins after.
+type AccountsAfter struct {
+	Tokens int64 // of the day
+	ID     string
+}
+
+// AccountList reads a page of accounts with their all-time sums, those with the most tokens
+// on the day of asOf first. after nil begins at the start; asOf nil is now.
+func (s *Stats) AccountList(ctx context.Context, after *AccountsAfter, asOf *time.Time, limit int32) ([]db.AccountListRow, error) {
+	p := db.AccountListParams{AsOf: asOf, Timezone: s.Timezone, RowLimit: limit}
+	if after != nil {
+		p.AfterTokens, p.AfterID = after.Tokens, &after.ID
+	}
+	return s.accounts(ctx, p)
+}
+
+// Account reads one account's all-time sums; NotFound when it was never used.
+func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (db.AccountListRow, error) {
+	rows, err := s.accounts(ctx, db.AccountListParams{AsOf: asOf, Timezone: s.Timezone, AccountID: &id, RowLimit: 1})
+	if err != nil {
+		return db.AccountListRow{}, err
+	}
+	if len(rows) == 0 {
+		return db.AccountListRow{}, fault.New(fault.NotFound, "No usage of this account has been recorded.")
+	}
+	return rows[0], nil
+}
+
+func (s *Stats) accounts(ctx context.Context, p db.AccountListParams) (rows []db.AccountListRow, err error) {
+	if p.TailSince, err = s.tailSince(ctx); err != nil {
+		return nil, err
+	}
+	if rows, err = s.DB.AccountList(ctx, p); err != nil {
+		return nil, fmt.Errorf("listing accounts: %w", err)
+	}
+	return rows, nil
 }

@@ -32,7 +32,7 @@ var errAdjusted = fault.New(fault.Unavailable, "The event is just being adjusted
 const adjustTries = 5
 
 func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, reason string) (Result, error) {
-	row, err := r.DB.EventFind(ctx, eventID)
+	row, err := r.o.Patient.EventFind(ctx, eventID)
 	if db.Missing(err) {
 		return Result{}, fault.New(fault.NotFound, "No such event in the retained ledger.")
 	}
@@ -48,7 +48,7 @@ func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 		return Result{}, fmt.Errorf("encoding the audit row: %w", err)
 	}
 	alone := make([]outcome, 1)
-	err = r.append(ctx, []entry{back}, alone, func(q *db.Queries) error {
+	err = r.adjust(ctx, []entry{back}, alone, func(q *db.Queries) error {
 		now, err := q.EventFind(ctx, eventID)
 		if err != nil {
 			return err
@@ -61,10 +61,7 @@ func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 		}
 		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "event", TargetID: eventID.String(), After: after})
 	})
-	if err = errors.Join(err, alone[0].err); fault.CodeOf(err) == fault.Invalid { // its key was purged since it was read
-		return Result{}, fault.New(fault.Conflict, "The event's key was purged at the same moment. Try again.")
-	}
-	if err != nil {
+	if err = errors.Join(err, alone[0].err); err != nil {
 		return Result{}, err
 	}
 	return alone[0].results[0], nil
@@ -74,18 +71,18 @@ func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 func opposite(found db.EventFindRow, reason string) entry {
 	row := found.UsageEvent
 	e := Event{
-		ID: newID(), KeyID: row.KeyID, Model: row.Model, ModelReceived: row.ModelReceived, OccurredAt: row.OccurredAt,
-		Counts: Counts{
+		ID: newID(), KeyID: found.KeyID, Model: row.Model, ModelReceived: row.ModelReceived, OccurredAt: row.OccurredAt,
+		Estimated: row.Estimated, Counts: Counts{
 			Input: row.InputTokens, Output: row.OutputTokens, CacheCreate: row.CacheCreateTokens, CacheRead: row.CacheReadTokens,
-			Ephemeral5m: row.Ephemeral5mTokens, Ephemeral1h: row.Ephemeral1hTokens,
+			Ephemeral1h: row.Ephemeral1hTokens,
 		}.negated(),
 	}
 	if row.AccountID != nil {
 		e.AccountID = *row.AccountID
 	}
 	return entry{
-		Event: e, of: 1, kind: kindAdjustment, dedup: "v:" + row.EventID.String(), requests: -row.Requests,
-		occurredAt: row.OccurredAt, cost: found.CostNow.Neg(), priced: found.PricedNow, fingerprint: e.fingerprint(),
+		Event: e, of: 1, kind: kindAdjustment, ledgerID: row.LedgerID, tagSet: row.TagSet,
+		dedup: "v:" + row.EventID.String(), requests: -row.Requests, cost: found.CostNow.Neg(), priced: found.PricedNow, fingerprint: e.fingerprint(),
 		adjusts: row.EventID, reason: reason,
 	}
 }

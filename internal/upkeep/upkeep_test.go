@@ -1,4 +1,4 @@
-package expire_test
+package upkeep_test
 
 import (
 	"context"
@@ -11,9 +11,9 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
-	"github.com/keyledger/keyledger/internal/expire"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/upkeep"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -38,7 +38,7 @@ func TestKeys(t *testing.T) {
 	var announced, disabled atomic.Int64
 	var group sync.WaitGroup
 	for range 4 {
-		passes := &expire.Passes{DB: pgtest.Open(t, url), Log: slog.New(slog.DiscardHandler), Expired: func() { announced.Add(1) }}
+		passes := &upkeep.Passes{DB: pgtest.Open(t, url), Log: slog.New(slog.DiscardHandler), Expired: func() { announced.Add(1) }}
 		group.Go(func() {
 			n, err := passes.Keys(ctx, db.Actor{Name: "system"}, &now)
 			if err != nil {
@@ -66,11 +66,11 @@ func TestTidy(t *testing.T) {
 	ctx := context.Background()
 	url := pgtest.URL(t)
 	d := pgtest.Open(t, url)
-	passes := &expire.Passes{DB: d, Log: slog.New(slog.DiscardHandler), RetentionDays: 3, DedupHorizon: time.Hour}
+	passes := &upkeep.Passes{DB: d, Log: slog.New(slog.DiscardHandler), RetentionDays: 3, DedupHorizon: time.Hour}
 	pgtest.Exec(t, d, "SELECT make_ledger_partitions(current_date - 10, current_date - 5)")
-	pgtest.Exec(t, d, `INSERT INTO usage_events SELECT gen_random_uuid(), now() - n * interval '1 day', 'usage', $1, NULL, 'm', 'm', NULL, now(), current_date, 1, 1, 1, 0, 0, 0, 0, 1, true, NULL, NULL
+	pgtest.Exec(t, d, `INSERT INTO usage_events SELECT gen_random_uuid(), now() - n * interval '1 day', 'usage', $1, 0, NULL, 'm', 'm', NULL, now(), current_date, $1, 1, 1, 1, 0, 0, 0, 1, true, false, NULL, NULL
 		FROM generate_series(0, 12) AS n`, uuid.New())
-	pgtest.Exec(t, d, `INSERT INTO usage_daily SELECT $1, current_date - n, 'm', 1, 1, 1, 0, 0, 0, 0, 1 FROM generate_series(0, 12) AS n`, uuid.New())
+	pgtest.Exec(t, d, `INSERT INTO usage_daily SELECT $1, current_date - n, 'm', $1, 1, 1, 1, 0, 0, 0, 1 FROM generate_series(0, 12) AS n`, uuid.New())
 	pgtest.Exec(t, d, `INSERT INTO usage_dedup SELECT $1, n::text, gen_random_uuid(), NULL, 'm', 0, true, 0, now() - n * interval '1 minute' FROM generate_series(1, 2500) AS n`, uuid.New())
 	var group sync.WaitGroup
 	for range 3 {

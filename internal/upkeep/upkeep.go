@@ -1,8 +1,8 @@
-// Package expire is the background work that keeps the database tidy: keys past
+// Package upkeep is the background work that keeps the database tidy: keys past
 // their end are disabled, the ledger gets and loses partitions, and what nobody
 // needs any more is removed. Every pass may run on any number of replicas at
 // once.
-package expire
+package upkeep
 
 import (
 	"context"
@@ -63,7 +63,8 @@ func (p *Passes) Admissions(ctx context.Context) error {
 	return nil
 }
 
-// Tidy makes the ledger's next partitions, drops those past retention, and
+// Tidy makes the ledger's next partitions, drops those past retention, keeps the indexes by
+// ranges of pages current, and
 // removes old admissions, counts of refusals past retention, ended secrets, old
 // Idempotency-Keys and request ids past the deduplication horizon, in small batches.
 func (p *Passes) Tidy(ctx context.Context) error {
@@ -75,6 +76,9 @@ func (p *Passes) Tidy(ctx context.Context) error {
 	dropped, err := p.DB.LedgerPartitionsDrop(ctx, p.RetentionDays)
 	if err != nil && !db.Stuck(err) {
 		return fmt.Errorf("dropping ledger partitions: %w", err)
+	}
+	if err := p.DB.RefreshSummaries(ctx); err != nil {
+		return err
 	}
 	removed := map[string]int64{}
 	for name, prune := range map[string]func() (int64, error){

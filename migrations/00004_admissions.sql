@@ -1,11 +1,5 @@
 -- +goose Up
 
-ALTER TABLE api_keys
-    ADD COLUMN restricted_model_names text[] NOT NULL DEFAULT '{}',
-    ADD COLUMN allowed_model_names    text[] NOT NULL DEFAULT '{}';
-COMMENT ON COLUMN api_keys.restricted_model_names IS 'restricted_models as they are compared: normalised and folded. Written with restricted_models.';
-COMMENT ON COLUMN api_keys.allowed_model_names IS 'allowed_models as they are compared: normalised and folded. Written with allowed_models.';
-
 CREATE TABLE admissions (
     id               uuid           PRIMARY KEY,
     key_id           uuid           NOT NULL,
@@ -31,7 +25,7 @@ CREATE INDEX admissions_reserved ON admissions (key_id) WHERE reserves;
 CREATE INDEX admissions_admitted ON admissions USING brin (admitted_at);
 COMMENT ON TABLE  admissions IS 'Requests that were let through. The unexpired leases and reservations of the open ones are the only truth about concurrency and reserved amounts: no counter can leak. Remembered for the deduplication horizon.';
 COMMENT ON COLUMN admissions.id IS 'Identity of the admission; a UUIDv7.';
-COMMENT ON COLUMN admissions.key_id IS 'The key; an anonymous id after a purge.';
+COMMENT ON COLUMN admissions.key_id IS 'The key.';
 COMMENT ON COLUMN admissions.request_id IS 'Caller''s id of the request; the same one gives the same admission while that is open and its lease lives.';
 COMMENT ON COLUMN admissions.service IS 'Service asked for; null: not told.';
 COMMENT ON COLUMN admissions.model IS 'Model asked for, as received; null: not told.';
@@ -47,15 +41,15 @@ COMMENT ON COLUMN admissions.ended_by IS 'How it ended: settled by usage, releas
 COMMENT ON COLUMN admissions.ended_at IS 'When it ended; null: open.';
 
 CREATE TABLE admission_refusals (
-    key_id  uuid    NOT NULL,
-    day     date    NOT NULL,
-    code    text    NOT NULL,
+    ledger_id   uuid    NOT NULL,
+    day         date    NOT NULL,
+    code        text    NOT NULL,
     let_through boolean NOT NULL,
-    refusals bigint NOT NULL,
-    PRIMARY KEY (key_id, day, code, let_through)
+    refusals    bigint  NOT NULL,
+    PRIMARY KEY (ledger_id, day, code, let_through)
 );
 COMMENT ON TABLE  admission_refusals IS 'How often each key was refused, by reason and day. Written in groups, apart from the refusals themselves, so the newest few seconds may be missing.';
-COMMENT ON COLUMN admission_refusals.key_id IS 'The key.';
+COMMENT ON COLUMN admission_refusals.ledger_id IS 'The key, by the id that the ledger has for it.';
 COMMENT ON COLUMN admission_refusals.day IS 'Day in the service''s time zone.';
 COMMENT ON COLUMN admission_refusals.code IS 'Reason, for example DAILY_COST_EXCEEDED.';
 COMMENT ON COLUMN admission_refusals.let_through IS 'True: the key only observes its limits, so the request went on.';
@@ -121,4 +115,3 @@ DROP FUNCTION admit_step(admit_state, text, boolean, boolean, boolean, bigint, n
 DROP TYPE admit_state;
 DROP TABLE admissions, admission_refusals;
 DROP FUNCTION day_start(date, text);
-ALTER TABLE api_keys DROP COLUMN restricted_model_names, DROP COLUMN allowed_model_names;

@@ -7,49 +7,57 @@ CREATE TABLE usage_events (
     event_id            uuid           NOT NULL,
     received_at         timestamptz    NOT NULL,
     kind                text           NOT NULL CHECK (kind IN ('usage', 'adjustment', 'opening')),
-    key_id              uuid           NOT NULL,
+    ledger_id           uuid           NOT NULL,
+    chunk               bigint         NOT NULL,
     account_id          text,
     model               text           NOT NULL,
     model_received      text           NOT NULL,
     request_id          text,
     occurred_at         timestamptz    NOT NULL,
     day                 date           NOT NULL,
+    tag_set             uuid           NOT NULL,
     requests            bigint         NOT NULL,
     input_tokens        bigint         NOT NULL,
     output_tokens       bigint         NOT NULL,
     cache_create_tokens bigint         NOT NULL,
     cache_read_tokens   bigint         NOT NULL,
-    ephemeral_5m_tokens bigint         NOT NULL,
     ephemeral_1h_tokens bigint         NOT NULL,
     cost                numeric(38,12) NOT NULL,
     priced              boolean        NOT NULL,
+    estimated           boolean        NOT NULL,
     adjusts             uuid,
     reason              text,
     PRIMARY KEY (event_id, received_at)
 ) PARTITION BY RANGE (received_at);
 CREATE TABLE usage_events_default PARTITION OF usage_events DEFAULT;
-CREATE INDEX usage_events_key ON usage_events (key_id, event_id);
+-- What the roll-up has not added yet of a key, and a key's events, newest first.
+CREATE INDEX usage_events_key ON usage_events (ledger_id, chunk, event_id);
+-- Rows come in the order of their chunks, so a summary of ranges of pages finds those of a
+-- chunk; it costs next to nothing to keep.
+CREATE INDEX usage_events_chunk ON usage_events USING brin (chunk) WITH (pages_per_range = 32, autosummarize = on);
 CREATE INDEX usage_events_unpriced ON usage_events (model) WHERE NOT priced;
-COMMENT ON TABLE  usage_events IS 'The ledger: one row for each thing that moved a rollup, appended once and never edited. Partitioned by UTC day of receipt.';
+COMMENT ON TABLE  usage_events IS 'The ledger: the truth that all sums are derived from. One row for each event, appended once; a purge takes the free text out of a key''s rows, and nothing else is ever changed. Partitioned by UTC day of receipt.';
 COMMENT ON COLUMN usage_events.event_id IS 'Identity of the event; a UUIDv7, so ids sort by time of receipt.';
-COMMENT ON COLUMN usage_events.received_at IS 'When the service recorded it.';
+COMMENT ON COLUMN usage_events.received_at IS 'When the service recorded it, by the database''s clock; never before its chunk was opened.';
 COMMENT ON COLUMN usage_events.kind IS 'usage: a request. adjustment: takes a usage row back or corrects it. opening: totals brought from another system.';
-COMMENT ON COLUMN usage_events.key_id IS 'The key that used it; an anonymous id after the key was purged.';
+COMMENT ON COLUMN usage_events.ledger_id IS 'The key that used it, as api_keys.ledger_id connects them; a purge deletes that connection.';
+COMMENT ON COLUMN usage_events.chunk IS 'Number of the chunk that was open when the row was written: see rollup_state.';
 COMMENT ON COLUMN usage_events.account_id IS 'Upstream account that served it; null: not told.';
 COMMENT ON COLUMN usage_events.model IS 'Model, normalised: what rollups group by.';
 COMMENT ON COLUMN usage_events.model_received IS 'Model as received, trimmed: what was priced.';
 COMMENT ON COLUMN usage_events.request_id IS 'Caller''s id of the request; deduplicates within a key.';
-COMMENT ON COLUMN usage_events.occurred_at IS 'When the request happened; rollups and prices go by it.';
+COMMENT ON COLUMN usage_events.occurred_at IS 'When the request happened, never after it was received; rollups and prices go by it.';
 COMMENT ON COLUMN usage_events.day IS 'Day of occurred_at in the service''s time zone.';
+COMMENT ON COLUMN usage_events.tag_set IS 'The tags that the key had when this was recorded, by their id in tag_sets; an adjustment carries those of the event it adjusts. The zero id: none.';
 COMMENT ON COLUMN usage_events.requests IS 'Requests it counts for: 1 for usage, -1 for one taken back, 0 for a correction of cost.';
 COMMENT ON COLUMN usage_events.input_tokens IS 'Input tokens, not counting those read from or written to cache.';
 COMMENT ON COLUMN usage_events.output_tokens IS 'Output tokens.';
 COMMENT ON COLUMN usage_events.cache_create_tokens IS 'Tokens written to cache, both lifetimes.';
 COMMENT ON COLUMN usage_events.cache_read_tokens IS 'Tokens read from cache.';
-COMMENT ON COLUMN usage_events.ephemeral_5m_tokens IS 'Part of cache_create_tokens written for 5 minutes.';
-COMMENT ON COLUMN usage_events.ephemeral_1h_tokens IS 'Part of cache_create_tokens written for 1 hour.';
+COMMENT ON COLUMN usage_events.ephemeral_1h_tokens IS 'Part of cache_create_tokens written for 1 hour; the rest was written for 5 minutes.';
 COMMENT ON COLUMN usage_events.cost IS 'USD.';
 COMMENT ON COLUMN usage_events.priced IS 'False: no price was known, so cost is 0.';
+COMMENT ON COLUMN usage_events.estimated IS 'True: the caller had to estimate the usage.';
 COMMENT ON COLUMN usage_events.adjusts IS 'For an adjustment, the event it takes back or corrects.';
 COMMENT ON COLUMN usage_events.reason IS 'For an adjustment, why.';
 
@@ -76,6 +84,7 @@ DECLARE
     made integer := 0;
     part text;
 BEGIN
+    PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
     FOR d IN SELECT generate_series(first_day, last_day, interval '1 day')::date LOOP
         part := 'usage_events_' || to_char(d, 'YYYYMMDD');
@@ -93,32 +102,49 @@ BEGIN
     RETURN made;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION make_ledger_partitions(date, date) IS 'Makes the ledger partitions of these UTC days, both included, where they are missing; returns how many. Safe to run at once from many sessions.';
+COMMENT ON FUNCTION make_ledger_partitions(date, date) IS 'Makes the ledger partitions of these UTC days, both included, where they are missing; returns how many. Gives up after 50 ms of waiting for a lock. Safe to run at once from many sessions.';
 
 -- +goose StatementBegin
 CREATE FUNCTION drop_ledger_partitions(before_day date) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     part    record;
     dropped integer := 0;
+    until   date := before_day;
 BEGIN
+    PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    -- What the rollups do not hold yet stays.
+    SELECT least(until, (s.tail_since AT TIME ZONE 'UTC')::date) INTO until FROM rollup_state AS s;
     FOR part IN
         SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
          WHERE i.inhparent = 'usage_events'::regclass
            AND c.relname ~ '^usage_events_\d{8}$'
-           AND to_date(right(c.relname, 8), 'YYYYMMDD') < before_day
+           AND to_date(right(c.relname, 8), 'YYYYMMDD') < until
     LOOP
         EXECUTE format('DROP TABLE %I', part.relname);
         dropped := dropped + 1;
     END LOOP;
-    DELETE FROM usage_events_default AS u WHERE u.received_at < before_day::timestamp AT TIME ZONE 'UTC';
+    DELETE FROM usage_events_default AS u WHERE u.received_at < until::timestamp AT TIME ZONE 'UTC';
+    IF dropped > 0 OR FOUND THEN
+        INSERT INTO service_settings AS s (name, value) VALUES ('ledger_since', until::text)
+        ON CONFLICT (name) DO UPDATE SET value = greatest(s.value, excluded.value);
+    END IF;
     RETURN dropped;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the ledger partitions of UTC days before this one; returns how many. Rollups stay.';
+COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the ledger partitions of UTC days before this one, but none with rows that the rollups do not hold yet, and notes that in service_settings; returns how many. Rollups stay. Gives up after 50 ms of waiting for a lock.';
+
+CREATE FUNCTION ledger_whole_since(zone text) RETURNS date LANGUAGE sql STABLE AS $$
+    SELECT CASE
+               WHEN (k.first::timestamp AT TIME ZONE zone AT TIME ZONE 'UTC')::date >= k.first THEN k.first
+               ELSE k.first + 1
+           END
+      FROM (SELECT coalesce((SELECT s.value::date FROM service_settings AS s WHERE s.name = 'ledger_since'), '0001-01-02') AS first) AS k
+$$;
+COMMENT ON FUNCTION ledger_whole_since(text) IS 'The first day, in a time zone, whose every event must still be in the ledger: retention has left all that was received since it began.';
 
 CREATE TABLE usage_dedup (
-    key_id       uuid           NOT NULL,
+    ledger_id    uuid           NOT NULL,
     dedup_key    text           NOT NULL,
     event_id     uuid           NOT NULL,
     admission_id uuid,
@@ -127,11 +153,11 @@ CREATE TABLE usage_dedup (
     priced       boolean        NOT NULL,
     fingerprint  bigint         NOT NULL,
     received_at  timestamptz    NOT NULL,
-    PRIMARY KEY (key_id, dedup_key)
+    PRIMARY KEY (ledger_id, dedup_key)
 );
 CREATE INDEX usage_dedup_received ON usage_dedup USING brin (received_at);
 COMMENT ON TABLE  usage_dedup IS 'The gate before the ledger: an event is recorded only by whoever inserts its row here. Not partitioned, so a repeat is caught across midnight. Pruned after the deduplication horizon.';
-COMMENT ON COLUMN usage_dedup.key_id IS 'The key.';
+COMMENT ON COLUMN usage_dedup.ledger_id IS 'The key, by the id that the ledger has for it.';
 COMMENT ON COLUMN usage_dedup.dedup_key IS '"r:" and the request id, "a:" and the admission''s id, else "e:" and the event id; "v:" and the event taken back for a void.';
 COMMENT ON COLUMN usage_dedup.event_id IS 'Ledger row of the first event with this key.';
 COMMENT ON COLUMN usage_dedup.admission_id IS 'Admission that the first event settled; null: none.';
@@ -141,118 +167,40 @@ COMMENT ON COLUMN usage_dedup.priced IS 'Whether the first event had a price.';
 COMMENT ON COLUMN usage_dedup.fingerprint IS 'Hash of the first event''s content: tells a repeat from a conflict.';
 COMMENT ON COLUMN usage_dedup.received_at IS 'When the first event was recorded.';
 
-CREATE TABLE usage_daily (
-    key_id              uuid           NOT NULL,
-    day                 date           NOT NULL,
+-- What has been brought from another system, so that bringing it again adds only what
+-- came since.
+CREATE TABLE imported_usage (
+    source              text           NOT NULL,
+    subject             text           NOT NULL,
     model               text           NOT NULL,
-    requests            bigint         NOT NULL,
-    input_tokens        bigint         NOT NULL,
-    output_tokens       bigint         NOT NULL,
-    cache_create_tokens bigint         NOT NULL,
-    cache_read_tokens   bigint         NOT NULL,
-    ephemeral_5m_tokens bigint         NOT NULL,
-    ephemeral_1h_tokens bigint         NOT NULL,
-    cost                numeric(38,12) NOT NULL,
-    PRIMARY KEY (key_id, day, model)
-) WITH (fillfactor = 80);
-COMMENT ON TABLE  usage_daily IS 'Rollup: what each key used of each model on each day. Written in the transaction of the ledger row, kept for ever.';
-COMMENT ON COLUMN usage_daily.key_id IS 'The key; an anonymous id after a purge.';
-COMMENT ON COLUMN usage_daily.day IS 'Day in the service''s time zone.';
-COMMENT ON COLUMN usage_daily.model IS 'Model, normalised.';
-
-CREATE TABLE account_usage (
-    account_id          text           NOT NULL,
     day                 date           NOT NULL,
-    model               text           NOT NULL,
+    grain               text           NOT NULL CHECK (grain IN ('day', 'month', 'all')),
     requests            bigint         NOT NULL,
     input_tokens        bigint         NOT NULL,
     output_tokens       bigint         NOT NULL,
     cache_create_tokens bigint         NOT NULL,
     cache_read_tokens   bigint         NOT NULL,
-    ephemeral_5m_tokens bigint         NOT NULL,
     ephemeral_1h_tokens bigint         NOT NULL,
     cost                numeric(38,12) NOT NULL,
-    PRIMARY KEY (account_id, day, model)
-) WITH (fillfactor = 80);
-COMMENT ON TABLE  account_usage IS 'Rollup: what each upstream account served of each model on each day. Written in the transaction of the ledger row, kept for ever.';
-COMMENT ON COLUMN account_usage.account_id IS 'Upstream account, as events name it.';
-COMMENT ON COLUMN account_usage.day IS 'Day in the service''s time zone.';
-COMMENT ON COLUMN account_usage.model IS 'Model, normalised.';
-
-CREATE TABLE key_totals (
-    key_id              uuid           PRIMARY KEY,
-    requests            bigint         NOT NULL DEFAULT 0,
-    input_tokens        bigint         NOT NULL DEFAULT 0,
-    output_tokens       bigint         NOT NULL DEFAULT 0,
-    cache_create_tokens bigint         NOT NULL DEFAULT 0,
-    cache_read_tokens   bigint         NOT NULL DEFAULT 0,
-    ephemeral_5m_tokens bigint         NOT NULL DEFAULT 0,
-    ephemeral_1h_tokens bigint         NOT NULL DEFAULT 0,
-    cost                numeric(38,12) NOT NULL DEFAULT 0,
-    last_used_at        timestamptz,
-    CONSTRAINT key_totals_countable CHECK (abs(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens) <= 9223372036854775807)
-) WITH (fillfactor = 50);
-COMMENT ON TABLE  key_totals IS 'Rollup: all-time sums and last use of each key. Made with the key; its row is the lock that puts concurrent usage of one key in order.';
-COMMENT ON COLUMN key_totals.key_id IS 'The key; an anonymous id after a purge.';
-COMMENT ON COLUMN key_totals.last_used_at IS 'Latest occurred_at of its usage; null: never used.';
-
-CREATE TABLE account_totals (
-    account_id          text           PRIMARY KEY,
-    requests            bigint         NOT NULL,
-    input_tokens        bigint         NOT NULL,
-    output_tokens       bigint         NOT NULL,
-    cache_create_tokens bigint         NOT NULL,
-    cache_read_tokens   bigint         NOT NULL,
-    ephemeral_5m_tokens bigint         NOT NULL,
-    ephemeral_1h_tokens bigint         NOT NULL,
-    cost                numeric(38,12) NOT NULL,
-    first_used_at       timestamptz    NOT NULL,
-    last_used_at        timestamptz    NOT NULL,
-    CONSTRAINT account_totals_countable CHECK (abs(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens) <= 9223372036854775807)
-) WITH (fillfactor = 50);
-COMMENT ON TABLE  account_totals IS 'Rollup: all-time sums of each upstream account, with its first and last use.';
-COMMENT ON COLUMN account_totals.account_id IS 'Upstream account, as events name it.';
-COMMENT ON COLUMN account_totals.first_used_at IS 'Earliest occurred_at: an account''s age runs from it.';
-COMMENT ON COLUMN account_totals.last_used_at IS 'Latest occurred_at.';
-
-CREATE TABLE daily_cost (
-    key_id uuid           NOT NULL,
-    day    date           NOT NULL,
-    cost   numeric(38,12) NOT NULL,
-    PRIMARY KEY (key_id, day)
-) WITH (fillfactor = 50);
-COMMENT ON TABLE  daily_cost IS 'Rollup: what each key cost on each day, all models: what cost limits of a day, week and month read.';
-COMMENT ON COLUMN daily_cost.key_id IS 'The key; an anonymous id after a purge.';
-COMMENT ON COLUMN daily_cost.day IS 'Day in the service''s time zone.';
-COMMENT ON COLUMN daily_cost.cost IS 'USD.';
-
--- The measures of the four rollups mean the same everywhere, so their comments
--- are written once.
--- +goose StatementBegin
-DO $$
-DECLARE
-    rollup  text;
-    measure record;
-BEGIN
-    FOREACH rollup IN ARRAY ARRAY['usage_daily', 'account_usage', 'key_totals', 'account_totals'] LOOP
-        FOR measure IN SELECT * FROM (VALUES
-            ('requests',            'Requests, less those taken back.'),
-            ('input_tokens',        'Input tokens, not counting those read from or written to cache.'),
-            ('output_tokens',       'Output tokens.'),
-            ('cache_create_tokens', 'Tokens written to cache, both lifetimes.'),
-            ('cache_read_tokens',   'Tokens read from cache.'),
-            ('ephemeral_5m_tokens', 'Part of cache_create_tokens written for 5 minutes.'),
-            ('ephemeral_1h_tokens', 'Part of cache_create_tokens written for 1 hour.'),
-            ('cost',                'USD.')) AS m (name, meaning)
-        LOOP
-            EXECUTE format('COMMENT ON COLUMN %I.%I IS %L', rollup, measure.name, measure.meaning);
-        END LOOP;
-    END LOOP;
-END $$;
--- +goose StatementEnd
+    PRIMARY KEY (source, subject, model, day, grain)
+);
+COMMENT ON TABLE  imported_usage IS 'Usage brought from another system, as opening rows of the ledger: what has been brought so far of each key or account, model and day.';
+COMMENT ON COLUMN imported_usage.source IS 'The system it came from.';
+COMMENT ON COLUMN imported_usage.subject IS '"key:" and the key''s id, or "account:" and the account''s; "purged:" and a hash once the key was purged. A row of the empty model on day 1 says that the subject was brought at all.';
+COMMENT ON COLUMN imported_usage.model IS 'Model, normalised; "unknown" for what the source does not part by model.';
+COMMENT ON COLUMN imported_usage.day IS 'Day in the service''s time zone: the source''s own day, or the first of what it keeps only by month or in all.';
+COMMENT ON COLUMN imported_usage.grain IS 'How finely the source parts it: by day, by month (then on its first day), or only in all.';
+COMMENT ON COLUMN imported_usage.requests IS 'Requests.';
+COMMENT ON COLUMN imported_usage.input_tokens IS 'Input tokens, not counting those read from or written to cache.';
+COMMENT ON COLUMN imported_usage.output_tokens IS 'Output tokens.';
+COMMENT ON COLUMN imported_usage.cache_create_tokens IS 'Tokens written to cache, both lifetimes.';
+COMMENT ON COLUMN imported_usage.cache_read_tokens IS 'Tokens read from cache.';
+COMMENT ON COLUMN imported_usage.ephemeral_1h_tokens IS 'Part of cache_create_tokens written for 1 hour, where the source says so.';
+COMMENT ON COLUMN imported_usage.cost IS 'USD: what the source says it cost, else at the prices of the day.';
 
 -- +goose Down
-DROP TABLE usage_events, usage_dedup, usage_daily, account_usage, key_totals, account_totals, daily_cost;
+DROP TABLE imported_usage, usage_events, usage_dedup;
 DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);
+DROP FUNCTION ledger_whole_since(text);
 DROP FUNCTION explain_ledger_partition(regclass, text);

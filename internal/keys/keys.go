@@ -1,6 +1,6 @@
-// Package issue makes keys and changes them: create, update, rotate, delete,
+// Package keys makes keys and changes them: create, update, rotate, delete,
 // restore, purge. Each change is one transaction with its audit rows.
-package issue
+package keys
 
 import (
 	"bytes"
@@ -16,13 +16,25 @@ import (
 	"github.com/keyledger/keyledger/internal/key"
 )
 
-// Keys makes and changes keys. It is safe for concurrent use.
-type Keys struct {
-	DB     *db.DB // for changes
-	Reads  *db.DB // for Show, so that no change waits behind those who look
-	Hasher *key.Hasher
-	Rules  key.Rules
+// Options make a Store. All must be set.
+type Options struct {
+	Changes *db.DB // a pool for changes
+	Reads   *db.DB // a pool for Show, so that no change waits behind those who look
+	Hasher  *key.Hasher
+	Rules   key.Rules
 }
+
+// Store makes and changes keys. It is safe for concurrent use.
+type Store struct{ o Options }
+
+// New makes a Store.
+func New(o Options) *Store { return &Store{o: o} }
+
+// PoolStat tells how many connections changes have: open, in use and allowed.
+func (k *Store) PoolStat() (open, inUse, most int32) { return k.o.Changes.PoolStat() }
+
+// Rules are the rules that fields of keys are held to.
+func (k *Store) Rules() key.Rules { return k.o.Rules }
 
 // MaxBatch is the largest number of keys in one request.
 const MaxBatch = 500
@@ -45,7 +57,7 @@ type Issued struct {
 }
 
 // Create makes one key of validated fields.
-func (k *Keys) Create(ctx context.Context, who db.Actor, fields key.Columns, idem Idempotency) (Issued, error) {
+func (k *Store) Create(ctx context.Context, who db.Actor, fields key.Columns, idem Idempotency) (Issued, error) {
 	name, _ := fields["name"].(string)
 	issued, err := k.create(ctx, who, []string{name}, fields, idem)
 	if err != nil {
@@ -56,7 +68,7 @@ func (k *Keys) Create(ctx context.Context, who db.Actor, fields key.Columns, ide
 
 // CreateBatch makes count keys of the same fields, named base_1 to base_count:
 // all or none.
-func (k *Keys) CreateBatch(ctx context.Context, who db.Actor, base string, count int, fields key.Columns) ([]Issued, error) {
+func (k *Store) CreateBatch(ctx context.Context, who db.Actor, base string, count int, fields key.Columns) ([]Issued, error) {
 	names := make([]string, count)
 	for i := range names {
 		names[i] = fmt.Sprintf("%s_%d", base, i+1)
@@ -64,22 +76,22 @@ func (k *Keys) CreateBatch(ctx context.Context, who db.Actor, base string, count
 	return k.create(ctx, who, names, fields, Idempotency{})
 }
 
-func (k *Keys) create(ctx context.Context, who db.Actor, names []string, fields key.Columns, idem Idempotency) ([]Issued, error) {
+func (k *Store) create(ctx context.Context, who db.Actor, names []string, fields key.Columns, idem Idempotency) ([]Issued, error) {
 	raw, err := fields.JSON()
 	if err != nil {
 		return nil, err
 	}
-	params := db.KeyCreateParams{Names: names, Fields: raw, CreatedBy: who.Name, PepperID: k.Hasher.Peppers[0].ID}
+	params := db.KeyCreateParams{Names: names, Fields: raw, CreatedBy: who.Name, PepperID: k.o.Hasher.Peppers[0].ID}
 	secrets := make([]string, len(names))
 	for i := range names {
-		secrets[i] = k.Hasher.Issue()
+		secrets[i] = k.o.Hasher.Issue()
 		params.KeyIDs = append(params.KeyIDs, uuid.Must(uuid.NewV7()))
-		params.Hashes = append(params.Hashes, k.Hasher.Current(secrets[i]).Hash)
-		params.Hints = append(params.Hints, k.Hasher.Hint(secrets[i]))
+		params.Hashes = append(params.Hashes, k.o.Hasher.Current(secrets[i]).Hash)
+		params.Hints = append(params.Hints, k.o.Hasher.Hint(secrets[i]))
 	}
 	var rows []db.KeyShowRow
 	replayed := false
-	err = k.DB.Audited(ctx, who, "create", func(q *db.Queries) error {
+	err = k.o.Changes.Audited(ctx, who, "create", func(q *db.Queries) error {
 		earlier, err := claim(ctx, q, who, "create", idem, params.KeyIDs[0])
 		if err != nil {
 			return err
@@ -134,8 +146,8 @@ func claim(ctx context.Context, q *db.Queries, who db.Actor, operation string, i
 }
 
 // Show reads one key, deleted or not; NotFound when there is none.
-func (k *Keys) Show(ctx context.Context, id uuid.UUID) (db.KeyShowRow, error) {
-	return show(ctx, k.Reads.Queries, id)
+func (k *Store) Show(ctx context.Context, id uuid.UUID) (db.KeyShowRow, error) {
+	return show(ctx, k.o.Reads.Queries, id)
 }
 
 func show(ctx context.Context, q *db.Queries, id uuid.UUID) (db.KeyShowRow, error) {
@@ -154,7 +166,7 @@ func notFound() error { return fault.New(fault.NotFound, "No such key.") }
 // Update changes the named fields of one live key. ifVersion, when not nil, must
 // be its version. Faults: NotFound for a missing or deleted key, Conflict for
 // another version.
-func (k *Keys) Update(ctx context.Context, who db.Actor, id uuid.UUID, fields key.Columns, ifVersion *int64) (row db.KeyShowRow, err error) {
+func (k *Store) Update(ctx context.Context, who db.Actor, id uuid.UUID, fields key.Columns, ifVersion *int64) (row db.KeyShowRow, err error) {
 	if len(fields) == 0 { // nothing is named, so nothing changes, not even the version
 		row, err = k.Show(ctx, id)
 		if err == nil && (row.APIKey.DeletedAt != nil || ifVersion != nil && row.APIKey.Version != *ifVersion) {
@@ -166,7 +178,7 @@ func (k *Keys) Update(ctx context.Context, who db.Actor, id uuid.UUID, fields ke
 	if err != nil {
 		return row, err
 	}
-	err = k.DB.Audited(ctx, who, "update", func(q *db.Queries) error {
+	err = k.o.Changes.Audited(ctx, who, "update", func(q *db.Queries) error {
 		changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: []uuid.UUID{id}, Fields: raw, IfVersion: ifVersion})
 		if err != nil {
 			return fmt.Errorf("updating a key: %w", err)
@@ -196,12 +208,12 @@ func notChanged(row db.KeyShowRow, ifVersion *int64) error {
 
 // UpdateBatch changes the named fields of live keys, all or none. NotFound names
 // the keys that are missing or deleted.
-func (k *Keys) UpdateBatch(ctx context.Context, who db.Actor, ids []uuid.UUID, fields key.Columns) error {
+func (k *Store) UpdateBatch(ctx context.Context, who db.Actor, ids []uuid.UUID, fields key.Columns) error {
 	raw, err := fields.JSON()
 	if err != nil {
 		return err
 	}
-	return k.DB.Audited(ctx, who, "update", func(q *db.Queries) error {
+	return k.o.Changes.Audited(ctx, who, "update", func(q *db.Queries) error {
 		changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: ids, Fields: raw})
 		if err != nil {
 			return fmt.Errorf("updating keys: %w", err)
@@ -212,8 +224,8 @@ func (k *Keys) UpdateBatch(ctx context.Context, who db.Actor, ids []uuid.UUID, f
 
 // Delete marks keys as deleted, all or none. NotFound names those that do not
 // exist; one deleted before is left as it is.
-func (k *Keys) Delete(ctx context.Context, who db.Actor, ids []uuid.UUID) error {
-	return k.DB.Audited(ctx, who, "delete", func(q *db.Queries) error {
+func (k *Store) Delete(ctx context.Context, who db.Actor, ids []uuid.UUID) error {
+	return k.o.Changes.Audited(ctx, who, "delete", func(q *db.Queries) error {
 		gone, err := q.KeyDelete(ctx, ids)
 		if err != nil {
 			return fmt.Errorf("deleting keys: %w", err)
@@ -237,8 +249,8 @@ func allOf(asked, done []uuid.UUID) error {
 }
 
 // Restore brings a deleted key back. Conflict when it is live.
-func (k *Keys) Restore(ctx context.Context, who db.Actor, id uuid.UUID) (row db.KeyShowRow, err error) {
-	err = k.DB.Audited(ctx, who, "restore", func(q *db.Queries) error {
+func (k *Store) Restore(ctx context.Context, who db.Actor, id uuid.UUID) (row db.KeyShowRow, err error) {
+	err = k.o.Changes.Audited(ctx, who, "restore", func(q *db.Queries) error {
 		restored, err := q.KeyRestore(ctx, id)
 		if err != nil {
 			return fmt.Errorf("restoring a key: %w", err)
@@ -253,10 +265,10 @@ func (k *Keys) Restore(ctx context.Context, who db.Actor, id uuid.UUID) (row db.
 
 // Rotate gives a live key a new secret. The old one works for grace seconds
 // more (0: no longer); both draw on the same limits and ledger.
-func (k *Keys) Rotate(ctx context.Context, who db.Actor, id uuid.UUID, graceSeconds int32, idem Idempotency) (Issued, error) {
-	secret := k.Hasher.Issue()
+func (k *Store) Rotate(ctx context.Context, who db.Actor, id uuid.UUID, graceSeconds int32, idem Idempotency) (Issued, error) {
+	secret := k.o.Hasher.Issue()
 	issued := Issued{Secret: secret}
-	err := k.DB.Audited(ctx, who, "rotate", func(q *db.Queries) error {
+	err := k.o.Changes.Audited(ctx, who, "rotate", func(q *db.Queries) error {
 		earlier, err := claim(ctx, q, who, "rotate "+id.String(), idem, id)
 		if err != nil {
 			return err
@@ -272,7 +284,7 @@ func (k *Keys) Rotate(ctx context.Context, who db.Actor, id uuid.UUID, graceSeco
 	return issued, err
 }
 
-func (k *Keys) replaceSecret(ctx context.Context, q *db.Queries, id uuid.UUID, graceSeconds int32, secret string) error {
+func (k *Store) replaceSecret(ctx context.Context, q *db.Queries, id uuid.UUID, graceSeconds int32, secret string) error {
 	touched, err := q.KeyTouch(ctx, id)
 	if err != nil {
 		return fmt.Errorf("locking a key: %w", err)
@@ -283,33 +295,30 @@ func (k *Keys) replaceSecret(ctx context.Context, q *db.Queries, id uuid.UUID, g
 	if err := q.SecretRetire(ctx, db.SecretRetireParams{KeyID: id, GraceSeconds: graceSeconds}); err != nil {
 		return fmt.Errorf("retiring the old secret: %w", err)
 	}
-	current := k.Hasher.Current(secret)
-	err = q.SecretAdd(ctx, db.SecretAddParams{Hash: current.Hash, KeyID: id, PepperID: current.PepperID, Hint: k.Hasher.Hint(secret)})
+	current := k.o.Hasher.Current(secret)
+	err = q.SecretAdd(ctx, db.SecretAddParams{Hash: current.Hash, KeyID: id, PepperID: current.PepperID, Hint: k.o.Hasher.Hint(secret)})
 	if err != nil {
 		return fmt.Errorf("adding the new secret: %w", err)
 	}
 	return nil
 }
 
-// Purge erases a key and all that names it. Its ledger and rollups move to a new
-// anonymous id, so that every sum stays.
-func (k *Keys) Purge(ctx context.Context, who db.Actor, id uuid.UUID) error {
-	anonymous := uuid.New()
-	return k.DB.Audited(ctx, who, "purge", func(q *db.Queries) error {
-		if _, err := q.KeyPurgeLock(ctx, id); err != nil {
+// Purge erases a key and all that names it. Its ledger rows and rollups stay where they are,
+// under an id that nothing connects with the key any more.
+func (k *Store) Purge(ctx context.Context, who db.Actor, id uuid.UUID) error {
+	return k.o.Changes.Audited(ctx, who, "purge", func(q *db.Queries) error {
+		ledgerID, err := q.KeyPurgeLock(ctx, id)
+		if err != nil {
 			if db.Missing(err) {
 				return notFound()
 			}
 			return fmt.Errorf("locking a key: %w", err)
 		}
-		if err := q.KeyUntag(ctx, id); err != nil {
-			return fmt.Errorf("taking a key's tags off: %w", err)
-		}
-		if err := q.KeyPurge(ctx, db.KeyPurgeParams{KeyID: id, AnonymousID: anonymous}); err != nil {
+		if err := q.KeyPurge(ctx, db.KeyPurgeParams{KeyID: id, LedgerID: ledgerID}); err != nil {
 			return fmt.Errorf("purging a key: %w", err)
 		}
 		// The audit trigger has just written the erased row down: take it out.
-		err := q.AuditForget(ctx, db.AuditForgetParams{KeyID: id.String(), AnonymousID: anonymous.String()})
+		err = q.AuditForget(ctx, db.AuditForgetParams{KeyID: id.String(), LedgerID: ledgerID.String()})
 		if err != nil {
 			return fmt.Errorf("clearing the audit trail: %w", err)
 		}

@@ -1,0 +1,235 @@
+// Package rollup adds the ledger up: ledger rows become rows of the rollups that reports
+// read, each exactly once, in the background.
+//
+// Each ledger row carries the number of the chunk that was open when it was written, and
+// its writer keeps the chunk open until it has committed. The roll-up seals a chunk by
+// opening the next one, and then adds it in parts, ranges of ledger ids, each in a
+// transaction with the mark that says how far it has come. A crash at any point undoes or
+// repeats a whole step. What lies behind the mark is the tail, which readers add; so a
+// roll-up that is late, or stopped, makes nothing wrong.
+package rollup
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/big"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// Rollup is the roll-up of one replica. Any number of replicas may run it: one at a time
+// has its turn. It is safe for concurrent use.
+type Rollup struct {
+	db       *db.DB
+	timezone string
+	partRows int64
+}
+
+// New makes the roll-up of a ledger that parts its days in an IANA time zone. Its steps take
+// one connection of the pool, each for as long as a part takes.
+func New(d *db.DB, timezone string) *Rollup {
+	return &Rollup{db: d, timezone: timezone, partRows: partRows}
+}
+
+const (
+	// partRows is about how many ledger rows a transaction adds.
+	partRows = 500_000
+	// maxParts bounds the parts of a chunk, each of which reads the whole chunk.
+	maxParts = 16
+	// sealTries bounds how often a pass tries to seal a chunk: usage waits behind each try,
+	// for 50 ms at most.
+	sealTries = 3
+)
+
+// The bounds of a part that holds all days.
+var (
+	firstDay = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
+	lastDay  = time.Date(9999, 12, 31, 0, 0, 0, 0, time.UTC)
+)
+
+// Roll adds all that was recorded before it was called, and returns how many ledger rows it
+// added. What another replica is adding, it leaves to that one.
+func (r *Rollup) Roll(ctx context.Context) (rows int64, err error) {
+	for {
+		n, more, err := r.Step(ctx)
+		if rows += n; err != nil || !more {
+			return rows, err
+		}
+	}
+}
+
+// Step does the next thing that Roll does: it seals the open chunk, or adds a part of the
+// sealed one. More says whether anything is left to do.
+func (r *Rollup) Step(ctx context.Context) (rows int64, more bool, err error) {
+	state, err := r.db.RollupState(ctx)
+	if err != nil {
+		return 0, false, fmt.Errorf("asking how far the roll-up has come: %w", err)
+	}
+	if state.Whole && state.MarkChunk+1 == state.OpenChunk {
+		sealed, err := r.seal(ctx, state)
+		return 0, sealed, err
+	}
+	return r.add(ctx)
+}
+
+// seal opens the next chunk, if the open one has any rows. Where somebody has been writing
+// for longer than usage may wait, the next pass does.
+func (r *Rollup) seal(ctx context.Context, state db.RollupStateRow) (bool, error) {
+	used, err := r.db.ChunkUsed(ctx, db.ChunkUsedParams{Chunk: state.OpenChunk, Since: state.OpenedAt})
+	if err != nil || !used {
+		return false, err
+	}
+	for try := 1; ; try++ {
+		err := r.db.Pipeline(ctx, func(q *db.Queries) error {
+			_ = q.ChunkWait(ctx) // queued: its outcome is that of the last one
+			_ = q.ChunkLock(ctx)
+			_, err := q.ChunkSeal(ctx, state.OpenChunk)
+			return err
+		})
+		switch {
+		case err == nil:
+			return true, nil
+		case !db.Stuck(err):
+			return false, fmt.Errorf("sealing a chunk: %w", err)
+		case try == sealTries:
+			return false, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, ctx.Err()
+		case <-time.After(rand.N(time.Second)): //nolint:gosec // jitter, not a secret
+		}
+	}
+}
+
+// add adds the next part of the sealed chunk.
+func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
+	err = r.db.InTx(ctx, func(q *db.Queries) error {
+		rows, more = 0, false
+		turn, err := q.RollupTurn(ctx)
+		if err != nil || !turn {
+			return err
+		}
+		// A statement of its own, so that it sees what the last one to have a turn did.
+		state, err := q.RollupState(ctx)
+		if err != nil || state.Whole && state.MarkChunk+1 == state.OpenChunk {
+			return err
+		}
+		more = true
+		part, err := r.next(ctx, q, state)
+		if err != nil {
+			return err
+		}
+		if rows, err = q.PartCount(ctx, db.PartCountParams(part)); err != nil {
+			return err
+		}
+		if err := addPart(ctx, q, part); err != nil {
+			return err
+		}
+		tail := state.TailSince
+		if part.UntilLedgerID == uuid.Max && part.UntilChunk+1 == state.OpenChunk {
+			tail = state.OpenedAt
+		}
+		return q.RollupMark(ctx, db.RollupMarkParams{UntilChunk: part.UntilChunk, UntilLedgerID: part.UntilLedgerID, TailSince: tail})
+	})
+	if err != nil {
+		return 0, false, fmt.Errorf("adding to the rollups: %w", err)
+	}
+	return rows, more, nil
+}
+
+// next is the part that comes after the mark.
+func (r *Rollup) next(ctx context.Context, q *db.Queries, state db.RollupStateRow) (db.RollKeysParams, error) {
+	part := db.RollKeysParams{
+		Since: state.TailSince, AfterChunk: state.MarkChunk, AfterLedgerID: state.MarkLedgerID,
+		UntilChunk: state.MarkChunk, UntilLedgerID: uuid.Max, FromDay: firstDay, ToDay: lastDay,
+	}
+	start := state.MarkLedgerID
+	if state.Whole {
+		part.UntilChunk++
+		start = uuid.Nil
+	}
+	rows, err := q.PartCount(ctx, db.PartCountParams(part))
+	if err == nil && rows > r.partRows {
+		part.UntilLedgerID = split(start, min(maxParts, int(rows/r.partRows)+1))
+	}
+	return part, err
+}
+
+// split is the end of the first of n equal ranges of the ids after start. Ids are random,
+// so the ranges hold about as many keys each.
+func split(start uuid.UUID, n int) (end uuid.UUID) {
+	first, last := new(big.Int).SetBytes(start[:]), new(big.Int).SetBytes(uuid.Max[:])
+	length := new(big.Int).Sub(last, first)
+	first.Add(first, length.Div(length, big.NewInt(int64(n))))
+	first.FillBytes(end[:])
+	return end
+}
+
+// addPart adds a part of the ledger to every rollup, one statement each.
+func addPart(ctx context.Context, q *db.Queries, part db.RollKeysParams) error {
+	return errors.Join(
+		q.RollKeys(ctx, part),
+		q.RollAccounts(ctx, db.RollAccountsParams(part)),
+		q.RollAccountTotals(ctx, db.RollAccountTotalsParams(part)),
+		q.RollModels(ctx, db.RollModelsParams(part)),
+		q.RollTags(ctx, db.RollTagsParams(part)),
+		q.RollCosts(ctx, db.RollCostsParams(part)),
+	)
+}
+
+// Rebuild derives the rollups of some days anew from the ledger, for when Reconcile says
+// that they differ. Days are midnights in UTC, both included. An audit row tells of it.
+// Faults: Invalid for days whose every event need not be in the ledger any more;
+// Unavailable while the roll-up is at work.
+func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) error {
+	whole, err := r.db.LedgerWhole(ctx, r.timezone)
+	if err != nil {
+		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
+	}
+	if from.Before(whole) {
+		return fault.Fields(fault.Field{Field: "from", Message: "must not be before " + whole.Format(time.DateOnly) + ", the first day that the ledger still holds whole"})
+	}
+	if to.Before(from) {
+		return fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
+	}
+	after, err := json.Marshal(map[string]string{"from": from.Format(time.DateOnly), "to": to.Format(time.DateOnly)})
+	if err != nil {
+		return fmt.Errorf("encoding the audit row: %w", err)
+	}
+	return r.db.Audited(ctx, who, "rebuild", func(q *db.Queries) error {
+		turn, err := q.RollupTurn(ctx)
+		if err != nil {
+			return fmt.Errorf("waiting for the roll-up: %w", err)
+		}
+		if !turn {
+			return fault.New(fault.Unavailable, "The roll-up is at work. Try again.")
+		}
+		state, err := q.RollupState(ctx)
+		if err != nil {
+			return fmt.Errorf("asking how far the roll-up has come: %w", err)
+		}
+		if err := q.RollupForget(ctx, db.RollupForgetParams{FromDay: from, ToDay: to}); err != nil {
+			return fmt.Errorf("emptying rollups: %w", err)
+		}
+		const dayBefore = -1 // wherever the zone's midnight lies
+		part := db.RollKeysParams{
+			Since: from.AddDate(0, 0, dayBefore), AfterChunk: -1, AfterLedgerID: uuid.Nil,
+			UntilChunk: state.MarkChunk, UntilLedgerID: state.MarkLedgerID, FromDay: from, ToDay: to,
+		}
+		if err := errors.Join(
+			q.RollKeys(ctx, part), q.RollAccounts(ctx, db.RollAccountsParams(part)), q.RollModels(ctx, db.RollModelsParams(part)),
+			q.RollTags(ctx, db.RollTagsParams(part)), q.RollCosts(ctx, db.RollCostsParams(part)), q.AccountTotalsDerive(ctx),
+		); err != nil {
+			return fmt.Errorf("deriving rollups: %w", err)
+		}
+		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "rollups", TargetID: "days", After: after})
+	})
+}

@@ -1,0 +1,359 @@
+-- +goose Up
+
+-- The ledger is the truth; everything here is derived from it, by one background pass, the
+-- roll-up. No statement that a request waits for writes or locks these tables, so they may
+-- grow without end and lie on other machines: the column that they would be distributed
+-- by (ledger_id, account_id, model or tag) is the first of each primary key, and they have
+-- no trigger, no foreign key and no default.
+--
+-- Readers use the views at the end of this file, which add what the roll-up has not added
+-- yet, and so are exact at any moment.
+
+-- Each ledger row carries the number of the chunk that was open when it was written. The
+-- writer holds the advisory lock of chunks shared meanwhile; the roll-up takes it alone for
+-- an instant to open the next chunk, and then knows that whoever wrote the one before has
+-- ended. A chunk is added in ranges of ledger ids, each in a transaction with its mark.
+CREATE TABLE rollup_state (
+    only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    open_chunk     bigint      NOT NULL,
+    opened_at      timestamptz NOT NULL,
+    mark_chunk     bigint      NOT NULL,
+    mark_ledger_id uuid        NOT NULL,
+    tail_since     timestamptz NOT NULL
+);
+COMMENT ON TABLE  rollup_state IS 'One row: how far the roll-up has come. The rollups hold every ledger row whose (chunk, ledger_id) is not after (mark_chunk, mark_ledger_id); the other rows are the tail.';
+COMMENT ON COLUMN rollup_state.only_row IS 'Always true: there is one row.';
+COMMENT ON COLUMN rollup_state.open_chunk IS 'The chunk that new ledger rows belong to.';
+COMMENT ON COLUMN rollup_state.opened_at IS 'When it was opened. No row of it was received earlier.';
+COMMENT ON COLUMN rollup_state.mark_chunk IS 'The last chunk that the rollups hold rows of.';
+COMMENT ON COLUMN rollup_state.mark_ledger_id IS 'The last ledger id of that chunk whose rows the rollups hold; the greatest of all ids: they hold all of the chunk.';
+COMMENT ON COLUMN rollup_state.tail_since IS 'No row of the tail was received earlier, so readers pass over older partitions.';
+INSERT INTO rollup_state (open_chunk, opened_at, mark_chunk, mark_ledger_id, tail_since)
+VALUES (1, now(), 0, 'ffffffff-ffff-ffff-ffff-ffffffffffff', now());
+
+CREATE TABLE usage_daily (
+    ledger_id           uuid           NOT NULL,
+    day                 date           NOT NULL,
+    model               text           NOT NULL,
+    tag_set             uuid           NOT NULL,
+    requests            bigint         NOT NULL,
+    input_tokens        bigint         NOT NULL,
+    output_tokens       bigint         NOT NULL,
+    cache_create_tokens bigint         NOT NULL,
+    cache_read_tokens   bigint         NOT NULL,
+    ephemeral_1h_tokens bigint         NOT NULL,
+    cost                numeric(38,12) NOT NULL,
+    PRIMARY KEY (ledger_id, day, model, tag_set)
+) WITH (fillfactor = 80);
+-- Rows come roughly in the order of their days, so a summary of ranges of pages finds those
+-- of a day; it costs next to nothing to keep.
+CREATE INDEX usage_daily_day ON usage_daily USING brin (day) WITH (pages_per_range = 32, autosummarize = on);
+COMMENT ON TABLE  usage_daily IS 'Rollup: what each key used of each model on each day, under each set of tags that it had. Kept for ever.';
+COMMENT ON COLUMN usage_daily.ledger_id IS 'The key, by the id that the ledger has for it.';
+COMMENT ON COLUMN usage_daily.day IS 'Day in the service''s time zone.';
+COMMENT ON COLUMN usage_daily.model IS 'Model, normalised.';
+COMMENT ON COLUMN usage_daily.tag_set IS 'The tags that the key had when it was recorded, by their id in tag_sets; the zero id: none.';
+
+CREATE TABLE account_usage (
+    account_id          text           NOT NULL,
+    day                 date           NOT NULL,
+    model               text           NOT NULL,
+    requests            bigint         NOT NULL,
+    input_tokens        bigint         NOT NULL,
+    output_tokens       bigint         NOT NULL,
+    cache_create_tokens bigint         NOT NULL,
+    cache_read_tokens   bigint         NOT NULL,
+    ephemeral_1h_tokens bigint         NOT NULL,
+    cost                numeric(38,12) NOT NULL,
+    PRIMARY KEY (account_id, day, model)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE  account_usage IS 'Rollup: what each upstream account served of each model on each day. Kept for ever.';
+COMMENT ON COLUMN account_usage.account_id IS 'Upstream account, as events name it.';
+COMMENT ON COLUMN account_usage.day IS 'Day in the service''s time zone.';
+COMMENT ON COLUMN account_usage.model IS 'Model, normalised.';
+
+CREATE TABLE account_totals (
+    account_id          text           NOT NULL,
+    requests            bigint         NOT NULL,
+    input_tokens        bigint         NOT NULL,
+    output_tokens       bigint         NOT NULL,
+    cache_create_tokens bigint         NOT NULL,
+    cache_read_tokens   bigint         NOT NULL,
+    ephemeral_1h_tokens bigint         NOT NULL,
+    cost                numeric(38,12) NOT NULL,
+    first_used_at       timestamptz    NOT NULL,
+    last_used_at        timestamptz    NOT NULL,
+    PRIMARY KEY (account_id)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE  account_totals IS 'Rollup: sums of all time of each upstream account, with its first and last use.';
+COMMENT ON COLUMN account_totals.account_id IS 'Upstream account, as events name it.';
+COMMENT ON COLUMN account_totals.first_used_at IS 'Earliest occurred_at: the age of an account runs from it.';
+COMMENT ON COLUMN account_totals.last_used_at IS 'Latest occurred_at.';
+
+CREATE TABLE daily_cost (
+    ledger_id           uuid           NOT NULL,
+    day                 date           NOT NULL,
+    cost                numeric(38,12) NOT NULL,
+    PRIMARY KEY (ledger_id, day)
+) WITH (fillfactor = 50);
+COMMENT ON TABLE  daily_cost IS 'Rollup: what each key cost on each day, all models.';
+COMMENT ON COLUMN daily_cost.ledger_id IS 'The key, by the id that the ledger has for it.';
+COMMENT ON COLUMN daily_cost.day IS 'Day in the service''s time zone.';
+COMMENT ON COLUMN daily_cost.cost IS 'USD.';
+
+CREATE TABLE model_usage (
+    model               text           NOT NULL,
+    day                 date           NOT NULL,
+    requests            bigint         NOT NULL,
+    input_tokens        bigint         NOT NULL,
+    output_tokens       bigint         NOT NULL,
+    cache_create_tokens bigint         NOT NULL,
+    cache_read_tokens   bigint         NOT NULL,
+    ephemeral_1h_tokens bigint         NOT NULL,
+    cost                numeric(38,12) NOT NULL,
+    PRIMARY KEY (model, day)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE  model_usage IS 'Rollup: what all keys used of each model on each day.';
+COMMENT ON COLUMN model_usage.model IS 'Model, normalised.';
+COMMENT ON COLUMN model_usage.day IS 'Day in the service''s time zone.';
+
+CREATE TABLE tag_usage (
+    tag                 text           NOT NULL,
+    day                 date           NOT NULL,
+    model               text           NOT NULL,
+    requests            bigint         NOT NULL,
+    input_tokens        bigint         NOT NULL,
+    output_tokens       bigint         NOT NULL,
+    cache_create_tokens bigint         NOT NULL,
+    cache_read_tokens   bigint         NOT NULL,
+    ephemeral_1h_tokens bigint         NOT NULL,
+    cost                numeric(38,12) NOT NULL,
+    PRIMARY KEY (tag, day, model)
+) WITH (fillfactor = 80);
+COMMENT ON TABLE  tag_usage IS 'Rollup: what was used of each model on each day under each tag. Usage under two tags counts under both.';
+COMMENT ON COLUMN tag_usage.tag IS 'A tag that the key had when it was recorded; empty: it had none.';
+COMMENT ON COLUMN tag_usage.day IS 'Day in the service''s time zone.';
+COMMENT ON COLUMN tag_usage.model IS 'Model, normalised.';
+
+CREATE VIEW ledger_tail AS
+SELECT e.*
+  FROM usage_events AS e
+ WHERE e.received_at >= (SELECT s.tail_since FROM rollup_state AS s)
+   AND e.chunk >= (SELECT s.mark_chunk FROM rollup_state AS s)
+   AND (e.chunk, e.ledger_id) > (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s);
+COMMENT ON VIEW ledger_tail IS 'The ledger rows that the rollups do not hold yet.';
+
+CREATE VIEW ledger_rolled AS
+SELECT e.*
+  FROM usage_events AS e
+ WHERE (e.chunk, e.ledger_id) <= (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s);
+COMMENT ON VIEW ledger_rolled IS 'The ledger rows that the rollups hold, of those that are retained.';
+
+-- One view for each rollup: the rollup and the tail, in rows to be added up. received_at is
+-- infinity in rows of the rollup. A reader that has read tail_since before, in this
+-- snapshot or an earlier one, asks for received_at >= that value: it leaves nothing out,
+-- and the planner passes over older partitions of the ledger at once.
+CREATE VIEW key_days AS
+SELECT t.ledger_id,
+       t.day,
+       t.model,
+       t.tag_set,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost,
+       'infinity'::timestamptz AS received_at
+  FROM usage_daily AS t
+UNION ALL
+SELECT e.ledger_id,
+       e.day,
+       e.model,
+       e.tag_set,
+       e.requests,
+       e.input_tokens,
+       e.output_tokens,
+       e.cache_create_tokens,
+       e.cache_read_tokens,
+       e.ephemeral_1h_tokens,
+       e.cost,
+       e.received_at
+  FROM ledger_tail AS e;
+COMMENT ON VIEW key_days IS 'usage_daily and the tail: what each key used of each model on each day, in rows to be added up.';
+
+CREATE VIEW account_days AS
+SELECT t.account_id,
+       t.day,
+       t.model,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost,
+       'infinity'::timestamptz AS received_at
+  FROM account_usage AS t
+UNION ALL
+SELECT e.account_id,
+       e.day,
+       e.model,
+       e.requests,
+       e.input_tokens,
+       e.output_tokens,
+       e.cache_create_tokens,
+       e.cache_read_tokens,
+       e.ephemeral_1h_tokens,
+       e.cost,
+       e.received_at
+  FROM ledger_tail AS e
+ WHERE e.account_id IS NOT NULL;
+COMMENT ON VIEW account_days IS 'account_usage and the tail: what each account served of each model on each day, in rows to be added up.';
+
+CREATE VIEW model_days AS
+SELECT t.model,
+       t.day,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost,
+       'infinity'::timestamptz AS received_at
+  FROM model_usage AS t
+UNION ALL
+SELECT e.model,
+       e.day,
+       e.requests,
+       e.input_tokens,
+       e.output_tokens,
+       e.cache_create_tokens,
+       e.cache_read_tokens,
+       e.ephemeral_1h_tokens,
+       e.cost,
+       e.received_at
+  FROM ledger_tail AS e;
+COMMENT ON VIEW model_days IS 'model_usage and the tail: what all keys used of each model on each day, in rows to be added up.';
+
+CREATE VIEW tag_days AS
+SELECT t.tag,
+       t.day,
+       t.model,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost,
+       'infinity'::timestamptz AS received_at
+  FROM tag_usage AS t
+UNION ALL
+SELECT g.tag,
+       e.day,
+       e.model,
+       e.requests,
+       e.input_tokens,
+       e.output_tokens,
+       e.cache_create_tokens,
+       e.cache_read_tokens,
+       e.ephemeral_1h_tokens,
+       e.cost,
+       e.received_at
+  FROM ledger_tail AS e
+  LEFT JOIN tag_sets AS s ON s.id = e.tag_set
+ CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag);
+COMMENT ON VIEW tag_days IS 'tag_usage and the tail: what was used of each model on each day under each tag, in rows to be added up. Usage under two tags is under both.';
+
+CREATE VIEW cost_days AS
+SELECT t.ledger_id,
+       t.day,
+       t.cost,
+       'infinity'::timestamptz AS received_at
+  FROM daily_cost AS t
+UNION ALL
+SELECT e.ledger_id,
+       e.day,
+       e.cost,
+       e.received_at
+  FROM ledger_tail AS e;
+COMMENT ON VIEW cost_days IS 'daily_cost and the tail: what each key cost on each day, in rows to be added up.';
+
+CREATE VIEW account_sums AS
+SELECT t.account_id,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost,
+       t.first_used_at,
+       t.last_used_at,
+       'infinity'::timestamptz AS received_at
+  FROM account_totals AS t
+UNION ALL
+SELECT e.account_id,
+       e.requests,
+       e.input_tokens,
+       e.output_tokens,
+       e.cache_create_tokens,
+       e.cache_read_tokens,
+       e.ephemeral_1h_tokens,
+       e.cost,
+       e.occurred_at,
+       e.occurred_at,
+       e.received_at
+  FROM ledger_tail AS e
+ WHERE e.account_id IS NOT NULL;
+COMMENT ON VIEW account_sums IS 'account_totals and the tail: what each account served over all time, in rows to be added up.';
+
+-- The measures mean the same everywhere, so their comments are written once.
+-- +goose StatementBegin
+DO $$
+DECLARE
+    col record;
+BEGIN
+    FOR col IN SELECT c.oid::regclass AS rollup, a.attname, m.meaning
+                 FROM pg_class AS c
+                 JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0
+                 JOIN (VALUES
+                     ('ledger_id',           'The key, by the id that the ledger has for it.'),
+                     ('account_id',          'Upstream account, as events name it.'),
+                     ('model',               'Model, normalised.'),
+                     ('tag',                 'A tag that the key had when it was recorded; empty: it had none.'),
+                     ('day',                 'Day in the service''s time zone.'),
+                     ('tag_set',             'The tags that the key had when it was recorded, by their id in tag_sets.'),
+                     ('requests',            'Requests, less those taken back.'),
+                     ('input_tokens',        'Input tokens, not counting those read from or written to cache.'),
+                     ('output_tokens',       'Output tokens.'),
+                     ('cache_create_tokens', 'Tokens written to cache, both lifetimes.'),
+                     ('cache_read_tokens',   'Tokens read from cache.'),
+                     ('ephemeral_1h_tokens', 'Part of cache_create_tokens written for 1 hour; the rest was written for 5 minutes.'),
+                     ('cost',                'USD.'),
+                     ('first_used_at',       'Earliest occurred_at.'),
+                     ('last_used_at',        'Latest occurred_at.'),
+                     ('received_at',         'When the ledger row was received; infinity: a row of the rollup.')
+                 ) AS m (name, meaning) ON m.name = a.attname
+                WHERE c.oid = ANY ('{usage_daily,account_usage,account_totals,model_usage,tag_usage,
+                      key_days,account_days,model_days,tag_days,cost_days,account_sums}'::regclass[])
+                  AND col_description(c.oid, a.attnum) IS NULL
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', col.rollup, col.attname, col.meaning);
+    END LOOP;
+    FOR col IN SELECT a.attname, col_description('usage_events'::regclass, a.attnum) AS meaning
+                 FROM pg_attribute AS a
+                WHERE a.attrelid = 'usage_events'::regclass AND a.attnum > 0 AND NOT a.attisdropped
+    LOOP
+        EXECUTE format('COMMENT ON COLUMN ledger_tail.%I IS %L', col.attname, col.meaning);
+        EXECUTE format('COMMENT ON COLUMN ledger_rolled.%I IS %L', col.attname, col.meaning);
+    END LOOP;
+END $$;
+-- +goose StatementEnd
+
+-- +goose Down
+DROP VIEW key_days, account_days, model_days, tag_days, cost_days, account_sums, ledger_tail, ledger_rolled;
+DROP TABLE rollup_state, usage_daily, account_usage, account_totals, daily_cost, model_usage, tag_usage;

@@ -1,0 +1,390 @@
+-- name: RollupTurn :one
+-- Whether it is this session's turn, until its transaction ends, to change the rollups or
+-- their state: one at a time, over all replicas. It waits for nobody.
+SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
+
+-- name: RollupState :one
+-- How far the roll-up has come.
+SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since,
+       (s.mark_ledger_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff')::boolean AS whole
+  FROM rollup_state AS s;
+
+-- name: TailSince :one
+-- No ledger row that the rollups do not hold yet was received earlier; nor will it be.
+SELECT s.tail_since FROM rollup_state AS s;
+
+-- name: ChunkUsed :one
+-- Whether a chunk has any row.
+SELECT EXISTS (
+       SELECT 1 FROM usage_events AS e WHERE e.chunk = @chunk AND e.received_at >= @since::timestamptz
+)::boolean AS used;
+
+-- name: ChunkWait :exec
+-- Bounds how long ChunkLock may wait. Usage waits behind it.
+SELECT set_config('lock_timeout', '50ms', true);
+
+-- name: ChunkLock :exec
+-- Waits for those who write with the open chunk, and keeps others from it until the
+-- transaction ends.
+SELECT pg_advisory_xact_lock(hashtext('keyledger.chunk'));
+
+-- name: ChunkSeal :many
+-- Opens the next chunk, if this one is still open. After ChunkLock in the same transaction:
+-- once that has committed, no row is added to the chunk.
+UPDATE rollup_state AS s SET
+       open_chunk = s.open_chunk + 1,
+       opened_at = greatest(clock_timestamp(), s.opened_at)
+ WHERE s.open_chunk = @chunk
+RETURNING s.open_chunk;
+
+-- name: PartCount :one
+-- How many rows a part of the ledger has. A part is what lies after one (chunk, ledger_id)
+-- and not after another, of some days, in the partitions since an instant.
+SELECT count(*) FROM usage_events AS e
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date;
+
+-- name: RollKeys :exec
+-- Adds a part of the ledger to usage_daily. As each statement that begins with Roll, it is
+-- exact if the transaction also moves the mark from one end of the part to the other.
+INSERT INTO usage_daily AS t (
+       ledger_id, day, model, tag_set, requests, input_tokens, output_tokens,
+       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+SELECT e.ledger_id, e.day, e.model, e.tag_set,
+       sum(e.requests)::bigint AS requests,
+       sum(e.input_tokens)::bigint AS input_tokens,
+       sum(e.output_tokens)::bigint AS output_tokens,
+       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(e.cost)::numeric AS cost
+  FROM usage_events AS e
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date
+ GROUP BY e.ledger_id, e.day, e.model, e.tag_set
+ ORDER BY e.ledger_id, e.day, e.model, e.tag_set
+ON CONFLICT (ledger_id, day, model, tag_set) DO UPDATE SET
+       requests = t.requests + excluded.requests,
+       input_tokens = t.input_tokens + excluded.input_tokens,
+       output_tokens = t.output_tokens + excluded.output_tokens,
+       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+       cost = t.cost + excluded.cost;
+
+-- name: RollAccounts :exec
+-- Adds a part of the ledger to account_usage.
+INSERT INTO account_usage AS t (
+       account_id, day, model, requests, input_tokens, output_tokens,
+       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+SELECT e.account_id, e.day, e.model,
+       sum(e.requests)::bigint AS requests,
+       sum(e.input_tokens)::bigint AS input_tokens,
+       sum(e.output_tokens)::bigint AS output_tokens,
+       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(e.cost)::numeric AS cost
+  FROM usage_events AS e
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date
+   AND e.account_id IS NOT NULL
+ GROUP BY e.account_id, e.day, e.model
+ ORDER BY e.account_id, e.day, e.model
+ON CONFLICT (account_id, day, model) DO UPDATE SET
+       requests = t.requests + excluded.requests,
+       input_tokens = t.input_tokens + excluded.input_tokens,
+       output_tokens = t.output_tokens + excluded.output_tokens,
+       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+       cost = t.cost + excluded.cost;
+
+-- name: RollAccountTotals :exec
+-- Adds a part of the ledger to account_totals.
+INSERT INTO account_totals AS t (
+       account_id, requests, input_tokens, output_tokens,
+       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
+SELECT e.account_id,
+       sum(e.requests)::bigint AS requests,
+       sum(e.input_tokens)::bigint AS input_tokens,
+       sum(e.output_tokens)::bigint AS output_tokens,
+       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(e.cost)::numeric AS cost,
+       min(e.occurred_at),
+       max(e.occurred_at)
+  FROM usage_events AS e
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date
+   AND e.account_id IS NOT NULL
+ GROUP BY e.account_id
+ ORDER BY e.account_id
+ON CONFLICT (account_id) DO UPDATE SET
+       requests = t.requests + excluded.requests,
+       input_tokens = t.input_tokens + excluded.input_tokens,
+       output_tokens = t.output_tokens + excluded.output_tokens,
+       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+       cost = t.cost + excluded.cost,
+       first_used_at = least(t.first_used_at, excluded.first_used_at),
+       last_used_at = greatest(t.last_used_at, excluded.last_used_at);
+
+-- name: RollModels :exec
+-- Adds a part of the ledger to model_usage.
+INSERT INTO model_usage AS t (
+       model, day, requests, input_tokens, output_tokens,
+       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+SELECT e.model, e.day,
+       sum(e.requests)::bigint AS requests,
+       sum(e.input_tokens)::bigint AS input_tokens,
+       sum(e.output_tokens)::bigint AS output_tokens,
+       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(e.cost)::numeric AS cost
+  FROM usage_events AS e
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date
+ GROUP BY e.model, e.day
+ ORDER BY e.model, e.day
+ON CONFLICT (model, day) DO UPDATE SET
+       requests = t.requests + excluded.requests,
+       input_tokens = t.input_tokens + excluded.input_tokens,
+       output_tokens = t.output_tokens + excluded.output_tokens,
+       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+       cost = t.cost + excluded.cost;
+
+-- name: RollTags :exec
+-- Adds a part of the ledger to tag_usage.
+INSERT INTO tag_usage AS t (
+       tag, day, model, requests, input_tokens, output_tokens,
+       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+SELECT g.tag, e.day, e.model,
+       sum(e.requests)::bigint AS requests,
+       sum(e.input_tokens)::bigint AS input_tokens,
+       sum(e.output_tokens)::bigint AS output_tokens,
+       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(e.cost)::numeric AS cost
+  FROM usage_events AS e
+  LEFT JOIN tag_sets AS s ON s.id = e.tag_set
+ CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date
+ GROUP BY g.tag, e.day, e.model
+ ORDER BY g.tag, e.day, e.model
+ON CONFLICT (tag, day, model) DO UPDATE SET
+       requests = t.requests + excluded.requests,
+       input_tokens = t.input_tokens + excluded.input_tokens,
+       output_tokens = t.output_tokens + excluded.output_tokens,
+       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+       cost = t.cost + excluded.cost;
+
+-- name: RollCosts :exec
+-- Adds a part of the ledger to daily_cost.
+INSERT INTO daily_cost AS t (ledger_id, day, cost)
+SELECT e.ledger_id, e.day, sum(e.cost)
+  FROM usage_events AS e
+ WHERE e.received_at >= @since::timestamptz
+   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+   AND e.day BETWEEN @from_day::date AND @to_day::date
+ GROUP BY e.ledger_id, e.day
+ ORDER BY e.ledger_id, e.day
+ON CONFLICT (ledger_id, day) DO UPDATE SET cost = t.cost + excluded.cost;
+
+-- name: RollupMark :exec
+-- Moves the mark to the end of a part, and notes since when rows of the tail were received.
+UPDATE rollup_state SET
+       mark_chunk = @until_chunk,
+       mark_ledger_id = @until_ledger_id,
+       tail_since = @tail_since;
+
+-- name: RollupForget :exec
+-- Empties the rollups of some days, to be derived anew from the ledger.
+WITH keys AS (
+    DELETE FROM usage_daily AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date
+), accounts AS (
+    DELETE FROM account_usage AS t WHERE t.day BETWEEN @from_day AND @to_day
+), models AS (
+    DELETE FROM model_usage AS t WHERE t.day BETWEEN @from_day AND @to_day
+), tags AS (
+    DELETE FROM tag_usage AS t WHERE t.day BETWEEN @from_day AND @to_day
+)
+DELETE FROM daily_cost AS t WHERE t.day BETWEEN @from_day AND @to_day;
+
+-- name: AccountTotalsDerive :exec
+-- Makes the sums of account_totals those of account_usage. First and last uses stay.
+UPDATE account_totals AS t SET
+       requests = coalesce(u.requests, 0),
+       input_tokens = coalesce(u.input_tokens, 0),
+       output_tokens = coalesce(u.output_tokens, 0),
+       cache_create_tokens = coalesce(u.cache_create_tokens, 0),
+       cache_read_tokens = coalesce(u.cache_read_tokens, 0),
+       ephemeral_1h_tokens = coalesce(u.ephemeral_1h_tokens, 0),
+       cost = coalesce(u.cost, 0)
+  FROM account_totals AS a
+  LEFT JOIN (
+       SELECT x.account_id,
+              sum(x.requests)::bigint AS requests,
+              sum(x.input_tokens)::bigint AS input_tokens,
+              sum(x.output_tokens)::bigint AS output_tokens,
+              sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+              sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+              sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+              sum(x.cost)::numeric AS cost
+         FROM account_usage AS x
+        GROUP BY x.account_id
+  ) AS u ON u.account_id = a.account_id
+ WHERE a.account_id = t.account_id;
+
+-- name: KeyUsagePeriods :many
+-- What keys used in the day, ISO week and month that an instant falls in, in the
+-- service's time zone: at most three rows a key, none for a period without use.
+-- tail_since was read before: see key_days.
+WITH asked AS (
+    SELECT (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day
+), period AS (
+    SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
+    UNION ALL
+    SELECT 'weekly', date_trunc('week', a.day)::date, date_trunc('week', a.day)::date + 7 FROM asked AS a
+    UNION ALL
+    SELECT 'monthly', date_trunc('month', a.day)::date, (date_trunc('month', a.day) + interval '1 month')::date
+      FROM asked AS a
+)
+SELECT k.id AS key_id,
+       p.name::text AS period,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM api_keys AS k
+ CROSS JOIN period AS p
+  JOIN key_days AS u ON u.ledger_id = k.ledger_id AND u.day >= p.first AND u.day < p.next
+ WHERE k.id = ANY(@key_ids::uuid[]) AND u.received_at >= @tail_since::timestamptz
+   AND u.ledger_id = ANY(ARRAY(SELECT x.ledger_id FROM api_keys AS x WHERE x.id = ANY(@key_ids::uuid[])))
+   AND u.day >= (SELECT min(x.first) FROM period AS x)
+ GROUP BY k.id, p.name;
+
+-- name: AccountUsagePeriods :many
+-- The same for accounts.
+WITH asked AS (
+    SELECT (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day
+), period AS (
+    SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
+    UNION ALL
+    SELECT 'weekly', date_trunc('week', a.day)::date, date_trunc('week', a.day)::date + 7 FROM asked AS a
+    UNION ALL
+    SELECT 'monthly', date_trunc('month', a.day)::date, (date_trunc('month', a.day) + interval '1 month')::date
+      FROM asked AS a
+)
+SELECT u.account_id,
+       p.name::text AS period,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM period AS p
+  JOIN account_days AS u ON u.day >= p.first AND u.day < p.next
+ WHERE u.account_id = ANY(@account_ids::text[]) AND u.received_at >= @tail_since::timestamptz
+   AND u.day >= (SELECT min(x.first) FROM period AS x)
+ GROUP BY u.account_id, p.name;
+
+-- name: KeyUsageModels :many
+-- What a key used of each model over all time, dearest first.
+SELECT u.model,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM key_days AS u
+ WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = @key_id)
+   AND u.received_at >= @tail_since::timestamptz
+ GROUP BY u.model
+ ORDER BY sum(u.cost) DESC, u.model;
+
+-- name: AccountUsageModels :many
+-- What an account served of each model over all time, dearest first.
+SELECT u.model,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens)::bigint AS input_tokens,
+       sum(u.output_tokens)::bigint AS output_tokens,
+       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(u.cost)::numeric AS cost
+  FROM account_days AS u
+ WHERE u.account_id = @account_id AND u.received_at >= @tail_since::timestamptz
+ GROUP BY u.model
+ ORDER BY sum(u.cost) DESC, u.model;
+
+-- name: AccountList :many
+-- A page of accounts, with their sums of all time, by the tokens (all four kinds) of the day
+-- that an instant falls in, descending, ties by id, after the account a cursor names; or
+-- the one account asked for.
+SELECT t.account_id,
+       sum(t.requests)::bigint AS requests,
+       sum(t.input_tokens)::bigint AS input_tokens,
+       sum(t.output_tokens)::bigint AS output_tokens,
+       sum(t.cache_create_tokens)::bigint AS cache_create_tokens,
+       sum(t.cache_read_tokens)::bigint AS cache_read_tokens,
+       sum(t.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+       sum(t.cost)::numeric AS cost,
+       min(t.first_used_at)::timestamptz AS first_used_at,
+       max(t.last_used_at)::timestamptz AS last_used_at,
+       coalesce(sqlc.narg('as_of')::timestamptz, now())::timestamptz AS as_of,
+       coalesce(max(d.tokens), 0)::bigint AS day_tokens
+  FROM account_sums AS t
+  LEFT JOIN (
+       SELECT u.account_id,
+              sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS tokens
+         FROM account_days AS u
+        WHERE u.day = (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date
+          AND u.received_at >= @tail_since::timestamptz
+          AND (sqlc.narg('account_id')::text IS NULL OR u.account_id = sqlc.narg('account_id')::text)
+        GROUP BY u.account_id
+  ) AS d ON d.account_id = t.account_id
+ WHERE t.received_at >= @tail_since::timestamptz
+   AND (sqlc.narg('account_id')::text IS NULL OR t.account_id = sqlc.narg('account_id')::text)
+   AND (sqlc.narg('after_id')::text IS NULL
+        OR coalesce(d.tokens, 0) < @after_tokens::bigint
+        OR coalesce(d.tokens, 0) = @after_tokens::bigint AND t.account_id > sqlc.narg('after_id')::text)
+ GROUP BY t.account_id
+ ORDER BY day_tokens DESC, t.account_id
+ LIMIT @row_limit;
