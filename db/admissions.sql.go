@@ -303,15 +303,17 @@ func (q *Queries) AdmissionsLive(ctx context.Context, arg AdmissionsLiveParams) 
 const admit = `-- name: Admit :many
 WITH clock AS MATERIALIZED (
     -- After the wait for the locks: now() is the transaction's start.
-    SELECT coalesce($2::timestamptz, clock_timestamp()) AS instant
+    SELECT coalesce($1::timestamptz, clock_timestamp()) AS instant
 ), today AS MATERIALIZED (
     SELECT c.instant,
            d.day,
            date_trunc('week', d.day)::date AS week,
            date_trunc('month', d.day)::date AS month,
-           (date_trunc('month', d.day) + interval '1 month')::date AS next_month
+           day_start(d.day + 1, $2::text) AS day_end,
+           day_start(date_trunc('week', d.day)::date + 7, $2::text) AS week_end,
+           day_start((date_trunc('month', d.day) + interval '1 month')::date, $2::text) AS month_end
       FROM clock AS c
-     CROSS JOIN LATERAL (SELECT (c.instant AT TIME ZONE $1::text)::date AS day) AS d
+     CROSS JOIN LATERAL (SELECT (c.instant AT TIME ZONE $2::text)::date AS day) AS d
 ), asked AS MATERIALIZED (
     SELECT a.id, a.key_id, a.request_id, a.service, a.model, a.model_name, a.denied_names, a.clients, a.tokens, a.cost, a.lease_seconds, a.unpriced, a.dry, a.ord
       FROM ROWS FROM (
@@ -357,7 +359,7 @@ WITH clock AS MATERIALIZED (
            CASE WHEN k.total_cost_limit > 0 THEN c.cost END AS total
       FROM (SELECT DISTINCT a.key_id FROM asked AS a) AS d
      CROSS JOIN today AS t
-     CROSS JOIN LATERAL (SELECT x.id, x.ledger_id, x.name, x.description, x.token_limit, x.rate_limit_window, x.rate_limit_requests, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.permissions, x.enable_model_restriction, x.restricted_models, x.restricted_model_names, x.allowed_models, x.allowed_model_names, x.enable_client_restriction, x.allowed_clients, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.estimate_per_request, x.enforcement, x.tags, x.tag_set, x.expires_at, x.is_active, x.created_by, x.created_at, x.updated_at, x.deleted_at, x.version FROM api_keys AS x WHERE x.id = d.key_id LIMIT 1) AS k
+     CROSS JOIN LATERAL (SELECT x.id, x.ledger_id, x.tag_set, x.rate_limit_window, x.is_active, x.deleted_at, x.expires_at, x.rate_limit_requests, x.token_limit, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.estimate_per_request, x.enforcement, x.enable_model_restriction, x.enable_client_restriction, x.permissions, x.restricted_model_names, x.allowed_model_names, x.allowed_clients, x.name, x.description, x.restricted_models, x.allowed_models, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.tags, x.created_by, x.created_at, x.updated_at, x.version FROM api_keys AS x WHERE x.id = d.key_id LIMIT 1) AS k
      CROSS JOIN LATERAL (SELECT x.key_id, x.window_start, x.window_requests, x.window_tokens, x.day, x.day_cost, x.week, x.week_cost, x.month, x.month_cost, x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost, x.last_used_at FROM key_counters AS x WHERE x.key_id = d.key_id LIMIT 1) AS c
      CROSS JOIN LATERAL (
            SELECT count(*) AS leases
@@ -507,9 +509,9 @@ SELECT (o.ord - 1)::bigint AS index,
        coalesce(k.total_max::text, '')::text AS total_limit,
        coalesce(k.total::text, '')::text AS total_used,
        coalesce((k.held_cost + (o.state).cost)::text, '0')::text AS cost_reserved,
-       day_start(t.day + 1, $1::text)::timestamptz AS day_end,
-       day_start(t.week + 7, $1::text)::timestamptz AS week_end,
-       day_start(t.next_month, $1::text)::timestamptz AS month_end
+       t.day_end::timestamptz AS day_end,
+       t.week_end::timestamptz AS week_end,
+       t.month_end::timestamptz AS month_end
   FROM outcome AS o
  CROSS JOIN today AS t
   LEFT JOIN key AS k ON k.id = o.key_id
@@ -525,8 +527,8 @@ SELECT (o.ord - 1)::bigint AS index,
 `
 
 type AdmitParams struct {
-	Timezone           string
 	Now                *time.Time
+	Timezone           string
 	IDs                []uuid.UUID
 	KeyIDs             []uuid.UUID
 	RequestIDs         []string
@@ -591,8 +593,8 @@ type AdmitRow struct {
 // each key's rows are looked up from it one by one, each by the one index that fits.
 func (q *Queries) Admit(ctx context.Context, arg AdmitParams) ([]AdmitRow, error) {
 	rows, err := q.db.Query(ctx, admit,
-		arg.Timezone,
 		arg.Now,
+		arg.Timezone,
 		arg.IDs,
 		arg.KeyIDs,
 		arg.RequestIDs,

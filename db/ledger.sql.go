@@ -437,7 +437,7 @@ WITH clock AS MATERIALIZED (
                   coalesce($1::timestamptz, greatest(clock_timestamp(), s.opened_at)) AS instant
      ) AS c
      CROSS JOIN LATERAL (SELECT (c.instant AT TIME ZONE $2::text)::date AS day) AS d
-), input AS MATERIALIZED (
+), input AS (
     SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id,
            i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
            i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
@@ -501,7 +501,7 @@ WITH clock AS MATERIALIZED (
             WHERE x.ledger_id = i.ledger_id AND x.dedup_key = 'a:' || i.admission_id::text
             LIMIT 1
       ) AS adm ON true
-), holders AS MATERIALIZED (
+), holders AS (
     -- Of several events of this batch with the same own name, the first holds it.
     SELECT l.event_id, l.kind, l.key_id, l.dedup_key, l.account_id, l.model, l.model_received, l.request_id, l.requests, l.input_tokens, l.output_tokens, l.cache_create_tokens, l.cache_read_tokens, l.ephemeral_1h_tokens, l.cost, l.priced, l.estimated, l.fingerprint, l.adjusts, l.reason, l.unit, l.ord, l.named, l.occurred_at, l.ledger_id, l.tag_set, l.rate_limit_window, l.known, l.unknown, l.admission_id, l.own_id, l.own_admission, l.own_fingerprint, l.first_id, l.first_model, l.first_cost, l.first_priced, l.first_fingerprint, l.refused, l.passes,
            first_value(l.event_id) OVER own AS holder_id,

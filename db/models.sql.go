@@ -18,16 +18,20 @@ type APIKey struct {
 	ID uuid.UUID
 	// The id under which the ledger and the rollups record the usage of this key. Only this column connects the two: a purge deletes it.
 	LedgerID uuid.UUID
-	// Display name, 1 to 100 characters; need not be unique.
-	Name string
-	// Free text, at most 500 characters.
-	Description string
-	// Tokens (all four kinds) per rate-limit window; 0: no limit. Means nothing without a window.
-	TokenLimit int64
+	// Id of this set of tags in tag_sets. Computed from tags.
+	TagSet uuid.UUID
 	// Length of the rate-limit window in minutes; 0: no window.
 	RateLimitWindow int32
+	// False: disabled by a person or by the expiry pass.
+	IsActive bool
+	// When it was deleted; null: not deleted. A deleted key verifies as NOT_FOUND and can be restored.
+	DeletedAt *time.Time
+	// Last instant at which the key is valid; null: never expires.
+	ExpiresAt *time.Time
 	// Requests per rate-limit window; 0: no limit. Means nothing without a window.
 	RateLimitRequests int64
+	// Tokens (all four kinds) per rate-limit window; 0: no limit. Means nothing without a window.
+	TokenLimit int64
 	// Requests in flight at once; 0: no limit.
 	ConcurrencyLimit int32
 	// USD per day of the service's time zone; 0: no limit.
@@ -38,22 +42,30 @@ type APIKey struct {
 	MonthlyCostLimit decimal.Decimal
 	// USD over the life of the key; 0: no limit.
 	TotalCostLimit decimal.Decimal
-	// Services the key may use: {all}, or names from KEYLEDGER_SERVICES.
-	Permissions []string
+	// USD reserved by an admission that brings no estimate of its own; null: the service's default.
+	EstimatePerRequest *decimal.Decimal
+	// enforce: limits refuse. observe: limits are counted and let through.
+	Enforcement string
 	// Whether restricted_models and allowed_models are in force.
 	EnableModelRestriction bool
-	// Models denied to the key, as entered; compared after normalisation.
-	RestrictedModels []string
-	// restricted_models as they are compared: normalised and folded. Written with restricted_models.
-	RestrictedModelNames []string
-	// If not empty, the only models allowed to the key, as entered.
-	AllowedModels []string
-	// allowed_models as they are compared: normalised and folded. Written with allowed_models.
-	AllowedModelNames []string
 	// Whether allowed_clients is in force.
 	EnableClientRestriction bool
+	// Services the key may use: {all}, or names from KEYLEDGER_SERVICES.
+	Permissions []string
+	// restricted_models as they are compared: normalised and folded. Written with restricted_models.
+	RestrictedModelNames []string
+	// allowed_models as they are compared: normalised and folded. Written with allowed_models.
+	AllowedModelNames []string
 	// Ids of the client programs allowed (GET /v1/clients); empty: all.
 	AllowedClients []string
+	// Display name, 1 to 100 characters; need not be unique.
+	Name string
+	// Free text, at most 500 characters.
+	Description string
+	// Models denied to the key, as entered; compared after normalisation.
+	RestrictedModels []string
+	// If not empty, the only models allowed to the key, as entered.
+	AllowedModels []string
 	// Upstream Claude account this key is bound to; null: any.
 	ClaudeAccountID *string
 	// Upstream Claude Console account this key is bound to; null: any.
@@ -64,26 +76,14 @@ type APIKey struct {
 	OpenaiAccountID *string
 	// Upstream Bedrock account this key is bound to; null: any.
 	BedrockAccountID *string
-	// USD reserved by an admission that brings no estimate of its own; null: the service's default.
-	EstimatePerRequest *decimal.Decimal
-	// enforce: limits refuse. observe: limits are counted and let through.
-	Enforcement string
 	// Labels for reports, each 1 to 50 characters, unique, at most 50.
 	Tags []string
-	// Id of this set of tags in tag_sets. Computed from tags.
-	TagSet uuid.UUID
-	// Last instant at which the key is valid; null: never expires.
-	ExpiresAt *time.Time
-	// False: disabled by a person or by the expiry pass.
-	IsActive bool
 	// Name of the access token that created it.
 	CreatedBy string
 	// When the key was created.
 	CreatedAt time.Time
 	// When any column here last changed.
 	UpdatedAt time.Time
-	// When it was deleted; null: not deleted. A deleted key verifies as NOT_FOUND and can be restored.
-	DeletedAt *time.Time
 	// Grows by one with each change; If-Match compares it.
 	Version int64
 }

@@ -40,21 +40,3 @@ func (d *DB) RefreshStatistics(ctx context.Context) (tables []string, err error)
 	}
 	return tables, nil
 }
-
-// unsummarized lets the indexes of usage_daily by day and of the ledger by chunk know of the
-// pages that came since autovacuum was there.
-const unsummarized = `
-SELECT brin_summarize_new_values(c.oid)
-  FROM pg_class AS c
- WHERE c.oid = 'usage_daily_day'::regclass
-    OR c.oid IN (SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = 'usage_events_chunk'::regclass)`
-
-// RefreshSummaries brings the indexes up to date that hold a summary of each range of pages.
-// Pages that they do not know of are read each time. Autovacuum does so too; where it is at
-// work just now, it is left to it.
-func (d *DB) RefreshSummaries(ctx context.Context) error {
-	if _, err := d.pool.Exec(ctx, unsummarized); err != nil && !Stuck(err) {
-		return fmt.Errorf("summarizing indexes: %w", err)
-	}
-	return nil
-}

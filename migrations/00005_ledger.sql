@@ -32,9 +32,8 @@ CREATE TABLE usage_events (
 CREATE TABLE usage_events_default PARTITION OF usage_events DEFAULT;
 -- What the roll-up has not added yet of a key, and a key's events, newest first.
 CREATE INDEX usage_events_key ON usage_events (ledger_id, chunk, event_id);
--- Rows come in the order of their chunks, so a summary of ranges of pages finds those of a
--- chunk; it costs next to nothing to keep.
-CREATE INDEX usage_events_chunk ON usage_events USING brin (chunk) WITH (pages_per_range = 32, autosummarize = on);
+-- What the roll-up has to add, and what readers add themselves. New rows go to its end.
+CREATE INDEX usage_events_chunk ON usage_events (chunk);
 CREATE INDEX usage_events_unpriced ON usage_events (model) WHERE NOT priced;
 COMMENT ON TABLE  usage_events IS 'The ledger: the truth that all sums are derived from. One row for each event, appended once; a purge takes the free text out of a key''s rows, and nothing else is ever changed. Partitioned by UTC day of receipt.';
 COMMENT ON COLUMN usage_events.event_id IS 'Identity of the event; a UUIDv7, so ids sort by time of receipt.';

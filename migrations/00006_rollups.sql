@@ -45,9 +45,6 @@ CREATE TABLE usage_daily (
     cost                numeric(38,12) NOT NULL,
     PRIMARY KEY (ledger_id, day, model, tag_set)
 ) WITH (fillfactor = 80);
--- Rows come roughly in the order of their days, so a summary of ranges of pages finds those
--- of a day; it costs next to nothing to keep.
-CREATE INDEX usage_daily_day ON usage_daily USING brin (day) WITH (pages_per_range = 32, autosummarize = on);
 COMMENT ON TABLE  usage_daily IS 'Rollup: what each key used of each model on each day, under each set of tags that it had. Kept for ever.';
 COMMENT ON COLUMN usage_daily.ledger_id IS 'The key, by the id that the ledger has for it.';
 COMMENT ON COLUMN usage_daily.day IS 'Day in the service''s time zone.';

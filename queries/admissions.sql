@@ -29,7 +29,9 @@ WITH clock AS MATERIALIZED (
            d.day,
            date_trunc('week', d.day)::date AS week,
            date_trunc('month', d.day)::date AS month,
-           (date_trunc('month', d.day) + interval '1 month')::date AS next_month
+           day_start(d.day + 1, @timezone::text) AS day_end,
+           day_start(date_trunc('week', d.day)::date + 7, @timezone::text) AS week_end,
+           day_start((date_trunc('month', d.day) + interval '1 month')::date, @timezone::text) AS month_end
       FROM clock AS c
      CROSS JOIN LATERAL (SELECT (c.instant AT TIME ZONE @timezone::text)::date AS day) AS d
 ), asked AS MATERIALIZED (
@@ -227,9 +229,9 @@ SELECT (o.ord - 1)::bigint AS index,
        coalesce(k.total_max::text, '')::text AS total_limit,
        coalesce(k.total::text, '')::text AS total_used,
        coalesce((k.held_cost + (o.state).cost)::text, '0')::text AS cost_reserved,
-       day_start(t.day + 1, @timezone::text)::timestamptz AS day_end,
-       day_start(t.week + 7, @timezone::text)::timestamptz AS week_end,
-       day_start(t.next_month, @timezone::text)::timestamptz AS month_end
+       t.day_end::timestamptz AS day_end,
+       t.week_end::timestamptz AS week_end,
+       t.month_end::timestamptz AS month_end
   FROM outcome AS o
  CROSS JOIN today AS t
   LEFT JOIN key AS k ON k.id = o.key_id

@@ -51,7 +51,7 @@ WITH clock AS MATERIALIZED (
                   coalesce(sqlc.narg('now')::timestamptz, greatest(clock_timestamp(), s.opened_at)) AS instant
      ) AS c
      CROSS JOIN LATERAL (SELECT (c.instant AT TIME ZONE @timezone::text)::date AS day) AS d
-), input AS MATERIALIZED (
+), input AS (
     SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id,
            i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
            i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
@@ -115,7 +115,7 @@ WITH clock AS MATERIALIZED (
             WHERE x.ledger_id = i.ledger_id AND x.dedup_key = 'a:' || i.admission_id::text
             LIMIT 1
       ) AS adm ON true
-), holders AS MATERIALIZED (
+), holders AS (
     -- Of several events of this batch with the same own name, the first holds it.
     SELECT l.*,
            first_value(l.event_id) OVER own AS holder_id,

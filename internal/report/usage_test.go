@@ -84,7 +84,7 @@ func (b *books) step() {
 		}
 		b.events = slices.Delete(b.events, i, i+1)
 	case what == 4:
-		if _, _, err := b.rollup.Step(ctx); err != nil {
+		if _, err := b.rollup.Step(ctx); err != nil {
 			t.Fatal(err)
 		}
 	default:
@@ -308,7 +308,7 @@ func TestRollUnderLoad(t *testing.T) {
 	for range 2 {
 		rolling.Go(func() {
 			for i := 0; ; i++ {
-				if _, _, err := rollup.New(b.db, zone).Step(ctx); err != nil {
+				if _, err := rollup.New(b.db, zone).Step(ctx); err != nil {
 					t.Error(err)
 				}
 				pgtest.Exec(t, b.db, "UPDATE api_keys SET tags = $1 WHERE id = $2", tagSets[i%len(tagSets)], b.keys[i%8])

@@ -55,28 +55,39 @@ var (
 )
 
 // Roll adds all that was recorded before it was called, and returns how many ledger rows it
-// added. What another replica is adding, it leaves to that one.
+// added. It seals one chunk: what is recorded meanwhile is left to the next call. What
+// another replica is adding, it leaves to that one.
 func (r *Rollup) Roll(ctx context.Context) (rows int64, err error) {
-	for {
-		n, more, err := r.Step(ctx)
+	for sealed := false; ; {
+		n, sealing, more, err := r.step(ctx, !sealed)
+		sealed = sealed || sealing
 		if rows += n; err != nil || !more {
 			return rows, err
 		}
 	}
 }
 
-// Step does the next thing that Roll does: it seals the open chunk, or adds a part of the
-// sealed one. More says whether anything is left to do.
-func (r *Rollup) Step(ctx context.Context) (rows int64, more bool, err error) {
+// Step does one of the things that Roll does: it seals the open chunk, or adds a part of the
+// sealed one, and returns how many ledger rows it added.
+func (r *Rollup) Step(ctx context.Context) (rows int64, err error) {
+	rows, _, _, err = r.step(ctx, true)
+	return rows, err
+}
+
+// step is a step that may seal a chunk. more: there may be another one to be done.
+func (r *Rollup) step(ctx context.Context, maySeal bool) (rows int64, sealed, more bool, err error) {
 	state, err := r.db.RollupState(ctx)
 	if err != nil {
-		return 0, false, fmt.Errorf("asking how far the roll-up has come: %w", err)
+		return 0, false, false, fmt.Errorf("asking how far the roll-up has come: %w", err)
 	}
-	if state.Whole && state.MarkChunk+1 == state.OpenChunk {
-		sealed, err := r.seal(ctx, state)
-		return 0, sealed, err
+	if !state.Whole || state.MarkChunk+1 < state.OpenChunk {
+		rows, more, err = r.add(ctx)
+		return rows, false, more, err
 	}
-	return r.add(ctx)
+	if maySeal {
+		sealed, err = r.seal(ctx, state)
+	}
+	return 0, sealed, sealed, err
 }
 
 // seal opens the next chunk, if the open one has any rows. Where somebody has been writing

@@ -135,7 +135,7 @@ func TestExactlyOnce(t *testing.T) {
 				events = append(events, h.use(ids[r.IntN(len(ids))]).EventID)
 			}
 		case what < 11:
-			if _, _, err := h.roll.Step(ctx); err != nil {
+			if _, err := h.roll.Step(ctx); err != nil {
 				t.Fatal(err)
 			}
 		case what == 11 && len(events) > 0:
@@ -257,7 +257,7 @@ func TestBrokenOff(t *testing.T) {
 		h.use(h.key(fmt.Sprint(i % 3)))
 	}
 	for _, table := range []string{"usage_daily", "account_usage", "account_totals", "model_usage", "tag_usage", "daily_cost", "rollup_state"} {
-		if _, _, err := h.roll.Step(ctx); err != nil { // seals, the first time
+		if _, err := h.roll.Step(ctx); err != nil { // seals, the first time
 			t.Fatal(err)
 		}
 		h.use(h.key("late"))
@@ -265,7 +265,7 @@ func TestBrokenOff(t *testing.T) {
 		release := pgtest.Hold(t, h.url, "LOCK TABLE "+table+" IN SHARE MODE") // readers pass
 		var rolling sync.WaitGroup
 		rolling.Go(func() {
-			if _, _, err := h.roll.Step(ctx); err == nil {
+			if _, err := h.roll.Step(ctx); err == nil {
 				t.Errorf("%s: a step whose connection was killed succeeded", table)
 			}
 		})
@@ -313,7 +313,7 @@ func TestOneAtATime(t *testing.T) {
 	h.agrees()
 	// Somebody else's turn, for as long as that takes.
 	h.use(h.key())
-	if _, _, err := h.roll.Step(ctx); err != nil {
+	if _, err := h.roll.Step(ctx); err != nil {
 		t.Fatal(err)
 	}
 	release := pgtest.Hold(t, h.url, "SELECT pg_advisory_xact_lock(hashtext('keyledger.rollup'))")
@@ -377,7 +377,7 @@ func TestDump(t *testing.T) {
 				default:
 				}
 				if i == 0 {
-					if _, _, err := h.roll.Step(ctx); err != nil {
+					if _, err := h.roll.Step(ctx); err != nil {
 						t.Error(err)
 					}
 				} else {

@@ -63,8 +63,7 @@ func (p *Passes) Admissions(ctx context.Context) error {
 	return nil
 }
 
-// Tidy makes the ledger's next partitions, drops those past retention, keeps the indexes by
-// ranges of pages current, and
+// Tidy makes the ledger's next partitions, drops those past retention, and
 // removes old admissions, counts of refusals past retention, ended secrets, old
 // Idempotency-Keys and request ids past the deduplication horizon, in small batches.
 func (p *Passes) Tidy(ctx context.Context) error {
@@ -76,9 +75,6 @@ func (p *Passes) Tidy(ctx context.Context) error {
 	dropped, err := p.DB.LedgerPartitionsDrop(ctx, p.RetentionDays)
 	if err != nil && !db.Stuck(err) {
 		return fmt.Errorf("dropping ledger partitions: %w", err)
-	}
-	if err := p.DB.RefreshSummaries(ctx); err != nil {
-		return err
 	}
 	removed := map[string]int64{}
 	for name, prune := range map[string]func() (int64, error){
