@@ -17,6 +17,7 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // Role is what a token may do.
@@ -108,12 +109,12 @@ func (t *Tokens) find(ctx context.Context, hash [32]byte) (*Live, error) {
 // when the name or role is.
 func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Role, expiresAt *time.Time) (text string, row db.AccessToken, err error) {
 	name = strings.TrimSpace(name)
-	var wrong []fault.Field
+	var wrong []field.Error
 	if n := utf8.RuneCountInString(name); n < 1 || n > 100 {
-		wrong = append(wrong, fault.Field{Field: "name", Message: "must have 1 to 100 characters"})
+		wrong = append(wrong, field.Error{Field: "name", Message: "must have 1 to 100 characters"})
 	}
 	if !slices.Contains(Roles, role) {
-		wrong = append(wrong, fault.Field{Field: "role", Message: "must be admin, relay or reader"})
+		wrong = append(wrong, field.Error{Field: "role", Message: "must be admin, relay or reader"})
 	}
 	if wrong != nil {
 		return "", row, fault.Fields(wrong...)
@@ -125,7 +126,7 @@ func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Rol
 		return err
 	})
 	if db.Missing(err) {
-		return "", row, fault.Fields(fault.Field{Field: "expires", Message: "must be in the future"})
+		return "", row, fault.Fields(field.Error{Field: "expires", Message: "must be in the future"})
 	}
 	if err != nil {
 		return "", row, fmt.Errorf("creating a token: %w", err)

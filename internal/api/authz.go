@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
@@ -117,8 +119,8 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
 	if text := configured.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
-		if err != nil || seconds < minLease || seconds > maxLease {
-			return admit.Decision{}, nil, fault.Fields(fault.Field{Field: "lease", Message: "must be between 5 and 3600"})
+		if message := leaseRange(seconds); err != nil || message != "" {
+			return admit.Decision{}, nil, fault.Fields(field.Error{Field: "lease", Message: cmp.Or(message, "must be a whole number")})
 		}
 		request.LeaseSeconds = int32(seconds)
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // A cursor is a list of texts that name the last row of a page, opaque to the
@@ -32,7 +33,7 @@ func readCursor(cursor *string, n int) ([]string, error) {
 }
 
 func badCursor() error {
-	return fault.Fields(fault.Field{Field: "cursor", Message: "must be the nextCursor of a page of this same list"})
+	return fault.Fields(field.Error{Field: "cursor", Message: "must be the nextCursor of a page of this same list"})
 }
 
 // Page sizes.
@@ -49,7 +50,7 @@ func pageSize(limit *int) (size int, read int32, err error) {
 		size = *limit
 	}
 	if size < 1 || size > maxLimit {
-		return 0, 0, fault.Fields(fault.Field{Field: "limit", Message: "must be between 1 and 200"})
+		return 0, 0, fault.Fields(field.Error{Field: "limit", Message: "must be between 1 and 200"})
 	}
 	return size, int32(size) + 1, nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // binder reads JSON bodies for the generated handlers, strictly: valid UTF-8, no
@@ -82,7 +83,7 @@ func isJSON(contentType string) bool {
 
 // decode reads JSON into v. Text that is no JSON is a Malformed fault; members
 // that do not fit are named, all of them.
-func decode(body []byte, v any) ([]fault.Field, error) {
+func decode(body []byte, v any) ([]field.Error, error) {
 	err := json.Unmarshal(body, v, json.RejectUnknownMembers(true))
 	var semantic *json.SemanticError
 	if errors.As(err, &semantic) {
@@ -117,12 +118,12 @@ func syntaxMessage(err *jsontext.SyntacticError) string {
 // explain names every member of a body that does not fit v, by reading each of
 // them alone, and leaves those that fit in v. It runs only after a first reading
 // has failed.
-func explain(body []byte, v any, first *json.SemanticError) []fault.Field {
+func explain(body []byte, v any, first *json.SemanticError) []field.Error {
 	var members map[string]jsontext.Value
 	if reflect.TypeOf(v).Elem().Kind() != reflect.Struct || json.Unmarshal(body, &members) != nil {
-		return []fault.Field{describe(first)}
+		return []field.Error{describe(first)}
 	}
-	var wrong []fault.Field
+	var wrong []field.Error
 	for name, value := range members {
 		alone, err := json.Marshal(map[string]jsontext.Value{name: value})
 		if err != nil {
@@ -137,13 +138,13 @@ func explain(body []byte, v any, first *json.SemanticError) []fault.Field {
 	}
 	sort.Slice(wrong, func(i, j int) bool { return wrong[i].Field < wrong[j].Field })
 	if wrong == nil {
-		return []fault.Field{describe(first)}
+		return []field.Error{describe(first)}
 	}
 	return wrong
 }
 
-func describe(err *json.SemanticError) fault.Field {
-	f := fault.Field{Field: fieldPath(err.JSONPointer), Message: "must be " + wanted(err.GoType)}
+func describe(err *json.SemanticError) field.Error {
+	f := field.Error{Field: fieldPath(err.JSONPointer), Message: "must be " + wanted(err.GoType)}
 	if errors.Is(err, json.ErrUnknownName) {
 		f.Message = "is not a known field"
 	}

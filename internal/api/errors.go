@@ -12,7 +12,7 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // statuses is the one table from faults to HTTP.
@@ -56,8 +56,8 @@ func (s *Server) writeError(err error, c echo.Context) {
 	p := Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: f.Message, Code: string(f.Code), RequestID: id}
 	if len(f.Fields) > 0 {
 		list := make([]FieldError, len(f.Fields))
-		for i, field := range f.Fields {
-			list[i] = FieldError(field)
+		for i, wrong := range f.Fields {
+			list[i] = FieldError(wrong)
 		}
 		p.Errors = &list
 	}
@@ -101,7 +101,7 @@ func asFault(err error) *fault.Error {
 		// The generated code says: Invalid format for parameter NAME: why
 		if rest, ok := strings.CutPrefix(text, "Invalid format for parameter "); ok {
 			name, _, _ := strings.Cut(rest, ":")
-			return fault.Fields(fault.Field{Field: name, Message: "has the wrong form"})
+			return fault.Fields(field.Error{Field: name, Message: "has the wrong form"})
 		}
 		return fault.Wrap(err, fault.Malformed, "The request cannot be read.")
 	}
@@ -111,13 +111,4 @@ func asFault(err error) *fault.Error {
 // overloaded tells a refusal for want of capacity, or since the service stops.
 func overloaded(err error) bool {
 	return errors.Is(err, coalesce.ErrFull) || errors.Is(err, coalesce.ErrClosed)
-}
-
-// invalidKey turns what the leaves found wrong into one fault.
-func invalidKey(wrong []key.FieldError) error {
-	fields := make([]fault.Field, len(wrong))
-	for i, w := range wrong {
-		fields[i] = fault.Field(w)
-	}
-	return fault.Fields(fields...)
 }

@@ -14,7 +14,7 @@ import (
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -70,19 +70,20 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 	return Admit200JSONResponse(explained), nil
 }
 
+// leaseRange says what is wrong with the length of a lease, in seconds.
+func leaseRange(seconds int64) (message string) { return field.Range(seconds, minLease, maxLease) }
+
 func flag(b *bool) bool { return b != nil && *b }
 
 // readAdmission checks a request and names every wrong field.
 func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.Request, error) {
-	var wrong []fault.Field
-	text := func(field string, value *string, low, high int) string {
+	var wrong []field.Error
+	text := func(name string, value *string, low, high int) string {
 		if value == nil {
 			return ""
 		}
-		trimmed, message := key.CheckText(*value, low, high)
-		if message != "" {
-			wrong = append(wrong, fault.Field{Field: field, Message: message})
-		}
+		trimmed, message := field.Trim(*value, low, high)
+		wrong = appendWrong(wrong, name, message)
 		return trimmed
 	}
 	request := admit.Request{
@@ -91,29 +92,25 @@ func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.R
 		LeaseSeconds: int32(s.LeaseTTL.Seconds()), DryRun: flag(b.DryRun),
 	}
 	if b.LeaseSeconds != nil {
-		if request.LeaseSeconds = *b.LeaseSeconds; request.LeaseSeconds < minLease || request.LeaseSeconds > maxLease {
-			wrong = append(wrong, fault.Field{Field: "leaseSeconds", Message: "must be between 5 and 3600"})
-		}
+		request.LeaseSeconds = *b.LeaseSeconds
+		wrong = appendWrong(wrong, "leaseSeconds", leaseRange(int64(request.LeaseSeconds)))
 	}
 	if e := b.Estimate; e != nil {
 		if e.Tokens != nil {
-			if request.Tokens = *e.Tokens; request.Tokens < 0 || request.Tokens > usage.MaxCount {
-				wrong = append(wrong, fault.Field{Field: "estimate.tokens", Message: "must be between 0 and 9007199254740992"})
-			}
+			request.Tokens = *e.Tokens
+			wrong = appendWrong(wrong, "estimate.tokens", field.Range(request.Tokens, 0, usage.MaxCount))
 		}
 		if e.CostUsd != nil {
-			amount, message := key.Money(jsontext.Value(e.CostUsd.String()))
+			amount, message := field.Money(jsontext.Value(e.CostUsd.String()))
 			request.CostUSD = &amount
-			if message != "" {
-				wrong = append(wrong, fault.Field{Field: "estimate.costUsd", Message: message})
-			}
+			wrong = appendWrong(wrong, "estimate.costUsd", message)
 		}
 	}
 	switch byID := b.KeyID != nil; {
 	case byID && b.APIKey != nil:
-		wrong = append(wrong, fault.Field{Field: "keyId", Message: "must not stand beside apiKey"})
+		wrong = append(wrong, field.Error{Field: "keyId", Message: "must not stand beside apiKey"})
 	case byID && (!request.DryRun || callOf(ctx).identity.Role != access.Admin):
-		wrong = append(wrong, fault.Field{Field: "keyId", Message: "may stand in place of apiKey only in a dry run of an admin"})
+		wrong = append(wrong, field.Error{Field: "keyId", Message: "may stand in place of apiKey only in a dry run of an admin"})
 	}
 	if wrong != nil {
 		return request, fault.Fields(wrong...)
@@ -179,8 +176,8 @@ func (s *Server) RenewAdmission(ctx context.Context, r RenewAdmissionRequestObje
 	if r.Body != nil && r.Body.LeaseSeconds != nil {
 		seconds = *r.Body.LeaseSeconds
 	}
-	if seconds < minLease || seconds > maxLease {
-		return nil, fault.Fields(fault.Field{Field: "leaseSeconds", Message: "must be between 5 and 3600"})
+	if message := leaseRange(int64(seconds)); message != "" {
+		return nil, fault.Fields(field.Error{Field: "leaseSeconds", Message: message})
 	}
 	end, err := s.Decider.Renew(ctx, r.ID, seconds, nil)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/keys"
 )
@@ -21,7 +22,7 @@ import (
 func (s *Server) CreateKey(ctx context.Context, r CreateKeyRequestObject) (CreateKeyResponseObject, error) {
 	fields, wrong := key.ForCreate(*r.Body, s.rules(), true)
 	if wrong != nil {
-		return nil, invalidKey(wrong)
+		return nil, fault.Fields(wrong...)
 	}
 	idem, err := idempotency(r.Params.IdempotencyKey, *r.Body)
 	if err != nil {
@@ -78,7 +79,7 @@ func idempotency(header *string, body any) (keys.Idempotency, error) {
 		return keys.Idempotency{}, nil
 	}
 	if len(*header) < 1 || len(*header) > 200 {
-		return keys.Idempotency{}, fault.Fields(fault.Field{Field: "Idempotency-Key", Message: "must have 1 to 200 characters"})
+		return keys.Idempotency{}, fault.Fields(field.Error{Field: "Idempotency-Key", Message: "must have 1 to 200 characters"})
 	}
 	raw, err := jsonv2.Marshal(body, jsonv2.Deterministic(true))
 	if err != nil {
@@ -92,7 +93,7 @@ func idempotency(header *string, body any) (keys.Idempotency, error) {
 func (s *Server) CreateKeys(ctx context.Context, r CreateKeysRequestObject) (CreateKeysResponseObject, error) {
 	body := *r.Body
 	base, wrongBase := textMember(body, "baseName", 1, 96)
-	count, wrongCount := key.Integer(body["count"], keys.MaxBatch)
+	count, wrongCount := field.Integer(body["count"], keys.MaxBatch)
 	if wrongCount == "" && count < 1 {
 		wrongCount = "must be at least 1"
 	}
@@ -102,7 +103,7 @@ func (s *Server) CreateKeys(ctx context.Context, r CreateKeysRequestObject) (Cre
 	wrong = appendWrong(wrong, "baseName", wrongBase)
 	wrong = appendWrong(wrong, "count", wrongCount)
 	if wrong != nil {
-		return nil, invalidKey(wrong)
+		return nil, fault.Fields(wrong...)
 	}
 	made, err := s.Keys.CreateBatch(ctx, actor(ctx), base, int(count), fields)
 	if err != nil {
@@ -115,19 +116,19 @@ func (s *Server) CreateKeys(ctx context.Context, r CreateKeysRequestObject) (Cre
 	return answer, nil
 }
 
-func textMember(o key.Object, name string, low, high int) (value, wrong string) {
+func textMember(o field.Object, name string, low, high int) (value, wrong string) {
 	raw, given := o[name]
 	if !given {
 		return "", "is required"
 	}
-	return key.Text(raw, low, high)
+	return field.Text(raw, low, high)
 }
 
-func appendWrong(wrong []key.FieldError, field, message string) []key.FieldError {
+func appendWrong(wrong []field.Error, name, message string) []field.Error {
 	if message == "" {
 		return wrong
 	}
-	return append(wrong, key.FieldError{Field: field, Message: message})
+	return append(wrong, field.Error{Field: name, Message: message})
 }
 
 // ListKeys answers GET /v1/keys.
@@ -178,14 +179,14 @@ func listParams(q ListKeysParams) (db.KeyListParams, error) {
 	name, descending := strings.CutPrefix(sort, "-")
 	p := db.KeyListParams{Sort: name, Descending: descending, Tag: q.Tag, Permission: q.Permission, AccountID: q.AccountID,
 		AfterTime: "-infinity", AfterNumber: "0"}
-	var wrong []fault.Field
+	var wrong []field.Error
 	if !slices.Contains(sorts, name) {
-		wrong = append(wrong, fault.Field{Field: "sort", Message: "must be one of " + strings.Join(sorts, ", ") + ", with - before it to descend"})
+		wrong = append(wrong, field.Error{Field: "sort", Message: "must be one of " + strings.Join(sorts, ", ") + ", with - before it to descend"})
 	}
 	if q.Status != nil {
 		p.Status = string(*q.Status)
 		if !slices.Contains([]string{key.StatusActive, key.StatusDisabled, key.StatusExpired, key.StatusDeleted}, p.Status) {
-			wrong = append(wrong, fault.Field{Field: "status", Message: "must be active, disabled, expired or deleted"})
+			wrong = append(wrong, field.Error{Field: "status", Message: "must be active, disabled, expired or deleted"})
 		}
 	}
 	p.Pattern = likePattern(q.Q)
@@ -242,7 +243,7 @@ func (s *Server) UpdateKey(ctx context.Context, r UpdateKeyRequestObject) (Updat
 	version, message := ifMatch(r.Params.IfMatch)
 	wrong = appendWrong(wrong, "If-Match", message)
 	if wrong != nil {
-		return nil, invalidKey(wrong)
+		return nil, fault.Fields(wrong...)
 	}
 	row, err := s.Keys.Update(ctx, actor(ctx), r.ID, fields, version)
 	if err != nil {
@@ -285,7 +286,7 @@ func (s *Server) UpdateKeys(ctx context.Context, r UpdateKeysRequestObject) (Upd
 		wrong = appendWrong(wrong, "body", "must name at least one field to change")
 	}
 	if wrong != nil {
-		return nil, invalidKey(wrong)
+		return nil, fault.Fields(wrong...)
 	}
 	if err := s.Keys.UpdateBatch(ctx, actor(ctx), ids, fields); err != nil {
 		return nil, err
@@ -310,7 +311,7 @@ func distinct(ids []uuid.UUID) (unique []uuid.UUID, wrong string) {
 func (s *Server) DeleteKeys(ctx context.Context, r DeleteKeysRequestObject) (DeleteKeysResponseObject, error) {
 	ids, wrong := distinct(r.Body.Ids)
 	if wrong != "" {
-		return nil, fault.Fields(fault.Field{Field: "ids", Message: wrong})
+		return nil, fault.Fields(field.Error{Field: "ids", Message: wrong})
 	}
 	if err := s.Keys.Delete(ctx, actor(ctx), ids); err != nil {
 		return nil, err
@@ -349,7 +350,7 @@ func (s *Server) RotateKey(ctx context.Context, r RotateKeyRequestObject) (Rotat
 		grace = *r.Body.GraceSeconds
 	}
 	if grace < 0 || grace > maxGrace {
-		return nil, fault.Fields(fault.Field{Field: "graceSeconds", Message: "must be between 0 and 2592000 (30 days)"})
+		return nil, fault.Fields(field.Error{Field: "graceSeconds", Message: "must be between 0 and 2592000 (30 days)"})
 	}
 	idem, err := idempotency(r.Params.IdempotencyKey, grace)
 	if err != nil {

@@ -12,7 +12,7 @@ import (
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
 )
@@ -55,7 +55,7 @@ func (s *Server) ListPrices(ctx context.Context, r ListPricesRequestObject) (Lis
 func (s *Server) PutPrice(ctx context.Context, r PutPriceRequestObject) (PutPriceResponseObject, error) {
 	p, from, wrong := readPrice(*r.Body)
 	if wrong != nil {
-		return nil, invalidKey(wrong)
+		return nil, fault.Fields(wrong...)
 	}
 	p.EffectiveFrom, p.Source = from, price.SourceManual
 	if from.IsZero() {
@@ -72,12 +72,12 @@ func (s *Server) PutPrice(ctx context.Context, r PutPriceRequestObject) (PutPric
 }
 
 // readPrice checks a price and names every wrong field.
-func readPrice(body key.Object) (p price.Price, from time.Time, wrong []key.FieldError) {
+func readPrice(body field.Object) (p price.Price, from time.Time, wrong []field.Error) {
 	var message string
 	p.Model, message = textMember(body, "model", 1, 200)
 	wrong = appendWrong(wrong, "model", message)
 	if raw, given := body["provider"]; given {
-		p.Provider, message = key.Text(raw, 0, 200)
+		p.Provider, message = field.Text(raw, 0, 200)
 		wrong = appendWrong(wrong, "provider", message)
 	}
 	if raw, given := body["effectiveFrom"]; given && raw.Kind() != 'n' {
@@ -88,7 +88,7 @@ func readPrice(body key.Object) (p price.Price, from time.Time, wrong []key.Fiel
 		from = t.Time
 	}
 	if raw, given := body["above200k"]; given && raw.Kind() != 'n' {
-		var inner key.Object
+		var inner field.Object
 		if raw.Kind() != '{' || jsonv2.Unmarshal(raw, &inner) != nil {
 			wrong = appendWrong(wrong, "above200k", "must be an object of prices")
 		}
@@ -111,14 +111,14 @@ func readPrice(body key.Object) (p price.Price, from time.Time, wrong []key.Fiel
 }
 
 // readRates takes the prices out of a body.
-func readRates(body key.Object, path string, wrong []key.FieldError) (price.Rates, []key.FieldError) {
+func readRates(body field.Object, path string, wrong []field.Error) (price.Rates, []field.Error) {
 	read := func(name string) *decimal.Decimal {
 		raw, given := body[name]
 		delete(body, name)
 		if !given || raw.Kind() == jsontext.KindNull {
 			return nil
 		}
-		amount, message := key.Money(raw)
+		amount, message := field.Money(raw)
 		wrong = appendWrong(wrong, path+name, message)
 		return &amount
 	}
@@ -132,12 +132,12 @@ func readRates(body key.Object, path string, wrong []key.FieldError) (price.Rate
 func (s *Server) ImportPrices(ctx context.Context, r ImportPricesRequestObject) (ImportPricesResponseObject, error) {
 	file, err := price.ParseLiteLLM(*r.Body)
 	if err != nil {
-		return nil, fault.Fields(fault.Field{Field: "body", Message: err.Error()})
+		return nil, fault.Fields(field.Error{Field: "body", Message: err.Error()})
 	}
 	var from time.Time
 	if r.Params.EffectiveFrom != nil {
 		if from = r.Params.EffectiveFrom.Time; from.UTC().Year() < 1 || from.UTC().Year() > 9999 {
-			return nil, fault.Fields(fault.Field{Field: "effectiveFrom", Message: "must be a time between the years 1 and 9999"})
+			return nil, fault.Fields(field.Error{Field: "effectiveFrom", Message: "must be a time between the years 1 and 9999"})
 		}
 	} else if from, err = s.DB.Now(ctx); err != nil {
 		return nil, fmt.Errorf("reading the database's clock: %w", err)
@@ -186,22 +186,22 @@ const maxChanges = 1000
 // Reprice answers POST /v1/prices/reprice.
 func (s *Server) Reprice(ctx context.Context, r RepriceRequestObject) (RepriceResponseObject, error) {
 	what := usage.Repricing{From: r.Body.From.Time, To: r.Body.To.Time, DryRun: r.Body.DryRun != nil && *r.Body.DryRun}
-	var wrong []fault.Field
+	var wrong []field.Error
 	for _, day := range []struct {
 		field string
 		at    time.Time
 	}{{"from", what.From}, {"to", what.To}} {
 		if day.at.IsZero() {
-			wrong = append(wrong, fault.Field{Field: day.field, Message: "is required: a day such as 2026-11-23"})
+			wrong = append(wrong, field.Error{Field: day.field, Message: "is required: a day such as 2026-11-23"})
 		}
 	}
 	if wrong == nil && what.From.After(what.To) {
-		wrong = append(wrong, fault.Field{Field: "from", Message: "must not be after to"})
+		wrong = append(wrong, field.Error{Field: "from", Message: "must not be after to"})
 	}
 	if r.Body.Model != nil {
-		model, message := key.CheckText(*r.Body.Model, 1, 200)
+		model, message := field.Trim(*r.Body.Model, 1, 200)
 		if message != "" {
-			wrong = append(wrong, fault.Field{Field: "model", Message: message})
+			wrong = append(wrong, field.Error{Field: "model", Message: message})
 		}
 		what.Model = price.Normalize(model)
 	}

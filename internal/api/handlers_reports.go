@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // reconcileDays is how many days Reconcile looks back when it is not told.
@@ -22,7 +23,7 @@ func (s *Server) Reconcile(ctx context.Context, r ReconcileRequestObject) (Recon
 		return nil, err
 	}
 	if from.After(to) {
-		return nil, fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
+		return nil, fault.Fields(field.Error{Field: "from", Message: "must not be after to"})
 	}
 	found, err := s.Reports.Reconcile(ctx, from, to)
 	if err != nil {

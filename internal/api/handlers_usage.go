@@ -15,7 +15,7 @@ import (
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/usage"
 )
 
@@ -47,7 +47,7 @@ func readEvents(body jsontext.Value) ([]usage.Event, error) {
 	}
 	var members map[string]jsontext.Value
 	if body.Kind() != jsontext.KindBeginObject || jsonv2.Unmarshal(body, &members) != nil {
-		return nil, fault.Fields(fault.Field{Field: "body", Message: "must be an object"})
+		return nil, fault.Fields(field.Error{Field: "body", Message: "must be an object"})
 	}
 	list, several := members["events"]
 	if !several {
@@ -58,14 +58,14 @@ func readEvents(body jsontext.Value) ([]usage.Event, error) {
 		return []usage.Event{event}, nil
 	}
 	if len(members) > 1 {
-		return nil, fault.Fields(fault.Field{Field: "events", Message: "must stand alone: send one event, or a list of them"})
+		return nil, fault.Fields(field.Error{Field: "events", Message: "must stand alone: send one event, or a list of them"})
 	}
 	items := readList(list, usage.MaxBatch)
 	if len(items) < 1 || len(items) > usage.MaxBatch {
-		return nil, fault.Fields(fault.Field{Field: "events", Message: fmt.Sprintf("must be a list of 1 to %d events", usage.MaxBatch)})
+		return nil, fault.Fields(field.Error{Field: "events", Message: fmt.Sprintf("must be a list of 1 to %d events", usage.MaxBatch)})
 	}
 	events := make([]usage.Event, len(items))
-	var wrong []fault.Field
+	var wrong []field.Error
 	for i, item := range items {
 		event, bad, err := readEvent(item, fmt.Sprintf("events[%d].", i))
 		if err != nil {
@@ -96,22 +96,22 @@ func readList(list jsontext.Value, most int) (items []jsontext.Value) {
 
 // readEvent reads one event. What cannot be read of it is named, and the rules are
 // checked on the rest all the same.
-func readEvent(raw jsontext.Value, path string) (usage.Event, []fault.Field, error) {
+func readEvent(raw jsontext.Value, path string) (usage.Event, []field.Error, error) {
 	var one usage.Report
 	misfits, err := decode(raw, &one)
 	if err != nil {
 		return usage.Event{}, nil, err
 	}
 	event, bad := usage.Check(one, path)
-	var wrong []fault.Field
+	var wrong []field.Error
 	unread := map[string]bool{}
 	for _, f := range misfits {
 		unread[path+f.Field] = true
-		wrong = append(wrong, fault.Field{Field: path + f.Field, Message: f.Message})
+		wrong = append(wrong, field.Error{Field: path + f.Field, Message: f.Message})
 	}
 	for _, f := range bad {
 		if !unread[f.Field] && !unread[path+"body"] {
-			wrong = append(wrong, fault.Field(f))
+			wrong = append(wrong, f)
 		}
 	}
 	return event, wrong, nil
@@ -229,7 +229,7 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 	if q.Kind != nil {
 		kind := string(*q.Kind)
 		if kind != "usage" && kind != "adjustment" && kind != "opening" {
-			return nil, fault.Fields(fault.Field{Field: "kind", Message: "must be usage, adjustment or opening"})
+			return nil, fault.Fields(field.Error{Field: "kind", Message: "must be usage, adjustment or opening"})
 		}
 		params.Kind = &kind
 	}
@@ -278,9 +278,9 @@ func (s *Server) GetEvent(ctx context.Context, r GetEventRequestObject) (GetEven
 
 // VoidEvent answers POST /v1/events/{id}/void.
 func (s *Server) VoidEvent(ctx context.Context, r VoidEventRequestObject) (VoidEventResponseObject, error) {
-	reason, wrong := key.CheckText(r.Body.Reason, 1, 500)
+	reason, wrong := field.Trim(r.Body.Reason, 1, 500)
 	if wrong != "" {
-		return nil, fault.Fields(fault.Field{Field: "reason", Message: wrong})
+		return nil, fault.Fields(field.Error{Field: "reason", Message: wrong})
 	}
 	result, err := s.Usage.Void(ctx, actor(ctx), r.ID, reason)
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
 )
@@ -40,7 +40,7 @@ func (s *Server) ReportUsage(ctx context.Context, r ReportUsageRequestObject) (R
 		format = string(*r.Params.Format)
 	}
 	if format != "json" && format != "csv" {
-		wrong = append(wrong, fault.Field{Field: "format", Message: "must be json or csv"})
+		wrong = append(wrong, field.Error{Field: "format", Message: "must be json or csv"})
 	}
 	if wrong != nil {
 		return nil, fault.Fields(wrong...)
@@ -78,19 +78,19 @@ func (s *Server) reportPage(ctx context.Context, q report.Query, after *report.P
 }
 
 // reportQuery reads what is asked for, and names all that is wrong with it.
-func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
+func reportQuery(p ReportUsageParams) (q report.Query, wrong []field.Error) {
 	q.Granularity, q.Limit = report.Day, defaultReportLimit
 	if p.Granularity != nil {
 		q.Granularity = string(*p.Granularity)
 	}
 	if !slices.Contains(report.Granularities, q.Granularity) {
-		wrong = append(wrong, fault.Field{Field: "granularity", Message: "must be hour, day, month or total"})
+		wrong = append(wrong, field.Error{Field: "granularity", Message: "must be hour, day, month or total"})
 	}
 	if p.Limit != nil {
 		q.Limit = *p.Limit
 	}
 	if q.Limit < 1 || q.Limit > maxReportLimit {
-		wrong = append(wrong, fault.Field{Field: "limit", Message: "must be between 1 and 1000"})
+		wrong = append(wrong, field.Error{Field: "limit", Message: "must be between 1 and 1000"})
 	}
 	if p.GroupBy != nil {
 		for _, by := range *p.GroupBy {
@@ -105,13 +105,13 @@ func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
 			case "tag":
 				q.By.Tag = true
 			default:
-				wrong = append(wrong, fault.Field{Field: "groupBy", Message: "must be any of key, model, account and tag, by comma"})
+				wrong = append(wrong, field.Error{Field: "groupBy", Message: "must be any of key, model, account and tag, by comma"})
 			}
 		}
 	}
 	if p.KeyID != nil {
 		if q.KeyID = *p.KeyID; q.KeyID == uuid.Nil {
-			wrong = append(wrong, fault.Field{Field: "keyId", Message: "must be the id of a key"})
+			wrong = append(wrong, field.Error{Field: "keyId", Message: "must be the id of a key"})
 		}
 	}
 	for _, filter := range []struct {
@@ -122,14 +122,14 @@ func reportQuery(p ReportUsageParams) (q report.Query, wrong []fault.Field) {
 		if filter.from == nil {
 			continue
 		}
-		value, message := key.CheckText(*filter.from, 1, maxReportText)
+		value, message := field.Trim(*filter.from, 1, maxReportText)
 		if *filter.into = value; message != "" {
-			wrong = append(wrong, fault.Field{Field: filter.field, Message: message})
+			wrong = append(wrong, field.Error{Field: filter.field, Message: message})
 		}
 	}
 	if q.Model != "" {
 		if q.Model = price.Normalize(q.Model); q.Model == "" {
-			wrong = append(wrong, fault.Field{Field: "model", Message: "must be the name of a model"})
+			wrong = append(wrong, field.Error{Field: "model", Message: "must be the name of a model"})
 		}
 	}
 	return q, wrong

@@ -8,6 +8,7 @@ import (
 
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
@@ -17,7 +18,7 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 	if r.Body.Include != nil {
 		for _, what := range *r.Body.Include {
 			if what != VerifyRequestIncludeUsage {
-				return nil, fault.Fields(fault.Field{Field: "include", Message: "may only hold usage"})
+				return nil, fault.Fields(field.Error{Field: "include", Message: "may only hold usage"})
 			}
 			withUsage = true
 		}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/keyledger/keyledger/client/wire"
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/labstack/echo/v4"
 	"github.com/oapi-codegen/runtime"
 	openapi_types "github.com/oapi-codegen/runtime/types"
@@ -696,7 +696,7 @@ type IssuedKeyList struct {
 type Key = keySettings
 
 // KeyBatchCreate defines model for KeyBatchCreate.
-type KeyBatchCreate = key.Object
+type KeyBatchCreate = field.Object
 
 // KeyBatchDelete defines model for KeyBatchDelete.
 type KeyBatchDelete struct {
@@ -704,10 +704,10 @@ type KeyBatchDelete struct {
 }
 
 // KeyBatchUpdate defines model for KeyBatchUpdate.
-type KeyBatchUpdate = key.Object
+type KeyBatchUpdate = field.Object
 
 // KeyCreate defines model for KeyCreate.
-type KeyCreate = key.Object
+type KeyCreate = field.Object
 
 // KeyDetails defines model for KeyDetails.
 type KeyDetails = keyDetails
@@ -808,7 +808,7 @@ type KeyNumbers struct {
 type KeyStatus string
 
 // KeyUpdate defines model for KeyUpdate.
-type KeyUpdate = key.Object
+type KeyUpdate = field.Object
 
 // LimitState defines model for LimitState.
 type LimitState struct {
@@ -894,7 +894,7 @@ type PriceImport struct {
 }
 
 // PriceInput defines model for PriceInput.
-type PriceInput = key.Object
+type PriceInput = field.Object
 
 // PriceList defines model for PriceList.
 type PriceList struct {

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/migrations"
@@ -88,7 +89,7 @@ func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand
 }
 
 func fillKeys(ctx context.Context, d *db.DB, keys int) error {
-	columns, wrong := key.ForCreate(key.Object{}, key.Rules{}, false)
+	columns, wrong := key.ForCreate(field.Object{}, key.Rules{}, false)
 	if wrong != nil {
 		return fmt.Errorf("defaults of a key: %v", wrong)
 	}

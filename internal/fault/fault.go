@@ -6,7 +6,11 @@
 // valid, a limit that is reached) is a value, not a fault.
 package fault
 
-import "errors"
+import (
+	"errors"
+
+	"github.com/keyledger/keyledger/internal/field"
+)
 
 // Code says what kind of thing went wrong. The set is closed.
 type Code string
@@ -26,17 +30,11 @@ const (
 	Internal        Code = "INTERNAL"               // anything else
 )
 
-// Field names one wrong member of a request and the rule it breaks.
-type Field struct {
-	Field   string
-	Message string
-}
-
 // Error is a failure with a message that may be shown to the caller.
 type Error struct {
 	Code    Code
 	Message string
-	Fields  []Field
+	Fields  []field.Error
 	cause   error
 }
 
@@ -51,12 +49,12 @@ func Wrap(cause error, code Code, message string) *Error {
 }
 
 // Fields makes an Invalid error that names every wrong field.
-func Fields(fields ...Field) *Error {
+func Fields(fields ...field.Error) *Error {
 	return &Error{Code: Invalid, Message: "The request has invalid fields.", Fields: fields}
 }
 
 // OrNil is Fields, or nil when nothing is wrong.
-func OrNil(fields []Field) error {
+func OrNil(fields []field.Error) error {
 	if len(fields) == 0 {
 		return nil
 	}
@@ -66,7 +64,7 @@ func OrNil(fields []Field) error {
 // Join makes one error of several, with the fields of all that are Invalid; nil
 // when all are nil. Another kind of error comes first, alone.
 func Join(errs ...error) error {
-	var fields []Field
+	var fields []field.Error
 	for _, err := range errs {
 		var e *Error
 		switch {

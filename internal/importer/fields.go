@@ -13,6 +13,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 )
 
@@ -69,7 +70,7 @@ func (k Key) read(rules key.Rules) (r record, unlike []string, wrong string) {
 		f["name"] = "key " + f["id"]
 	}
 	f["name"], f["description"] = shorten(f["name"], key.MaxName, "name", note), shorten(f["description"], key.MaxDescription, "description", note)
-	object := key.Object{"name": quote(f["name"])}
+	object := field.Object{"name": quote(f["name"])}
 	for _, name := range countFields {
 		n := number(f[name])
 		if name == "rateLimitWindow" && n > key.MaxWindow {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
@@ -278,7 +279,7 @@ const unknownHint = "..."
 // account brings what an account used, in all or since.
 func (im *Importer) account(ctx context.Context, a Account, catalogue *price.Catalogue, zone *time.Location) (Step, error) {
 	step := Step{Subject: "account " + a.ID, Account: true, Action: Unchanged}
-	if id, message := key.CheckText(a.ID, 1, maxAccount); message != "" || id != a.ID {
+	if id, message := field.Trim(a.ID, 1, maxAccount); message != "" || id != a.ID {
 		step.Action, step.Why = Refused, "its id "+message
 		return step, nil
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/shopspring/decimal"
 
-	"github.com/keyledger/keyledger/internal/key"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
 )
@@ -196,7 +196,7 @@ func put(m map[string]map[string]Sums, costs map[string]map[string]decimal.Decim
 // modelName is a model's name, normalised; unknown for what is none.
 func modelName(model string) string {
 	model = price.Normalize(model)
-	if _, wrong := key.CheckText(model, 1, maxModel); wrong != "" || !utf8.ValidString(model) {
+	if _, wrong := field.Trim(model, 1, maxModel); wrong != "" || !utf8.ValidString(model) {
 		return usage.UnknownModel
 	}
 	return model

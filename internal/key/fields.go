@@ -9,24 +9,13 @@ import (
 	"math"
 	"slices"
 	"sort"
-	"strconv"
 	"strings"
 	"time"
-	"unicode/utf8"
 
-	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/internal/field"
 )
-
-// Object is a JSON object as received: the fields of a key to create or change.
-type Object map[string]jsontext.Value
-
-// FieldError names a wrong field and the rule it breaks.
-type FieldError struct {
-	Field   string
-	Message string
-}
 
 // Rules are what validation needs to know of the service's configuration.
 type Rules struct {
@@ -55,14 +44,10 @@ const (
 	maxAccountID = 200
 	maxModelName = 200
 	maxModels    = 1000
-	maxUSDScale  = 12
 )
 
-// maxUSD is the first amount too large for numeric(24,12).
-var maxUSD = decimal.New(1, 12)
-
-// field is one row of the table below: where a JSON member goes and what it must be.
-type field struct {
+// member is one row of the table below: where a JSON member goes and what it must be.
+type member struct {
 	column string
 	// zero is the value of a member that is null, and of one that is left out
 	// of a new key.
@@ -73,7 +58,7 @@ type field struct {
 
 // table is every field that a caller may set: data, so that create, update,
 // their batches and the rules' documentation cannot drift apart.
-var table = map[string]field{
+var table = map[string]member{
 	"name":                    {"name", nil, text(1, MaxName)},
 	"description":             {"description", always(""), text(0, MaxDescription)},
 	"tokenLimit":              {"token_limit", always(int64(0)), count(math.MaxInt64)},
@@ -105,22 +90,22 @@ var table = map[string]field{
 // ForCreate validates the fields of a new key and fills in the defaults. Every
 // wrong field is named. The name is not part of it when named is false (a batch
 // makes names of its own).
-func ForCreate(o Object, r Rules, named bool) (Columns, []FieldError) {
+func ForCreate(o field.Object, r Rules, named bool) (Columns, []field.Error) {
 	columns, wrong := ForUpdate(o, r)
-	for name, f := range table {
+	for name, m := range table {
 		_, given := o[name]
 		switch {
 		case name == "name" && !named:
 			if given {
-				wrong = append(wrong, FieldError{name, "is not a field of a batch: use baseName"})
+				wrong = append(wrong, field.Error{Field: name, Message: "is not a field of a batch: use baseName"})
 			}
 		case given:
 		case name == "name":
-			wrong = append(wrong, FieldError{name, "is required"})
+			wrong = append(wrong, field.Error{Field: name, Message: "is required"})
 		case name == "tokenLimit":
-			columns[f.column] = r.DefaultTokenLimit
+			columns[m.column] = r.DefaultTokenLimit
 		default:
-			columns[f.column] = f.zero(r)
+			columns[m.column] = m.zero(r)
 		}
 	}
 	for _, list := range modelLists {
@@ -133,18 +118,18 @@ func ForCreate(o Object, r Rules, named bool) (Columns, []FieldError) {
 
 // ForUpdate validates the fields that are named and leaves the others alone;
 // null sets a field back to its default. Every wrong field is named.
-func ForUpdate(o Object, r Rules) (Columns, []FieldError) {
+func ForUpdate(o field.Object, r Rules) (Columns, []field.Error) {
 	columns := Columns{}
-	var wrong []FieldError
+	var wrong []field.Error
 	for name, raw := range o {
 		f, known := table[name]
 		if !known {
-			wrong = append(wrong, FieldError{name, "is not a known field"})
+			wrong = append(wrong, field.Error{Field: name, Message: "is not a known field"})
 			continue
 		}
 		if raw.Kind() == 'n' {
 			if f.zero == nil {
-				wrong = append(wrong, FieldError{name, "must not be null"})
+				wrong = append(wrong, field.Error{Field: name, Message: "must not be null"})
 				continue
 			}
 			columns[f.column] = f.zero(r)
@@ -152,7 +137,7 @@ func ForUpdate(o Object, r Rules) (Columns, []FieldError) {
 		}
 		value, message := f.parse(raw, r)
 		if message != "" {
-			wrong = append(wrong, FieldError{name, message})
+			wrong = append(wrong, field.Error{Field: name, Message: message})
 			continue
 		}
 		columns[f.column] = value
@@ -191,63 +176,23 @@ func (c Columns) JSON() (json.RawMessage, error) {
 	return raw, nil
 }
 
-func ordered(wrong []FieldError) []FieldError {
+func ordered(wrong []field.Error) []field.Error {
 	sort.Slice(wrong, func(i, j int) bool { return wrong[i].Field < wrong[j].Field })
 	return wrong
 }
 
 func always(value any) func(Rules) any { return func(Rules) any { return value } }
 
-// Text reads a JSON string of low to high characters after trimming.
-func Text(raw jsontext.Value, low, high int) (value, message string) {
-	if raw.Kind() != '"' || jsonv2.Unmarshal(raw, &value) != nil {
-		return "", "must be a string"
-	}
-	return CheckText(value, low, high)
-}
-
-// CheckText trims a text and checks that low to high characters remain, without
-// U+0000, which PostgreSQL cannot hold.
-func CheckText(text string, low, high int) (value, message string) {
-	value = strings.TrimSpace(text)
-	switch n := utf8.RuneCountInString(value); {
-	case strings.ContainsRune(value, 0):
-		return "", "must not contain U+0000"
-	case n < low && n == 0:
-		return "", "must not be empty"
-	case n < low || n > high:
-		return "", fmt.Sprintf("must have %d to %d characters", low, high)
-	}
-	return value, ""
-}
-
 func text(low, high int) func(jsontext.Value, Rules) (any, string) {
 	return func(raw jsontext.Value, _ Rules) (any, string) {
-		value, message := Text(raw, low, high)
+		value, message := field.Text(raw, low, high)
 		return value, message
 	}
 }
 
-// Integer reads a whole JSON number between 0 and high.
-func Integer(raw jsontext.Value, high int64) (value int64, message string) {
-	if raw.Kind() != '0' {
-		return 0, "must be a whole number"
-	}
-	n, err := strconv.ParseInt(string(raw), 10, 64)
-	switch {
-	case err != nil && strings.ContainsAny(string(raw), ".eE"):
-		return 0, "must be a whole number, written without a point or an exponent"
-	case err != nil || n > high:
-		return 0, fmt.Sprintf("must be at most %d", high)
-	case n < 0:
-		return 0, "must not be negative"
-	}
-	return n, ""
-}
-
 func count(high int64) func(jsontext.Value, Rules) (any, string) {
 	return func(raw jsontext.Value, _ Rules) (any, string) {
-		value, message := Integer(raw, high)
+		value, message := field.Integer(raw, high)
 		return value, message
 	}
 }
@@ -259,62 +204,14 @@ func boolean(raw jsontext.Value, _ Rules) (any, string) {
 	return raw.Kind() == jsontext.KindTrue, ""
 }
 
-// Money reads an amount in USD, as a number or a string: not negative, at most
-// 12 decimals, below 10^12.
-func Money(raw jsontext.Value) (amount decimal.Decimal, message string) {
-	const rule = "must be an amount in USD, a number or a string like \"12.50\""
-	written := string(raw)
-	if raw.Kind() == '"' && jsonv2.Unmarshal(raw, &written) != nil {
-		return amount, rule
-	}
-	if raw.Kind() != '0' && raw.Kind() != '"' || len(written) > 64 {
-		return amount, rule
-	}
-	amount, err := decimal.NewFromString(written)
-	switch {
-	case err != nil:
-		return amount, rule
-	case amount.IsNegative():
-		return amount, "must not be negative"
-	case amount.Exponent() > 64 || amount.GreaterThanOrEqual(maxUSD):
-		return amount, "must be below 1000000000000"
-	case amount.Exponent() < -64 || !amount.Equal(amount.Truncate(maxUSDScale)):
-		return amount, "must have at most 12 decimals"
-	}
-	return amount, ""
-}
-
 func usd(raw jsontext.Value, _ Rules) (any, string) {
-	amount, message := Money(raw)
+	amount, message := field.Money(raw)
 	return json.Number(amount.String()), message
-}
-
-// texts reads a JSON list of distinct texts of 1 to high characters.
-func texts(raw jsontext.Value, most, high int) (values []string, message string) {
-	var items []jsontext.Value
-	if raw.Kind() != '[' || jsonv2.Unmarshal(raw, &items) != nil {
-		return nil, "must be a list of strings"
-	}
-	if len(items) > most {
-		return nil, fmt.Sprintf("must have at most %d entries", most)
-	}
-	values = make([]string, 0, len(items))
-	for i, item := range items {
-		value, wrong := Text(item, 1, high)
-		if wrong != "" {
-			return nil, fmt.Sprintf("entry %d %s", i, wrong)
-		}
-		if slices.Contains(values, value) {
-			return nil, fmt.Sprintf("entry %d repeats %q", i, value)
-		}
-		values = append(values, value)
-	}
-	return values, ""
 }
 
 func list(most, high int) func(jsontext.Value, Rules) (any, string) {
 	return func(raw jsontext.Value, _ Rules) (any, string) {
-		values, message := texts(raw, most, high)
+		values, message := field.Texts(raw, most, high)
 		return values, message
 	}
 }
@@ -323,7 +220,7 @@ func permissions(raw jsontext.Value, r Rules) (any, string) {
 	if raw.Kind() == '"' { // a single string is accepted as a one-element list
 		raw = jsontext.Value("[" + string(raw) + "]")
 	}
-	values, message := texts(raw, len(r.Services)+1, maxModelName)
+	values, message := field.Texts(raw, len(r.Services)+1, maxModelName)
 	if message != "" {
 		return nil, message
 	}
@@ -342,7 +239,7 @@ func permissions(raw jsontext.Value, r Rules) (any, string) {
 }
 
 func clients(raw jsontext.Value, r Rules) (any, string) {
-	values, message := texts(raw, len(r.Clients), maxModelName)
+	values, message := field.Texts(raw, len(r.Clients), maxModelName)
 	for _, v := range values {
 		if !slices.Contains(r.Clients, v) {
 			return nil, fmt.Sprintf("%q is not a known client: use any of %s (KEYLEDGER_CLIENTS_FILE)", v, strings.Join(r.Clients, ", "))
@@ -352,7 +249,7 @@ func clients(raw jsontext.Value, r Rules) (any, string) {
 }
 
 func enforcement(raw jsontext.Value, _ Rules) (any, string) {
-	value, message := Text(raw, 1, MaxName)
+	value, message := field.Text(raw, 1, MaxName)
 	if message == "" && value != "enforce" && value != "observe" {
 		message = "must be enforce or observe"
 	}
@@ -361,7 +258,7 @@ func enforcement(raw jsontext.Value, _ Rules) (any, string) {
 
 func instant(raw jsontext.Value, _ Rules) (any, string) {
 	const rule = "must be an RFC 3339 time like 2026-12-31T23:59:59Z"
-	written, message := Text(raw, 1, MaxName)
+	written, message := field.Text(raw, 1, MaxName)
 	if message != "" {
 		return nil, rule
 	}

@@ -12,6 +12,7 @@ import (
 	jsonv2 "github.com/go-json-experiment/json"
 	"pgregory.net/rapid"
 
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 )
 
@@ -152,8 +153,8 @@ func TestStatus(t *testing.T) {
 	}
 }
 
-func object(t testing.TB, text string) key.Object {
-	var o key.Object
+func object(t testing.TB, text string) field.Object {
+	var o field.Object
 	if err := jsonv2.Unmarshal([]byte(text), &o); err != nil {
 		t.Fatalf("%s: %v", text, err)
 	}
@@ -247,7 +248,7 @@ func TestFieldsProperty(t *testing.T) {
 	names := []string{"name", "tokenLimit", "dailyCostLimit", "permissions", "tags", "expiresAt", "isActive", "enforcement", "allowedClients", "what"}
 	rapid.Check(t, func(t *rapid.T) {
 		name := rapid.SampledFrom(names).Draw(t, "field")
-		columns, wrong := key.ForUpdate(key.Object{name: []byte(value.Draw(t, "value"))}, rules)
+		columns, wrong := key.ForUpdate(field.Object{name: []byte(value.Draw(t, "value"))}, rules)
 		if len(columns)+len(wrong) != 1 {
 			t.Fatalf("columns %v, wrong %v", columns, wrong)
 		}
@@ -264,7 +265,7 @@ func FuzzMoney(f *testing.F) {
 		if json.Unmarshal([]byte(text), &raw) != nil {
 			return
 		}
-		amount, wrong := key.Money([]byte(strings.TrimSpace(text)))
+		amount, wrong := field.Money([]byte(strings.TrimSpace(text)))
 		if wrong == "" && (amount.IsNegative() || amount.Exponent() > 64 || !amount.Equal(amount.Truncate(12))) {
 			t.Errorf("%q was read as %s", text, amount)
 		}

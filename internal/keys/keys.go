@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 )
 
@@ -140,7 +141,7 @@ func claim(ctx context.Context, q *db.Queries, who db.Actor, operation string, i
 		return uuid.Nil, fmt.Errorf("reading the Idempotency-Key: %w", err)
 	}
 	if !bytes.Equal(earlier.Fingerprint, idem.Fingerprint) {
-		return uuid.Nil, fault.Fields(fault.Field{Field: "Idempotency-Key", Message: "was used within 24 hours for a request with another body"})
+		return uuid.Nil, fault.Fields(field.Error{Field: "Idempotency-Key", Message: "was used within 24 hours for a request with another body"})
 	}
 	return earlier.KeyID, nil
 }

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/key"
 )
 
@@ -44,7 +45,7 @@ func Key(t testing.TB, d *db.DB, row KeyRow) (uuid.UUID, string) {
 	if row.Secret == "" {
 		row.Secret = h.Issue()
 	}
-	columns, wrong := key.ForCreate(key.Object{}, key.Rules{DefaultTokenLimit: 1000000}, false)
+	columns, wrong := key.ForCreate(field.Object{}, key.Rules{DefaultTokenLimit: 1000000}, false)
 	if wrong != nil {
 		t.Fatalf("defaults of a key: %v", wrong)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // What rows of a usage report are for.
@@ -106,9 +107,9 @@ func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) 
 func (q Query) check() error {
 	switch {
 	case !slices.Contains(Granularities, q.Granularity):
-		return fault.Fields(fault.Field{Field: "granularity", Message: "must be hour, day, month or total"})
+		return fault.Fields(field.Error{Field: "granularity", Message: "must be hour, day, month or total"})
 	case q.From.After(q.To):
-		return fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
+		return fault.Fields(field.Error{Field: "from", Message: "must not be after to"})
 	}
 	return nil
 }
@@ -134,7 +135,7 @@ func (r *Reports) reaches(ctx context.Context, from time.Time) error {
 		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
 	}
 	if from.Before(since) {
-		return fault.Fields(fault.Field{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
+		return fault.Fields(field.Error{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // Rollup is the roll-up of one replica. Any number of replicas may run it: one at a time
@@ -206,10 +207,10 @@ func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) 
 		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
 	}
 	if from.Before(whole) {
-		return fault.Fields(fault.Field{Field: "from", Message: "must not be before " + whole.Format(time.DateOnly) + ", the first day that the ledger still holds whole"})
+		return fault.Fields(field.Error{Field: "from", Message: "must not be before " + whole.Format(time.DateOnly) + ", the first day that the ledger still holds whole"})
 	}
 	if to.Before(from) {
-		return fault.Fields(fault.Field{Field: "from", Message: "must not be after to"})
+		return fault.Fields(field.Error{Field: "from", Message: "must not be after to"})
 	}
 	after, err := json.Marshal(map[string]string{"from": from.Format(time.DateOnly), "to": to.Format(time.DateOnly)})
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // entry is one row to be appended to the ledger.
@@ -104,10 +105,10 @@ func appendWithin(ctx context.Context, q *db.Queries, params db.LedgerAppendPara
 
 // answer turns rows into results, in their units' outcomes.
 func (r *Recorder) answer(ctx context.Context, entries []entry, rows []db.LedgerAppendRow, outcomes []outcome) error {
-	wrong := map[int][]fault.Field{}
+	wrong := map[int][]field.Error{}
 	for i, e := range entries {
 		if rows[i].State == stateUnknown {
-			wrong[e.unit] = append(wrong[e.unit], fault.Field{Field: at(e.index, e.of, "keyId"), Message: "is not the id of a key"})
+			wrong[e.unit] = append(wrong[e.unit], field.Error{Field: at(e.index, e.of, "keyId"), Message: "is not the id of a key"})
 		}
 	}
 	for i, e := range entries {

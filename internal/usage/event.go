@@ -11,6 +11,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/price"
 )
 
@@ -57,19 +58,19 @@ type Event struct {
 }
 
 // Check validates a report and names every wrong field, each with path before it.
-func Check(r Report, path string) (Event, []FieldError) {
-	var wrong []FieldError
-	fail := func(field, message string) { wrong = append(wrong, FieldError{path + field, message}) }
-	text := func(field string, value *string) string {
+func Check(r Report, path string) (Event, []field.Error) {
+	var wrong []field.Error
+	fail := func(name, message string) { wrong = append(wrong, field.Error{Field: path + name, Message: message}) }
+	text := func(name string, value *string) string {
 		if value == nil {
 			return ""
 		}
 		trimmed := strings.TrimSpace(*value)
 		if n := utf8.RuneCountInString(trimmed); n == 0 || n > maxText {
-			fail(field, fmt.Sprintf("must have 1 to %d characters, or be left out", maxText))
+			fail(name, fmt.Sprintf("must have 1 to %d characters, or be left out", maxText))
 		}
 		if strings.ContainsRune(trimmed, 0) {
-			fail(field, "must not contain U+0000")
+			fail(name, "must not contain U+0000")
 		}
 		return trimmed
 	}

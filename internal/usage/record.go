@@ -13,6 +13,7 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/price"
 )
 
@@ -162,13 +163,13 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event, asOf *time.Ti
 	outcomes := make([]outcome, len(units))
 	var entries []entry
 	for u, events := range units {
-		var wrong []fault.Field
+		var wrong []field.Error
 		priced := make([]entry, len(events))
 		for i, e := range events {
 			priced[i] = newEntry(e)
 			priced[i].unit, priced[i].index, priced[i].of = u, i, len(events)
 			if e.OccurredAt.After(now.Add(MaxAhead)) {
-				wrong = append(wrong, fault.Field{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
+				wrong = append(wrong, field.Error{Field: at(i, len(events), "occurredAt"), Message: "must be at most 5 minutes ahead"})
 			}
 			occurred := e.OccurredAt
 			if occurred.IsZero() || occurred.After(now) {
@@ -217,14 +218,14 @@ func (r *Recorder) findKeys(ctx context.Context, events []Event) error {
 	if err != nil {
 		return err
 	}
-	var wrong []fault.Field
+	var wrong []field.Error
 	for i, e := range events {
 		switch key, known := keys[e.AdmissionID]; {
 		case e.AdmissionID == uuid.Nil:
 		case !known:
-			wrong = append(wrong, fault.Field{Field: at(i, len(events), "admissionId"), Message: "is not the id of an admission that is remembered"})
+			wrong = append(wrong, field.Error{Field: at(i, len(events), "admissionId"), Message: "is not the id of an admission that is remembered"})
 		case e.KeyID != uuid.Nil && e.KeyID != key:
-			wrong = append(wrong, fault.Field{Field: at(i, len(events), "keyId"), Message: "is not the key of this admission"})
+			wrong = append(wrong, field.Error{Field: at(i, len(events), "keyId"), Message: "is not the key of this admission"})
 		default:
 			events[i].KeyID = key
 		}

@@ -10,6 +10,8 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // Counts are the tokens of one request, each token in one count only, but that
@@ -25,12 +27,6 @@ type Counts struct {
 // Ephemeral5m is the other part of CacheCreate: what was written for 5 minutes.
 func (c Counts) Ephemeral5m() int64 { return c.CacheCreate - c.Ephemeral1h }
 
-// FieldError names a wrong field and the rule it breaks.
-type FieldError struct {
-	Field   string
-	Message string
-}
-
 // MaxCount is the largest count accepted: 2^53, up to which every JSON
 // implementation reads whole numbers exactly.
 const MaxCount = 1 << 53
@@ -38,7 +34,7 @@ const MaxCount = 1 << 53
 // reader reads counts out of a usage object and gathers what is wrong.
 type reader struct {
 	path  string
-	wrong []FieldError
+	wrong []field.Error
 }
 
 // count reads one member; one that is missing or null is 0.
@@ -48,7 +44,7 @@ func (r *reader) count(members map[string]jsontext.Value, name string) int64 {
 		return 0
 	}
 	fail := func(message string) int64 {
-		r.wrong = append(r.wrong, FieldError{r.path + "." + name, message})
+		r.wrong = append(r.wrong, field.Error{Field: r.path + "." + name, Message: message})
 		return 0
 	}
 	if raw.Kind() != '0' {
@@ -75,7 +71,7 @@ func (r *reader) object(members map[string]jsontext.Value, name string) map[stri
 	}
 	inner := map[string]jsontext.Value{}
 	if raw.Kind() != '{' || jsonv2.Unmarshal(raw, &inner) != nil {
-		r.wrong = append(r.wrong, FieldError{r.path + "." + name, "must be an object"})
+		r.wrong = append(r.wrong, field.Error{Field: r.path + "." + name, Message: "must be an object"})
 	}
 	return inner
 }
@@ -104,10 +100,10 @@ var shapes = []shape{
 // ignored, null is 0 and {} is all zeros; an object with none of the known
 // members, or with members of two shapes that do not agree, is refused, since
 // either reading would lose tokens. path begins the names of wrong fields.
-func ReadCounts(raw jsontext.Value, path string) (Counts, []FieldError) {
+func ReadCounts(raw jsontext.Value, path string) (Counts, []field.Error) {
 	members := map[string]jsontext.Value{}
 	if raw.Kind() != '{' || jsonv2.Unmarshal(raw, &members) != nil {
-		return Counts{}, []FieldError{{path, "must be the provider's usage object"}}
+		return Counts{}, []field.Error{{Field: path, Message: "must be the provider's usage object"}}
 	}
 	if len(members) == 0 {
 		return Counts{}, nil
@@ -121,7 +117,7 @@ func ReadCounts(raw jsontext.Value, path string) (Counts, []FieldError) {
 		}
 	}
 	if len(found) == 0 {
-		return Counts{}, []FieldError{{path, "has none of the members of an Anthropic, OpenAI, Gemini or Bedrock usage object"}}
+		return Counts{}, []field.Error{{Field: path, Message: "has none of the members of an Anthropic, OpenAI, Gemini or Bedrock usage object"}}
 	}
 	// Gateways add members of another shape, as zeros or as the same numbers: the
 	// shape that counts the most is the object's own.
@@ -136,7 +132,7 @@ func ReadCounts(raw jsontext.Value, path string) (Counts, []FieldError) {
 		case counts.within(second):
 			counts, own = second, other.name
 		case !second.within(counts):
-			r.wrong = append(r.wrong, FieldError{path, fmt.Sprintf(
+			r.wrong = append(r.wrong, field.Error{Field: path, Message: fmt.Sprintf(
 				"mixes members of %s and %s that do not agree: send the provider's own object", own, other.name)})
 		}
 	}
@@ -213,7 +209,7 @@ func readGemini(r *reader, m map[string]jsontext.Value) Counts {
 // without takes the cached tokens out of the whole they are a part of.
 func (r *reader) without(cached, whole, output int64, part, of string) Counts {
 	if cached > whole && len(r.wrong) == 0 {
-		r.wrong = append(r.wrong, FieldError{r.path + "." + part, "must not be more than " + of + ", of which it is a part"})
+		r.wrong = append(r.wrong, field.Error{Field: r.path + "." + part, Message: "must not be more than " + of + ", of which it is a part"})
 	}
 	return Counts{Input: whole - cached, Output: output, CacheRead: cached}
 }
