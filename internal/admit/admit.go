@@ -39,24 +39,6 @@ const (
 	Allowed             Code = "ALLOWED"
 )
 
-// messages are the codes in words.
-var messages = map[Code]string{ //nolint:gosec // words, no credentials
-	"NOT_FOUND": "API key not found", "DISABLED": "API key is disabled", "EXPIRED": "API key has expired",
-	RequestSettled:      "Usage of this request was recorded already",
-	ServiceNotPermitted: "The key may not use this service",
-	ModelNotAllowed:     "The key may not use this model",
-	ClientNotAllowed:    "The key may not be used by this client",
-	ModelNotPriced:      "The model has no price, and the key has a cost limit",
-	ConcurrencyExceeded: "Too many requests in flight",
-	RequestsExceeded:    "Too many requests in this window",
-	TokensExceeded:      "Too many tokens in this window",
-	DailyCostExceeded:   "The daily cost limit is reached",
-	WeeklyCostExceeded:  "The weekly cost limit is reached",
-	MonthlyCostExceeded: "The monthly cost limit is reached",
-	TotalCostExceeded:   "The total cost limit is reached",
-	Allowed:             "The request may go on",
-}
-
 // Unknown counts a request with no key to it, which was refused with a code of verify's.
 func (d *Decider) Unknown(code string) { d.o.Refusals.Unknown(code) }
 
@@ -75,7 +57,7 @@ type Request struct {
 
 // Limit is one limit that is set, as it stands after the decision.
 type Limit struct {
-	Name      string // requests, tokens, concurrency, dailyCost, weeklyCost, monthlyCost, totalCost
+	Name      string // as in the list of limits
 	Limit     decimal.Decimal
 	Used      decimal.Decimal
 	Reserved  decimal.Decimal
@@ -314,7 +296,7 @@ func (d *Decider) clientsOf(userAgent string) string {
 
 func decision(row db.AdmitRow) Decision {
 	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: instant(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil,
-		Limits: limits(row), Cost: amount(row.CostAsked), DecidedAt: row.DecidedAt}
+		Limits: limitsOf(row), Cost: amount(row.CostAsked), DecidedAt: row.DecidedAt}
 	if row.LetThrough {
 		d.Observed, d.Code = d.Code, Allowed
 	}
@@ -336,30 +318,4 @@ func amount(text string) decimal.Decimal {
 		return decimal.Zero
 	}
 	return decimal.RequireFromString(text)
-}
-
-// limits are those that are set.
-func limits(row db.AdmitRow) (set []Limit) {
-	add := func(name string, limit, used, reserved decimal.Decimal, resetsAt time.Time) {
-		remaining := decimal.Max(decimal.Zero, limit.Sub(used).Sub(reserved))
-		set = append(set, Limit{name, limit, used, reserved, remaining, instant(resetsAt)})
-	}
-	addCount := func(name string, limit, used, reserved int64, resetsAt time.Time) {
-		if limit >= 0 {
-			add(name, decimal.NewFromInt(limit), decimal.NewFromInt(used), decimal.NewFromInt(reserved), resetsAt)
-		}
-	}
-	addCost := func(name, limit, used string, resetsAt time.Time) {
-		if limit != "" {
-			add(name, amount(limit), amount(used), amount(row.CostReserved), resetsAt)
-		}
-	}
-	addCount("requests", row.RequestsLimit, row.RequestsUsed, 0, row.WindowEnd)
-	addCount("tokens", row.TokensLimit, row.TokensUsed, row.TokensReserved, row.WindowEnd)
-	addCount("concurrency", row.ConcurrencyLimit, row.ConcurrencyUsed, 0, time.Time{})
-	addCost("dailyCost", row.DailyLimit, row.DailyUsed, row.DayEnd)
-	addCost("weeklyCost", row.WeeklyLimit, row.WeeklyUsed, row.WeekEnd)
-	addCost("monthlyCost", row.MonthlyLimit, row.MonthlyUsed, row.MonthEnd)
-	addCost("totalCost", row.TotalLimit, row.TotalUsed, time.Time{})
-	return set
 }

@@ -2,10 +2,7 @@ package admit
 
 import (
 	"fmt"
-	"slices"
 	"strings"
-
-	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
 )
@@ -17,10 +14,6 @@ type Check struct {
 	Detail string
 }
 
-// order is the order in which rules are tried, by the code that each refuses with.
-var order = []Code{"NOT_FOUND", "DISABLED", "EXPIRED", RequestSettled, ServiceNotPermitted, ModelNotAllowed, ClientNotAllowed, ModelNotPriced,
-	ConcurrencyExceeded, RequestsExceeded, TokensExceeded, DailyCostExceeded, WeeklyCostExceeded, MonthlyCostExceeded, TotalCostExceeded}
-
 // Explain tells which rules a request was held against, in order, with their
 // numbers, up to and with the one that refused it. The key is as it was read
 // beside the decision; the limits' numbers are the decision's own.
@@ -29,14 +22,16 @@ func Explain(k db.APIKey, r Request, d Decision) (checks []Check) {
 	if d.Observed != "" {
 		deciding = d.Observed
 	}
-	limits := map[string]Limit{}
+	set := map[string]Limit{}
 	for _, l := range d.Limits {
-		limits[l.Name] = l
+		set[l.Name] = l
 	}
 	for _, code := range order {
 		detail := keyDetail(code, k, r, d)
-		if l, set := limits[limitByCode[code]]; set {
-			detail = limitDetail(l, r, d)
+		if l, is := limitOf(code); is {
+			if state, has := set[l.name]; has {
+				detail = limitDetail(l, state, r, d)
+			}
 		}
 		if detail == "" && code != deciding {
 			continue // no such rule on this key
@@ -102,22 +97,22 @@ func orAny(list []string) string {
 }
 
 // limitDetail tells a limit's numbers.
-func limitDetail(l Limit, r Request, d Decision) string {
+func limitDetail(l limit, s Limit, r Request, d Decision) string {
 	unit := ""
-	if strings.HasSuffix(l.Name, "Cost") {
+	if l.measure == measureCost {
 		unit = " USD"
 	}
-	text := fmt.Sprintf("limit %s%s, used %s, reserved %s, remaining %s", l.Limit, unit, l.Used, l.Reserved, l.Remaining)
-	if l.Name == "tokens" && r.Tokens > 0 {
+	text := fmt.Sprintf("limit %s%s, used %s, reserved %s, remaining %s", s.Limit, unit, s.Used, s.Reserved, s.Remaining)
+	switch {
+	case l.measure == measureTokens && r.Tokens > 0:
 		text += fmt.Sprintf(", asked for %d", r.Tokens)
-	}
-	if unit != "" && d.Cost.IsPositive() {
+	case l.measure == measureCost && d.Cost.IsPositive():
 		text += fmt.Sprintf(", asked for %s (%s)", d.Cost, d.CostFrom)
 	}
-	if l.ResetsAt != nil {
-		text += ", resets at " + l.ResetsAt.UTC().Format("2006-01-02T15:04:05.000Z")
+	if s.ResetsAt != nil {
+		text += ", resets at " + s.ResetsAt.UTC().Format("2006-01-02T15:04:05.000Z")
 	}
-	if slices.Contains([]string{"concurrency", "requests"}, l.Name) && l.Remaining.Equal(decimal.Zero) {
+	if (l.measure == measureLeases || l.measure == "") && s.Remaining.IsZero() {
 		text += ", full"
 	}
 	return text

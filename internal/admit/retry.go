@@ -25,13 +25,9 @@ const (
 	endsKept       = 10_000 // keys remembered
 )
 
-// limitByCode names the limit that each code refuses by.
-var limitByCode = map[Code]string{ConcurrencyExceeded: "concurrency", RequestsExceeded: "requests", TokensExceeded: "tokens",
-	DailyCostExceeded: "dailyCost", WeeklyCostExceeded: "weeklyCost", MonthlyCostExceeded: "monthlyCost", TotalCostExceeded: "totalCost"}
-
 // obstacle is one limit that a refused request must wait for.
 type obstacle struct {
-	measure         string // what is held against it: leases, tokens or cost
+	measure         string // what is held against it; empty: nothing
 	most, used, ask decimal.Decimal
 	periodEnd       time.Time // zero: it never ends
 }
@@ -79,9 +75,6 @@ func (d *Decider) withWait(ctx context.Context, r Request, one decided, holds fu
 		}
 		at = latest(at, freeAt)
 	}
-	if one.row.RequestsLimit >= 0 && one.row.RequestsUsed >= one.row.RequestsLimit {
-		at = latest(at, one.row.WindowEnd)
-	}
 	if expires := instant(one.row.KeyExpiresAt); expires == nil || !at.After(*expires) {
 		wait := int64(math.Ceil(at.Sub(one.row.DecidedAt).Seconds()))
 		decision.RetryAfterSeconds = &wait
@@ -90,25 +83,22 @@ func (d *Decider) withWait(ctx context.Context, r Request, one decided, holds fu
 }
 
 func refusedByLimit(row db.AdmitRow) bool {
-	_, byLimit := limitByCode[Code(row.Code)]
+	_, byLimit := limitOf(Code(row.Code))
 	return byLimit && !row.LetThrough
 }
 
-// obstacles are the limits of a key that hold leases and reservations.
+// obstacles are the limits of a key that a request asks for.
 func obstacles(r Request, row db.AdmitRow) (list []obstacle) {
-	if r.LeaseSeconds > 0 && row.ConcurrencyLimit >= 0 {
-		list = append(list, obstacle{"leases", decimal.NewFromInt(row.ConcurrencyLimit), decimal.Zero, decimal.NewFromInt(1), time.Time{}})
-	}
-	if row.TokensLimit >= 0 {
-		list = append(list, obstacle{"tokens", decimal.NewFromInt(row.TokensLimit), decimal.NewFromInt(row.TokensUsed), decimal.NewFromInt(r.Tokens), row.WindowEnd})
-	}
-	for _, cost := range []struct {
-		limit, used string
-		end         time.Time
-	}{{row.DailyLimit, row.DailyUsed, row.DayEnd}, {row.WeeklyLimit, row.WeeklyUsed, row.WeekEnd}, {row.MonthlyLimit, row.MonthlyUsed, row.MonthEnd}, {row.TotalLimit, row.TotalUsed, time.Time{}}} {
-		if cost.limit != "" {
-			list = append(list, obstacle{"cost", amount(cost.limit), amount(cost.used), amount(row.CostAsked), cost.end})
+	for _, l := range limits {
+		s, has := l.state(row)
+		ask, asks := l.asks(r, row)
+		if !has || !asks {
+			continue
 		}
+		if l.measure == measureLeases {
+			s.used = decimal.Zero // all that is used of it are leases, which end
+		}
+		list = append(list, obstacle{l.measure, s.most, s.used, ask, s.resetsAt})
 	}
 	return list
 }
