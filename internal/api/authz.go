@@ -3,7 +3,6 @@ package api
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
@@ -74,7 +73,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 		case status >= http.StatusInternalServerError:
 			s.Log.ErrorContext(r.Context(), "authz failed", "requestId", id, "error", err)
 		}
-		writeProblem(w, status, Problem{Code: string(f.Code), Detail: f.Message, RequestID: id})
+		writeProblem(w, status, problemOf(f, id))
 		return
 	}
 	rateLimitHeaders(header, decision, found)
@@ -98,15 +97,6 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 		sent = http.StatusForbidden
 	}
 	writeProblem(w, sent, Problem{Code: string(decision.Code), Detail: decision.Message, RequestID: id})
-}
-
-func writeProblem(w http.ResponseWriter, status int, p Problem) {
-	p.Type, p.Title, p.Status = "about:blank", http.StatusText(status), status
-	w.Header().Set("Content-Type", "application/problem+json")
-	w.WriteHeader(status)
-	if err := json.NewEncoder(w).Encode(p); err != nil {
-		return // the caller has hung up
-	}
 }
 
 // decideProxied decides for a request that a proxy asks about.

@@ -69,10 +69,6 @@ func (s *Server) enter() (leave func(), ok bool) {
 	return sync.OnceFunc(func() { s.under.requests.Add(-1) }), true
 }
 
-// isHolder reports whether a path is for the holders of keys and not for the operators of
-// the service.
-func isHolder(path string) bool { return path == "/v1/self" }
-
 // enterHolder waits for one of the few slots of key holders: thousands of them who ask at
 // once are worked on a few at a time, and everybody else's request need not wait behind
 // theirs for a processor. leave gives it back, once.
@@ -101,14 +97,14 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		// The time for the work begins when the body is there, however long that took.
 		r := c.Request()
-		ctx, cancel := context.WithTimeout(callOf(r.Context()).untimed, timeoutOf(r.URL.Path))
+		ctx, cancel := context.WithTimeout(callOf(r.Context()).untimed, routeOf(c).timeout)
 		defer func() {
 			c.SetRequest(r) // or the end of this time would look like a client that hung up
 			cancel()
 		}()
 		c.SetRequest(r.WithContext(ctx))
 		enter := s.enter
-		if isHolder(c.Request().URL.Path) {
+		if routeOf(c).holder {
 			enter = func() (func(), bool) { return s.enterHolder(c.Request().Context()) }
 		}
 		leave, ok := enter()
@@ -134,7 +130,8 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 // bodyRate. done gives its bytes back.
 func (s *Server) takeBody(c echo.Context) (done func(), err error) {
 	r := c.Request()
-	limit := bodyLimit(r.URL.Path)
+	route := routeOf(c)
+	limit := route.body
 	charged := int64(0)
 	done = func() { s.under.bodies.Add(-charged) }
 	if r.ContentLength > limit {
@@ -142,7 +139,7 @@ func (s *Server) takeBody(c echo.Context) (done func(), err error) {
 	}
 	control := http.NewResponseController(c.Response())
 	if r.Body == nil || r.Body == http.NoBody {
-		return done, worked(control, r.URL.Path)
+		return done, worked(control, route)
 	}
 	start := time.Now()
 	var body bytes.Buffer
@@ -166,7 +163,7 @@ func (s *Server) takeBody(c echo.Context) (done func(), err error) {
 			return done, fault.Wrap(err, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
 		case errors.Is(err, io.EOF):
 			r.Body, r.ContentLength = io.NopCloser(&body), int64(body.Len())
-			return done, worked(control, r.URL.Path)
+			return done, worked(control, route)
 		case err != nil:
 			return done, fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
 		}
@@ -175,25 +172,12 @@ func (s *Server) takeBody(c echo.Context) (done func(), err error) {
 
 // worked gives a connection time to be silent while its request is worked on: the server
 // reads it meanwhile, and takes a missed deadline for a client that has gone.
-func worked(control *http.ResponseController, path string) error {
-	err := control.SetReadDeadline(time.Now().Add(timeoutOf(path) + answerGrace))
+func worked(control *http.ResponseController, r route) error {
+	err := control.SetReadDeadline(time.Now().Add(r.timeout + answerGrace))
 	if errors.Is(err, http.ErrNotSupported) {
 		return nil
 	}
 	return err
-}
-
-// bodyLimit is the largest body that a path takes, in bytes. Where no token is asked for
-// it is so small that it is not charged.
-func bodyLimit(path string) int64 {
-	if isHolder(path) {
-		return freeBody
-	}
-	switch path {
-	case "/v1/usage", "/v1/keys/batch", "/v1/keys/batch-delete", "/v1/prices/import":
-		return maxBatchBody
-	}
-	return maxBody
 }
 
 func tooLarge(limit int64) error {
@@ -261,17 +245,12 @@ func (a *answer) send() error {
 	return err
 }
 
-// isReport reports whether a path may scan the whole ledger: reports and repricing.
-func isReport(path string) bool {
-	return strings.HasPrefix(path, "/v1/reports/") || path == "/v1/prices/reprice"
-}
-
 // reporting lets as many reports go on at once as have connections; a further one waits a
 // few seconds and is refused. It holds no slot of other requests meanwhile.
 func (s *Server) reporting(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if !isReport(r.URL.Path) {
+		if !routeOf(c).report {
 			return next(c)
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), reportWait)

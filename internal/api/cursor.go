@@ -49,8 +49,17 @@ func pageSize(limit *int) (size int, read int32, err error) {
 	if limit != nil {
 		size = *limit
 	}
-	if size < 1 || size > maxLimit {
-		return 0, 0, fault.Fields(field.Error{Field: "limit", Message: "must be between 1 and 200"})
+	if message := field.Range(int64(size), 1, maxLimit); message != "" {
+		return 0, 0, fault.Fields(field.Error{Field: "limit", Message: message})
 	}
 	return size, int32(size) + 1, nil
+}
+
+// page cuts what was read to the page that was asked for, and returns the cursor of the next
+// one: place names the last row. Empty: there is no next page.
+func page[T any](rows []T, size int, place func(last T) []string) (cut []T, nextCursor string) {
+	if len(rows) <= size {
+		return rows, ""
+	}
+	return rows[:size], writeCursor(place(rows[size-1])...)
 }

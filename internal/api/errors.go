@@ -53,7 +53,18 @@ func (s *Server) writeError(err error, c echo.Context) {
 	case status >= http.StatusInternalServerError:
 		s.Log.ErrorContext(c.Request().Context(), "request failed", "method", c.Request().Method, "route", c.Path(), "requestId", id, "error", err)
 	}
-	p := Problem{Type: "about:blank", Title: http.StatusText(status), Status: status, Detail: f.Message, Code: string(f.Code), RequestID: id}
+	switch f.Code { //nolint:exhaustive // the others need no header
+	case fault.Unauthenticated:
+		c.Response().Header().Set("WWW-Authenticate", "Bearer")
+	case fault.Unavailable:
+		c.Response().Header().Set("Retry-After", retryAfter)
+	}
+	writeProblem(c.Response(), status, problemOf(f, id))
+}
+
+// problemOf is what a caller is told of a fault.
+func problemOf(f *fault.Error, requestID string) Problem {
+	p := Problem{Code: string(f.Code), Detail: f.Message, RequestID: requestID}
 	if len(f.Fields) > 0 {
 		list := make([]FieldError, len(f.Fields))
 		for i, wrong := range f.Fields {
@@ -61,17 +72,16 @@ func (s *Server) writeError(err error, c echo.Context) {
 		}
 		p.Errors = &list
 	}
-	header := c.Response().Header()
-	header.Set(echo.HeaderContentType, "application/problem+json")
-	switch f.Code { //nolint:exhaustive // the others need no header
-	case fault.Unauthenticated:
-		header.Set("WWW-Authenticate", "Bearer")
-	case fault.Unavailable:
-		header.Set("Retry-After", retryAfter)
-	}
-	c.Response().WriteHeader(status)
-	if err := json.NewEncoder(c.Response()).Encode(p); err != nil {
-		s.Log.DebugContext(c.Request().Context(), "writing a problem failed", "error", err)
+	return p
+}
+
+// writeProblem answers with a problem (RFC 9457).
+func writeProblem(w http.ResponseWriter, status int, p Problem) {
+	p.Type, p.Title, p.Status = "about:blank", http.StatusText(status), status
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(p); err != nil {
+		return // the caller has hung up
 	}
 }
 

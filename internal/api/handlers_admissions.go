@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"strings"
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -36,12 +35,12 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 		return nil, err
 	}
 	if found == nil {
-		answer := Admit200JSONResponse{Code: AdmissionAnswerCode(code), Message: code.Message(), Limits: []LimitState{}}
+		answer := decided{Decision: admit.Decision{Code: admit.Code(code), Message: code.Message()}}
 		if !request.DryRun {
 			s.Decider.Unknown(string(code))
 		}
 		if flag(r.Body.Explain) {
-			answer.Explanation = &[]Check{{Check: string(code), Detail: code.Message()}}
+			answer.checks = []admit.Check{{Check: string(code), Detail: code.Message()}}
 		}
 		return answer, nil
 	}
@@ -61,13 +60,8 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 	if err != nil {
 		return nil, err
 	}
-	explained := admissionAnswer(answer)
-	checks := []Check{}
-	for _, c := range admit.Explain(row.APIKey, request, decision) {
-		checks = append(checks, Check{Check: c.Check, Passed: c.Passed, Detail: c.Detail})
-	}
-	explained.Explanation = &checks
-	return Admit200JSONResponse(explained), nil
+	answer.checks = admit.Explain(row.APIKey, request, decision)
+	return answer, nil
 }
 
 // leaseRange says what is wrong with the length of a lease, in seconds.
@@ -142,29 +136,6 @@ func (s *Server) findKey(ctx context.Context, text string) (*verify.Key, verify.
 	return result.Key, result.Code, err
 }
 
-func admissionAnswer(d decided) AdmissionAnswer {
-	a := AdmissionAnswer{Allowed: d.Allowed, Code: AdmissionAnswerCode(d.Code), Message: d.Message,
-		RetryAfterSeconds: d.RetryAfterSeconds, LeaseExpiresAt: wire.AtOrNil(d.LeaseExpiresAt), Limits: make([]LimitState, len(d.Limits))}
-	if d.key != nil {
-		a.Key = &keyJSON{d.key.Shown}
-	}
-	if d.AdmissionID != uuid.Nil {
-		a.AdmissionID = &d.AdmissionID
-	}
-	if d.Observed != "" {
-		observed := string(d.Observed)
-		a.Observed = &observed
-	}
-	if d.Repeated {
-		a.Repeated = &d.Repeated
-	}
-	for i, l := range d.Limits {
-		a.Limits[i] = LimitState{Name: LimitStateName(l.Name), Limit: usd(l.Limit), Used: usd(l.Used), Reserved: usd(l.Reserved),
-			Remaining: usd(l.Remaining), ResetsAt: wire.AtOrNil(l.ResetsAt)}
-	}
-	return a
-}
-
 // ReleaseAdmission answers DELETE /v1/admissions/{id}.
 func (s *Server) ReleaseAdmission(ctx context.Context, r ReleaseAdmissionRequestObject) (ReleaseAdmissionResponseObject, error) {
 	return ReleaseAdmission204Response{}, s.Decider.Release(ctx, r.ID)
@@ -201,9 +172,4 @@ func (s *Server) ListKeyAdmissions(ctx context.Context, r ListKeyAdmissionsReque
 			LeaseExpiresAt: wire.AtOrNil(a.LeaseExpiresAt), ReservedUntil: wire.At(a.ReservedUntil), ReservedTokens: a.ReservedTokens, ReservedCost: usd(a.ReservedCost)}
 	}
 	return answer, nil
-}
-
-// isAdmission tells the paths of a relay's work on admissions.
-func isAdmission(path string) bool {
-	return path == "/v1/admissions" || strings.HasPrefix(path, "/v1/admissions/")
 }

@@ -144,11 +144,9 @@ func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKey
 		return nil, fmt.Errorf("listing keys: %w", err)
 	}
 	answer := ListKeys200JSONResponse{Data: []KeyDetails{}}
-	if len(rows) > size {
-		rows = rows[:size]
-		last := rows[size-1]
-		answer.NextCursor = writeCursor(sortName(r.Params.Sort), last.ByText, last.ByTime, last.ByNumber, last.APIKey.ID.String())
-	}
+	rows, answer.NextCursor = page(rows, size, func(last db.KeyListRow) []string {
+		return []string{sortName(r.Params.Sort), last.ByText, last.ByTime, last.ByNumber, last.APIKey.ID.String()}
+	})
 	ids := make([]uuid.UUID, len(rows))
 	for i, row := range rows {
 		ids[i] = row.APIKey.ID

@@ -40,11 +40,9 @@ func (s *Server) ListPrices(ctx context.Context, r ListPricesRequestObject) (Lis
 		return nil, fmt.Errorf("listing prices: %w", err)
 	}
 	answer := ListPrices200JSONResponse{Data: []Price{}}
-	if len(rows) > size {
-		rows = rows[:size]
-		last := rows[size-1]
-		answer.NextCursor = writeCursor(last.Model, last.EffectiveFrom.UTC().Format(time.RFC3339Nano))
-	}
+	rows, answer.NextCursor = page(rows, size, func(last db.ModelPrice) []string {
+		return []string{last.Model, last.EffectiveFrom.UTC().Format(time.RFC3339Nano)}
+	})
 	for _, row := range rows {
 		answer.Data = append(answer.Data, priceOf(price.FromRow(row)))
 	}

@@ -195,11 +195,9 @@ func (s *Server) ListAccountUsage(ctx context.Context, r ListAccountUsageRequest
 		return nil, err
 	}
 	answer := ListAccountUsage200JSONResponse{Data: []AccountUsage{}}
-	if len(rows) > size {
-		rows = rows[:size]
-		last := rows[size-1]
-		answer.NextCursor = writeCursor(strconv.FormatInt(last.DayTokens, 10), last.AccountID)
-	}
+	rows, answer.NextCursor = page(rows, size, func(last db.AccountListRow) []string {
+		return []string{strconv.FormatInt(last.DayTokens, 10), last.AccountID}
+	})
 	ids := make([]string, len(rows))
 	for i, row := range rows {
 		ids[i] = row.AccountID
@@ -250,11 +248,9 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 		return nil, fmt.Errorf("listing events: %w", err)
 	}
 	answer := ListEvents200JSONResponse{Data: []Event{}}
-	if len(rows) > size {
-		rows = rows[:size]
-		last := rows[size-1].UsageEvent
-		answer.NextCursor = writeCursor(last.EventID.String(), strconv.FormatInt(last.Chunk, 10))
-	}
+	rows, answer.NextCursor = page(rows, size, func(last db.EventListRow) []string {
+		return []string{last.UsageEvent.EventID.String(), strconv.FormatInt(last.UsageEvent.Chunk, 10)}
+	})
 	for _, row := range rows {
 		answer.Data = append(answer.Data, event(row.UsageEvent, row.KeyID))
 	}

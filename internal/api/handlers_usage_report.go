@@ -66,11 +66,10 @@ func (s *Server) reportPage(ctx context.Context, q report.Query, after *report.P
 		return nil, err
 	}
 	answer := ReportUsage200JSONResponse{Data: []reportRow{}, Totals: reportTotals{sumsOf(totals), q.Overlaps()}}
-	if len(rows) > size {
-		rows = rows[:size]
-		p := report.PlaceOf(rows[size-1])
-		answer.NextCursor = writeCursor(p.KeyID.String(), p.Period, p.Model, p.AccountID, p.Tag)
-	}
+	rows, answer.NextCursor = page(rows, size, func(last db.ReportRow) []string {
+		p := report.PlaceOf(last)
+		return []string{p.KeyID.String(), p.Period, p.Model, p.AccountID, p.Tag}
+	})
 	for _, row := range rows {
 		answer.Data = append(answer.Data, rowOf(row, q.By))
 	}

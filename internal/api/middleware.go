@@ -55,14 +55,6 @@ const requestTimeout = 15 * time.Second
 // reportTimeout bounds requests that may scan the whole ledger: reports and repricing.
 const reportTimeout = time.Hour
 
-// timeoutOf is how long the work on a request may take.
-func timeoutOf(path string) time.Duration {
-	if isReport(path) {
-		return reportTimeout
-	}
-	return requestTimeout
-}
-
 // begin gives a request its id, the caller's X-Request-Id if it is a plain one, and
 // its time.
 func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
@@ -80,7 +72,7 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		who := &call{requestID: id}
 		who.untimed = context.WithValue(r.Context(), callKey{}, who)
-		ctx, cancel := context.WithTimeout(who.untimed, timeoutOf(r.URL.Path))
+		ctx, cancel := context.WithTimeout(who.untimed, routeOf(c).timeout)
 		defer cancel()
 		c.SetRequest(r.WithContext(ctx))
 		return next(c)
@@ -148,7 +140,8 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		who := callOf(r.Context())
 		text := bearer(r)
-		if isHolder(r.URL.Path) {
+		route := routeOf(c)
+		if route.holder {
 			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
 				who.apiKey = text
 			}
@@ -167,27 +160,12 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return err
 		}
 		who.identity = identity
-		if !allowed(identity.Role, r.Method, r.URL.Path) {
+		if !route.allows(identity.Role) {
 			return fault.New(fault.Forbidden, "The access token's role does not allow this.")
 		}
 		leave()
 		return next(c)
 	}
-}
-
-// allowed are the roles: admin everything, reader every GET, relay what a relay
-// does for each request it forwards.
-func allowed(role access.Role, method, path string) bool {
-	switch role {
-	case access.Admin:
-		return true
-	case access.Reader:
-		return method == http.MethodGet
-	case access.Relay:
-		return method == http.MethodPost && (path == "/v1/keys/verify" || path == "/v1/usage") ||
-			method != http.MethodGet && isAdmission(path)
-	}
-	return false
 }
 
 func bearer(r *http.Request) string {

@@ -3,14 +3,18 @@ package api_test
 import (
 	"context"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 
 	"github.com/getkin/kin-openapi/openapi3"
+
+	"github.com/keyledger/keyledger/internal/api"
 )
 
 // Guarantee: the document is valid OpenAPI, examples included, and every
-// operation has an example of what it takes and of what it answers.
+// operation has an example of what it takes and of what it answers, and a row in the table
+// of routes, which has no others.
 func TestSpec(t *testing.T) {
 	t.Parallel()
 	doc, err := openapi3.NewLoader().LoadFromFile("openapi.yaml")
@@ -24,8 +28,12 @@ func TestSpec(t *testing.T) {
 		m := content.Get("application/json")
 		return m != nil && (m.Example != nil || len(m.Examples) > 0)
 	}
+	operations := 0
 	for path, item := range doc.Paths.Map() {
 		for method, op := range item.Operations() {
+			if operations++; !api.HasRoute(method, regexp.MustCompile(`\{(\w+)\}`).ReplaceAllString(path, ":$1")) {
+				t.Errorf("%s %s has no row in the table of routes", method, path)
+			}
 			if op.Summary == "" || op.OperationID == "" || len(op.Tags) == 0 {
 				t.Errorf("%s %s has no summary, id or tag", method, path)
 			}
@@ -41,5 +49,8 @@ func TestSpec(t *testing.T) {
 				t.Errorf("%s %s does not tell how it fails", method, path)
 			}
 		}
+	}
+	if n := api.Routes(); n != operations {
+		t.Errorf("the table of routes has %d rows for %d operations", n, operations)
 	}
 }

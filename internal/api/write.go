@@ -42,7 +42,8 @@ func (k validKey) VisitVerifyKeyResponse(w http.ResponseWriter) error {
 type decided struct {
 	admit.Decision
 
-	key *verify.Key // nil: not shown
+	key    *verify.Key   // nil: not shown
+	checks []admit.Check // nil: no explanation was asked for
 }
 
 // VisitAdmitResponse writes the answer.
@@ -87,7 +88,18 @@ func (d decided) VisitAdmitResponse(w http.ResponseWriter) error {
 		b = appendTime(b, `,"resetsAt":`, l.ResetsAt)
 		b = append(b, '}')
 	}
-	return writeJSON(w, append(b, "]}"...))
+	b = append(b, ']')
+	for i, c := range d.checks {
+		b = append(b, []string{`,"explanation":[`, `,`}[min(i, 1)]...)
+		b = appendText(b, `{"check":`, c.Check)
+		b = strconv.AppendBool(append(b, `,"passed":`...), c.Passed)
+		b = appendText(b, `,"detail":`, c.Detail)
+		b = append(b, '}')
+	}
+	if d.checks != nil {
+		b = append(b, ']')
+	}
+	return writeJSON(w, append(b, '}'))
 }
 
 // recorded is the answer to usage.
