@@ -44,13 +44,18 @@ generate: ## Generate code from queries/ and openapi.yaml
 	$(TOOL) oapi-codegen -config client/oapi-codegen.yaml internal/api/openapi.yaml
 
 .PHONY: lint
-lint: lint-migrations lint-openapi ## Run the linters
+lint: lint-migrations lint-openapi lint-sql ## Run the linters
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
 
 .PHONY: lint-migrations
 lint-migrations: node
 	tools/lint-migrations
+
+# SQL is code: no line is wider than 120 columns, but for the sentences of COMMENT ON.
+.PHONY: lint-sql
+lint-sql:
+	@! awk 'length > 120 && !/COMMENT ON/ { print FILENAME ":" FNR ": " length " columns wide, 120 are allowed" }' queries/*.sql migrations/*.sql | grep .
 
 .PHONY: lint-openapi
 lint-openapi: node

@@ -18,13 +18,15 @@ SELECT e.measure::text AS measure,
        e.seconds::bigint AS seconds,
        sum(e.amount)::numeric AS amount
   FROM (
-       SELECT 'leases' AS measure, ceil(extract(epoch FROM o.lease_expires_at - $1::timestamptz)) AS seconds, 1::numeric AS amount
+       SELECT 'leases' AS measure, ceil(extract(epoch FROM o.lease_expires_at - $1::timestamptz)) AS seconds,
+           1::numeric AS amount
          FROM admissions AS o
         WHERE o.is_open AND o.key_id = $2 AND o.lease_expires_at > $1::timestamptz
        UNION ALL
        SELECT r.measure, ceil(extract(epoch FROM o.reserved_until - $1::timestamptz)), r.amount
          FROM admissions AS o
-        CROSS JOIN LATERAL (VALUES ('tokens', o.reserved_tokens::numeric), ('cost', o.reserved_cost)) AS r (measure, amount)
+        CROSS JOIN LATERAL (VALUES ('tokens', o.reserved_tokens::numeric), ('cost', o.reserved_cost)) 
+            AS r (measure, amount)
         WHERE o.reserves AND o.key_id = $2 AND o.reserved_until > $1::timestamptz AND r.amount > 0
   ) AS e
  GROUP BY e.measure, e.seconds
@@ -84,7 +86,8 @@ const admissionPrune = `-- name: AdmissionPrune :execrows
 DELETE FROM admissions AS a
  WHERE a.id IN (
     SELECT o.id FROM admissions AS o
-     WHERE NOT o.is_open AND o.admitted_at < coalesce($1::timestamptz, now()) - make_interval(secs => $2::integer)
+     WHERE NOT o.is_open AND o.admitted_at
+           < coalesce($1::timestamptz, now()) - make_interval(secs => $2::integer)
      LIMIT 1000)
 `
 
@@ -203,8 +206,10 @@ func (q *Queries) AdmissionSweep(ctx context.Context, now *time.Time) (int64, er
 const admissionsHeld = `-- name: AdmissionsHeld :many
 SELECT a.key_id,
        count(*) FILTER (WHERE a.lease_expires_at > coalesce($1::timestamptz, now())) AS leases,
-       coalesce(sum(a.reserved_tokens) FILTER (WHERE a.reserved_until > coalesce($1::timestamptz, now())), 0)::bigint AS tokens,
-       coalesce(sum(a.reserved_cost) FILTER (WHERE a.reserved_until > coalesce($1::timestamptz, now())), 0)::numeric AS cost
+       coalesce(sum(a.reserved_tokens)
+           FILTER (WHERE a.reserved_until > coalesce($1::timestamptz, now())), 0)::bigint AS tokens,
+       coalesce(sum(a.reserved_cost)
+           FILTER (WHERE a.reserved_until > coalesce($1::timestamptz, now())), 0)::numeric AS cost
   FROM admissions AS a
  WHERE a.is_open AND a.key_id = ANY($2::uuid[])
  GROUP BY a.key_id
@@ -251,7 +256,8 @@ func (q *Queries) AdmissionsHeld(ctx context.Context, arg AdmissionsHeldParams) 
 const admissionsLive = `-- name: AdmissionsLive :many
 SELECT id, key_id, request_id, service, model, admitted_at, lease_expires_at, reserved_until, reserved_tokens, reserved_cost, is_open, is_current, reserves, ended_by, ended_at FROM admissions AS a
  WHERE a.is_open AND a.key_id = ANY($1::uuid[])
-   AND (a.lease_expires_at > coalesce($2::timestamptz, now()) OR a.reserved_until > coalesce($2::timestamptz, now()))
+   AND (a.lease_expires_at > coalesce($2::timestamptz, now())
+       OR a.reserved_until > coalesce($2::timestamptz, now()))
  ORDER BY a.admitted_at, a.id
  LIMIT $3
 `
@@ -420,7 +426,8 @@ WITH clock AS MATERIALIZED (
                 WHEN k.enable_model_restriction
                      AND cardinality(k.restricted_model_names) > 0
                      AND (w.model_name = ''
-                          OR k.restricted_model_names && string_to_array(w.denied_names, U&'\001F')) THEN 'MODEL_NOT_ALLOWED'
+                          OR k.restricted_model_names && string_to_array(w.denied_names, U&'\001F'))
+                              THEN 'MODEL_NOT_ALLOWED'
                 WHEN k.enable_model_restriction
                      AND cardinality(k.allowed_model_names) > 0
                      AND w.model_name <> ALL (k.allowed_model_names) THEN 'MODEL_NOT_ALLOWED'

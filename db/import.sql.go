@@ -15,14 +15,18 @@ import (
 
 const importDiffers = `-- name: ImportDiffers :many
 SELECT h.key::text AS name,
-       (CASE jsonb_typeof(h.value) WHEN 'number' THEN trim_scale(CAST(h.value AS numeric))::text ELSE h.value::text END)::text AS here,
-       (CASE jsonb_typeof(t.value) WHEN 'number' THEN trim_scale(CAST(t.value AS numeric))::text ELSE t.value::text END)::text AS there
+       (CASE jsonb_typeof(h.value) WHEN 'number' THEN trim_scale(CAST(h.value AS numeric))::text
+           ELSE h.value::text END)::text AS here,
+       (CASE jsonb_typeof(t.value) WHEN 'number' THEN trim_scale(CAST(t.value AS numeric))::text
+           ELSE t.value::text END)::text AS there
   FROM api_keys AS k
   CROSS JOIN LATERAL jsonb_each(to_jsonb(k)) AS h
-  JOIN LATERAL jsonb_each(to_jsonb(jsonb_populate_record(k, $1::jsonb))) AS t ON t.key = h.key AND t.value <> h.value
+  JOIN LATERAL jsonb_each(to_jsonb(jsonb_populate_record(k, $1::jsonb))) AS t ON t.key = h.key
+      AND t.value <> h.value
  WHERE k.id = $2::uuid
 UNION ALL
-SELECT 'deleted', (k.deleted_at IS NOT NULL)::text, ($3::boolean)::text FROM api_keys AS k WHERE k.id = $2::uuid AND (k.deleted_at IS NOT NULL) <> $3::boolean
+SELECT 'deleted', (k.deleted_at IS NOT NULL)::text, ($3::boolean)::text FROM api_keys AS k
+    WHERE k.id = $2::uuid AND (k.deleted_at IS NOT NULL) <> $3::boolean
  ORDER BY 1
 `
 
@@ -73,16 +77,23 @@ func (q *Queries) ImportHolderCreate(ctx context.Context, ledgerID uuid.UUID) er
 
 const importKeyCreate = `-- name: ImportKeyCreate :execrows
 WITH made AS (
-    INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
-        daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
-        enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names, enable_client_restriction, allowed_clients,
-        claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
-        estimate_per_request, enforcement, tags, expires_at, is_active, created_by, created_at)
-    SELECT $3::uuid, f.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
-        f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
-        f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models, f.allowed_model_names, f.enable_client_restriction, f.allowed_clients,
-        f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
-        f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, $4::text, $5::timestamptz
+    INSERT INTO api_keys (
+           id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
+           daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
+           enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names,
+           enable_client_restriction, allowed_clients, claude_account_id, claude_console_account_id, gemini_account_id,
+           openai_account_id, bedrock_account_id, estimate_per_request, enforcement, tags, expires_at, is_active,
+           created_by, created_at)
+    SELECT $3::uuid, f.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests,
+           f.concurrency_limit,
+           f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
+           f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models,
+           f.allowed_model_names,
+           f.enable_client_restriction, f.allowed_clients, f.claude_account_id, f.claude_console_account_id,
+           f.gemini_account_id,
+           f.openai_account_id, f.bedrock_account_id, f.estimate_per_request, f.enforcement, f.tags, f.expires_at,
+           f.is_active,
+           $4::text, $5::timestamptz
       FROM jsonb_populate_record(NULL::api_keys, $6::jsonb) AS f
      WHERE NOT EXISTS (SELECT FROM api_key_secrets AS s WHERE s.hash = $1::bytea)
     ON CONFLICT (id) DO NOTHING
@@ -180,7 +191,8 @@ func (q *Queries) ImportLock(ctx context.Context) error {
 }
 
 const importPurged = `-- name: ImportPurged :one
-SELECT EXISTS (SELECT FROM imported_usage AS i WHERE i.source = $1::text AND i.subject = 'purged:' || encode(sha256(convert_to($2::text, 'UTF8')), 'hex')) AS purged
+SELECT EXISTS (SELECT FROM imported_usage AS i WHERE i.source = $1::text
+    AND i.subject = 'purged:' || encode(sha256(convert_to($2::text, 'UTF8')), 'hex')) AS purged
 `
 
 type ImportPurgedParams struct {
@@ -269,19 +281,27 @@ func (q *Queries) ImportSecretsErase(ctx context.Context, keyID uuid.UUID) error
 }
 
 const importedAdd = `-- name: ImportedAdd :exec
-INSERT INTO imported_usage AS i (source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-    ephemeral_1h_tokens, cost)
-SELECT $1::text, $2::text, n.model, n.day, n.grain, n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens, n.cache_read_tokens,
-       n.ephemeral_1h_tokens, n.cost
-  FROM ROWS FROM (unnest($3::text[]), unnest($4::date[]), unnest($5::text[]), unnest($6::bigint[]), unnest($7::bigint[]), unnest($8::bigint[]),
-       unnest($9::bigint[]), unnest($10::bigint[]), unnest($11::bigint[]),
-       unnest(CAST($12::text[] AS numeric[])))
-       AS n (model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+INSERT INTO imported_usage AS i (
+       source, subject, model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens,
+       cache_read_tokens, ephemeral_1h_tokens, cost)
+SELECT $1::text, $2::text, n.model, n.day, n.grain, n.requests, n.input_tokens, n.output_tokens,
+       n.cache_create_tokens, n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
+  FROM ROWS FROM (
+       unnest($3::text[]), unnest($4::date[]), unnest($5::text[]), unnest($6::bigint[]),
+       unnest($7::bigint[]), unnest($8::bigint[]), unnest($9::bigint[]),
+       unnest($10::bigint[]), unnest($11::bigint[]),
+       unnest(CAST($12::text[] AS numeric[]))
+  ) AS n (
+       model, day, grain, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
+       ephemeral_1h_tokens, cost)
 ON CONFLICT (source, subject, model, day, grain) DO UPDATE SET
-    requests = i.requests + excluded.requests, input_tokens = i.input_tokens + excluded.input_tokens, output_tokens = i.output_tokens + excluded.output_tokens,
-    cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens, cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
-    ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-    cost = i.cost + excluded.cost
+       requests = i.requests + excluded.requests,
+       input_tokens = i.input_tokens + excluded.input_tokens,
+       output_tokens = i.output_tokens + excluded.output_tokens,
+       cache_create_tokens = i.cache_create_tokens + excluded.cache_create_tokens,
+       cache_read_tokens = i.cache_read_tokens + excluded.cache_read_tokens,
+       ephemeral_1h_tokens = i.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+       cost = i.cost + excluded.cost
 `
 
 type ImportedAddParams struct {

@@ -88,18 +88,25 @@ func (q *Queries) IdempotencyPrune(ctx context.Context, now *time.Time) (int64, 
 const keyCreate = `-- name: KeyCreate :exec
 WITH wanted AS MATERIALIZED (
     SELECT w.id, w.name, w.hash, w.hint
-      FROM ROWS FROM (unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]), unnest($4::text[])) AS w (id, name, hash, hint)
+      FROM ROWS FROM (unnest($1::uuid[]), unnest($2::text[]), unnest($3::bytea[]),
+          unnest($4::text[])) AS w (id, name, hash, hint)
 ), made AS (
-    INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
-        daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
-        enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names, enable_client_restriction, allowed_clients,
-        claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
-        estimate_per_request, enforcement, tags, expires_at, is_active, created_by)
+    INSERT INTO api_keys (
+           id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
+           daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
+           enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names,
+           enable_client_restriction, allowed_clients, claude_account_id, claude_console_account_id, gemini_account_id,
+           openai_account_id, bedrock_account_id, estimate_per_request, enforcement, tags, expires_at, is_active,
+           created_by)
     SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
-        f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
-        f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models, f.allowed_model_names, f.enable_client_restriction, f.allowed_clients,
-        f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
-        f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, $5
+           f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
+           f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models,
+           f.allowed_model_names,
+           f.enable_client_restriction, f.allowed_clients, f.claude_account_id, f.claude_console_account_id,
+           f.gemini_account_id,
+           f.openai_account_id, f.bedrock_account_id, f.estimate_per_request, f.enforcement, f.tags, f.expires_at,
+           f.is_active,
+           $5
       FROM wanted AS w, jsonb_populate_record(NULL::api_keys, $6::jsonb) AS f
     RETURNING id
 ), secret AS (
@@ -231,7 +238,8 @@ WITH page AS MATERIALIZED (
           JOIN key_counters AS t ON t.key_id = k.id
          WHERE CASE $4::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
-                   WHEN 'expired' THEN k.deleted_at IS NULL AND k.expires_at < coalesce($1::timestamptz, now())
+                   WHEN 'expired' THEN k.deleted_at IS NULL
+                       AND k.expires_at < coalesce($1::timestamptz, now())
                    WHEN 'disabled' THEN k.deleted_at IS NULL AND NOT k.is_active
                         AND coalesce(k.expires_at, 'infinity') >= coalesce($1::timestamptz, now())
                    WHEN 'active' THEN k.deleted_at IS NULL AND k.is_active
@@ -246,34 +254,55 @@ WITH page AS MATERIALIZED (
            AND ($6::text IS NULL OR k.tags @> ARRAY[$6::text])
            AND ($7::text IS NULL OR k.permissions && ARRAY['all', $7::text])
            AND ($8::text IS NULL OR $8::text IN
-                (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id))
+                (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id,
+                    k.bedrock_account_id))
       ) AS x
      WHERE $9::uuid IS NULL
         OR CASE WHEN $3::boolean
-                THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id) < ($10::text, CAST($11::text AS timestamptz),
-                     CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END, CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END, $9::uuid)
-                ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id) > ($10::text, CAST($11::text AS timestamptz),
-                     CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END, CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END, $9::uuid)
+                THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
+                   < ($10::text,
+                      CAST($11::text AS timestamptz),
+                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END,
+                      CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END,
+                      $9::uuid)
+                ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
+                   > ($10::text,
+                      CAST($11::text AS timestamptz),
+                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END,
+                      CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END,
+                      $9::uuid)
            END
-     ORDER BY CASE WHEN NOT $3::boolean THEN x.by_text END, CASE WHEN $3::boolean THEN x.by_text END DESC,
-              CASE WHEN NOT $3::boolean THEN x.by_time END, CASE WHEN $3::boolean THEN x.by_time END DESC,
-              CASE WHEN NOT $3::boolean THEN x.by_number END, CASE WHEN $3::boolean THEN x.by_number END DESC,
-              CASE WHEN NOT $3::boolean THEN x.by_count END, CASE WHEN $3::boolean THEN x.by_count END DESC,
-              CASE WHEN NOT $3::boolean THEN x.id END, CASE WHEN $3::boolean THEN x.id END DESC
+     ORDER BY CASE WHEN NOT $3::boolean THEN x.by_text END,
+              CASE WHEN $3::boolean THEN x.by_text END DESC,
+              CASE WHEN NOT $3::boolean THEN x.by_time END,
+              CASE WHEN $3::boolean THEN x.by_time END DESC,
+              CASE WHEN NOT $3::boolean THEN x.by_number END,
+              CASE WHEN $3::boolean THEN x.by_number END DESC,
+              CASE WHEN NOT $3::boolean THEN x.by_count END,
+              CASE WHEN $3::boolean THEN x.by_count END DESC,
+              CASE WHEN NOT $3::boolean THEN x.id END,
+              CASE WHEN $3::boolean THEN x.id END DESC
      LIMIT $13
 )
 SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
-       p.by_text::text AS by_text, p.by_time::text AS by_time, (CASE $2::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
+       p.by_text::text AS by_text,
+       p.by_time::text AS by_time,
+       (CASE $2::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
   FROM page AS p
   JOIN api_keys AS k ON k.id = p.id
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
   JOIN key_counters AS c ON c.key_id = k.id
- ORDER BY CASE WHEN NOT $3::boolean THEN p.by_text END, CASE WHEN $3::boolean THEN p.by_text END DESC,
-          CASE WHEN NOT $3::boolean THEN p.by_time END, CASE WHEN $3::boolean THEN p.by_time END DESC,
-          CASE WHEN NOT $3::boolean THEN p.by_number END, CASE WHEN $3::boolean THEN p.by_number END DESC,
-          CASE WHEN NOT $3::boolean THEN p.by_count END, CASE WHEN $3::boolean THEN p.by_count END DESC,
-          CASE WHEN NOT $3::boolean THEN p.id END, CASE WHEN $3::boolean THEN p.id END DESC
+ ORDER BY CASE WHEN NOT $3::boolean THEN p.by_text END,
+              CASE WHEN $3::boolean THEN p.by_text END DESC,
+          CASE WHEN NOT $3::boolean THEN p.by_time END,
+              CASE WHEN $3::boolean THEN p.by_time END DESC,
+          CASE WHEN NOT $3::boolean THEN p.by_number END,
+              CASE WHEN $3::boolean THEN p.by_number END DESC,
+          CASE WHEN NOT $3::boolean THEN p.by_count END,
+              CASE WHEN $3::boolean THEN p.by_count END DESC,
+          CASE WHEN NOT $3::boolean THEN p.id END,
+              CASE WHEN $3::boolean THEN p.id END DESC
 `
 
 type KeyListParams struct {
@@ -843,7 +872,11 @@ func (q *Queries) SecretPrune(ctx context.Context, now *time.Time) (int64, error
 }
 
 const secretRehash = `-- name: SecretRehash :exec
-UPDATE api_key_secrets SET hash = $1, scheme = 'hmac-sha256', pepper_id = $2, hint = CASE WHEN hint = '...' THEN $3 ELSE hint END
+UPDATE api_key_secrets SET
+       hash = $1,
+       scheme = 'hmac-sha256',
+       pepper_id = $2,
+       hint = CASE WHEN hint = '...' THEN $3 ELSE hint END
  WHERE hash = $4
 `
 

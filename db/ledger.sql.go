@@ -92,9 +92,11 @@ const dedupPrune = `-- name: DedupPrune :execrows
 DELETE FROM usage_dedup AS d
  WHERE (d.ledger_id, d.dedup_key) IN (
     SELECT o.ledger_id, o.dedup_key FROM usage_dedup AS o
-     WHERE o.received_at < coalesce($1::timestamptz, now()) - make_interval(secs => $2::integer)
+     WHERE o.received_at < coalesce($1::timestamptz,
+         now()) - make_interval(secs => $2::integer)
        AND (o.dedup_key NOT LIKE 'v:%'
-            OR o.received_at < coalesce($1::timestamptz, now()) - make_interval(days => $3::integer))
+            OR o.received_at < coalesce($1::timestamptz,
+                now()) - make_interval(days => $3::integer))
      LIMIT 1000)
 `
 
@@ -515,7 +517,8 @@ WITH clock AS MATERIALIZED (
     -- first that passes settles it.
     SELECT h.event_id, h.kind, h.key_id, h.dedup_key, h.account_id, h.model, h.model_received, h.request_id, h.requests, h.input_tokens, h.output_tokens, h.cache_create_tokens, h.cache_read_tokens, h.ephemeral_1h_tokens, h.cost, h.priced, h.estimated, h.fingerprint, h.adjusts, h.reason, h.unit, h.ord, h.named, h.occurred_at, h.ledger_id, h.tag_set, h.rate_limit_window, h.known, h.unknown, h.admission_id, h.own_id, h.own_admission, h.own_fingerprint, h.first_id, h.first_model, h.first_cost, h.first_priced, h.first_fingerprint, h.refused, h.passes, h.holder_id, h.holder_admission, h.holder_fingerprint, h.own_id IS NULL AND h.holder_id = h.event_id AS holds,
            p.ok AS passing,
-           first_value(h.event_id) OVER (PARTITION BY h.ledger_id, h.admission_id ORDER BY p.ok DESC, h.ord) AS settler_id
+           first_value(h.event_id) OVER (
+               PARTITION BY h.ledger_id, h.admission_id ORDER BY p.ok DESC, h.ord) AS settler_id
       FROM holders AS h
      CROSS JOIN LATERAL (
            SELECT h.own_id IS NOT NULL
@@ -786,7 +789,8 @@ func (q *Queries) LedgerPartitionsDrop(ctx context.Context, days int32) (int32, 
 }
 
 const ledgerPartitionsMake = `-- name: LedgerPartitionsMake :one
-SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made
+SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1,
+    (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made
 `
 
 // Makes the ledger's partitions from yesterday to two weeks ahead where they are

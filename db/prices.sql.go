@@ -143,21 +143,26 @@ func (q *Queries) PriceRevision(ctx context.Context) (PriceRevisionRow, error) {
 const priceUpsert = `-- name: PriceUpsert :execrows
 INSERT INTO model_prices (model, effective_from, provider, source,
     input_per_million, output_per_million, cache_read_per_million, cache_write_per_million, cache_write_1h_per_million,
-    long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million, long_cache_write_1h_per_million)
+    long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million,
+        long_cache_write_1h_per_million)
 SELECT p.model, $1::timestamptz, p.provider, $2,
     nullif(p.c1, -1), nullif(p.c2, -1), nullif(p.c3, -1), nullif(p.c4, -1), nullif(p.c5, -1),
     nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1)
   FROM ROWS FROM (
     unnest($3::text[]), unnest($4::text[]),
-    unnest($5::numeric[]), unnest($6::numeric[]), unnest($7::numeric[]), unnest($8::numeric[]), unnest($9::numeric[]),
-    unnest($10::numeric[]), unnest($11::numeric[]), unnest($12::numeric[]), unnest($13::numeric[]), unnest($14::numeric[])
+    unnest($5::numeric[]), unnest($6::numeric[]), unnest($7::numeric[]),
+        unnest($8::numeric[]), unnest($9::numeric[]),
+    unnest($10::numeric[]), unnest($11::numeric[]), unnest($12::numeric[]),
+        unnest($13::numeric[]), unnest($14::numeric[])
   ) AS p (model, provider, c1, c2, c3, c4, c5, l1, l2, l3, l4, l5)
   LEFT JOIN LATERAL (
     SELECT m.model, m.effective_from, m.provider, m.source, m.input_per_million, m.output_per_million, m.cache_read_per_million, m.cache_write_per_million, m.cache_write_1h_per_million, m.long_input_per_million, m.long_output_per_million, m.long_cache_read_per_million, m.long_cache_write_per_million, m.long_cache_write_1h_per_million, m.created_at FROM model_prices AS m WHERE m.model = p.model AND m.effective_from <= $1::timestamptz
      ORDER BY m.effective_from DESC LIMIT 1
   ) AS f ON true
- WHERE (f.provider, f.input_per_million, f.output_per_million, f.cache_read_per_million, f.cache_write_per_million, f.cache_write_1h_per_million,
-        f.long_input_per_million, f.long_output_per_million, f.long_cache_read_per_million, f.long_cache_write_per_million, f.long_cache_write_1h_per_million)
+ WHERE (f.provider, f.input_per_million, f.output_per_million, f.cache_read_per_million, f.cache_write_per_million,
+     f.cache_write_1h_per_million,
+        f.long_input_per_million, f.long_output_per_million, f.long_cache_read_per_million,
+            f.long_cache_write_per_million, f.long_cache_write_1h_per_million)
        IS DISTINCT FROM
        (p.provider, nullif(p.c1, -1), nullif(p.c2, -1), nullif(p.c3, -1), nullif(p.c4, -1), nullif(p.c5, -1),
         nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1))
@@ -165,16 +170,20 @@ SELECT p.model, $1::timestamptz, p.provider, $2,
 ON CONFLICT (model, effective_from) DO UPDATE SET
     provider = excluded.provider, source = excluded.source, created_at = now(),
     input_per_million = excluded.input_per_million, output_per_million = excluded.output_per_million,
-    cache_read_per_million = excluded.cache_read_per_million, cache_write_per_million = excluded.cache_write_per_million,
+    cache_read_per_million = excluded.cache_read_per_million,
+        cache_write_per_million = excluded.cache_write_per_million,
     cache_write_1h_per_million = excluded.cache_write_1h_per_million,
-    long_input_per_million = excluded.long_input_per_million, long_output_per_million = excluded.long_output_per_million,
-    long_cache_read_per_million = excluded.long_cache_read_per_million, long_cache_write_per_million = excluded.long_cache_write_per_million,
+    long_input_per_million = excluded.long_input_per_million,
+        long_output_per_million = excluded.long_output_per_million,
+    long_cache_read_per_million = excluded.long_cache_read_per_million,
+        long_cache_write_per_million = excluded.long_cache_write_per_million,
     long_cache_write_1h_per_million = excluded.long_cache_write_1h_per_million
 WHERE (NOT $15::boolean OR model_prices.source = excluded.source)
   AND (model_prices.provider, model_prices.source,
        model_prices.input_per_million, model_prices.output_per_million, model_prices.cache_read_per_million,
        model_prices.cache_write_per_million, model_prices.cache_write_1h_per_million,
-       model_prices.long_input_per_million, model_prices.long_output_per_million, model_prices.long_cache_read_per_million,
+       model_prices.long_input_per_million, model_prices.long_output_per_million,
+           model_prices.long_cache_read_per_million,
        model_prices.long_cache_write_per_million, model_prices.long_cache_write_1h_per_million)
       IS DISTINCT FROM
       (excluded.provider, excluded.source,
@@ -232,7 +241,8 @@ func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64
 
 const unpricedModels = `-- name: UnpricedModels :many
 SELECT model, array_agg(DISTINCT model_received)::text[] AS received, sum(requests)::bigint AS requests,
-       least(sum(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens), 9223372036854775807)::bigint AS tokens,
+       least(sum(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens),
+           9223372036854775807)::bigint AS tokens,
        min(occurred_at)::timestamptz AS first_at, max(occurred_at)::timestamptz AS last_at
   FROM usage_events
  WHERE NOT priced

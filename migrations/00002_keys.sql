@@ -6,7 +6,8 @@
 CREATE FUNCTION tag_set_of(tags text[]) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
     SELECT CASE
                WHEN tags = '{}' THEN '00000000-0000-0000-0000-000000000000'
-               ELSE encode(substr(sha256(convert_to((SELECT array_agg(t ORDER BY t) FROM unnest(tags) AS t)::text, 'UTF8')), 1, 16), 'hex')::uuid
+               ELSE encode(substr(sha256(convert_to(
+                   (SELECT array_agg(t ORDER BY t) FROM unnest(tags) AS t)::text, 'UTF8')), 1, 16), 'hex')::uuid
            END
 $$;
 COMMENT ON FUNCTION tag_set_of(text[]) IS 'The id of a set of tags, whatever their order: the first 16 bytes of a SHA-256; the zero id for no tags.';

@@ -13,7 +13,8 @@ CREATE TABLE admissions (
     reserved_cost    numeric(38,12) NOT NULL,
     is_open          boolean        NOT NULL DEFAULT true,
     is_current       boolean        NOT NULL DEFAULT true,
-    reserves         boolean        NOT NULL GENERATED ALWAYS AS (is_open AND (reserved_tokens > 0 OR reserved_cost > 0)) STORED,
+    reserves         boolean        NOT NULL GENERATED ALWAYS
+        AS (is_open AND (reserved_tokens > 0 OR reserved_cost > 0)) STORED,
     ended_by         text           CHECK (ended_by IN ('settled', 'released', 'expired')),
     ended_at         timestamptz
 ) WITH (fillfactor = 80);
@@ -61,7 +62,8 @@ COMMENT ON COLUMN admission_refusals.refusals IS 'Number of requests.';
 CREATE FUNCTION day_start(day date, zone text) RETURNS timestamptz LANGUAGE sql IMMUTABLE AS $$
     SELECT CASE WHEN (b.earlier AT TIME ZONE zone)::date = day THEN least(b.earlier, b.midnight) ELSE b.midnight END
       FROM (SELECT a.midnight,
-                   day::timestamp AT TIME ZONE 'UTC' - ((a.before AT TIME ZONE zone) - (a.before AT TIME ZONE 'UTC')) AS earlier
+                   day::timestamp AT TIME ZONE 'UTC'
+                       - ((a.before AT TIME ZONE zone) - (a.before AT TIME ZONE 'UTC')) AS earlier
               FROM (SELECT day::timestamp AT TIME ZONE zone AS midnight,
                            (day::timestamp AT TIME ZONE zone) - interval '3 hours' AS before) AS a) AS b
 $$;
@@ -75,7 +77,8 @@ CREATE TYPE admit_state AS (requests bigint, leases bigint, tokens bigint, cost 
 -- contract. Amounts given as "left" already have the database's state taken off;
 -- null means no such limit. A request over a limit of an observing key goes on.
 -- +goose StatementBegin
-CREATE FUNCTION admit_step(s admit_state, barred text, observes boolean, dry boolean, takes_lease boolean, tokens bigint, cost numeric,
+CREATE FUNCTION admit_step(s admit_state, barred text, observes boolean, dry boolean, takes_lease boolean,
+    tokens bigint, cost numeric,
     leases_left bigint, requests_left bigint, tokens_left bigint,
     daily_left numeric, weekly_left numeric, monthly_left numeric, total_left numeric)
 RETURNS admit_state LANGUAGE plpgsql IMMUTABLE AS $$
@@ -104,14 +107,17 @@ END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION admit_step(admit_state, text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric, numeric, numeric, numeric) IS 'One request''s decision, given what earlier ones of its batch have taken.';
 
-CREATE AGGREGATE admit_in_order(text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric, numeric, numeric, numeric) (
+CREATE AGGREGATE admit_in_order(text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric,
+    numeric, numeric, numeric) (
     SFUNC = admit_step, STYPE = admit_state, INITCOND = '(0,0,0,0,)'
 );
 COMMENT ON AGGREGATE admit_in_order(text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric, numeric, numeric, numeric) IS 'Decides the requests of one key one after another; used as a window function over a batch.';
 
 -- +goose Down
-DROP AGGREGATE admit_in_order(text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric, numeric, numeric, numeric);
-DROP FUNCTION admit_step(admit_state, text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric, numeric, numeric, numeric);
+DROP AGGREGATE admit_in_order(text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint, numeric,
+    numeric, numeric, numeric);
+DROP FUNCTION admit_step(admit_state, text, boolean, boolean, boolean, bigint, numeric, bigint, bigint, bigint,
+    numeric, numeric, numeric, numeric);
 DROP TYPE admit_state;
 DROP TABLE admissions, admission_refusals;
 DROP FUNCTION day_start(date, text);

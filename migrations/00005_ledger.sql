@@ -138,7 +138,8 @@ CREATE FUNCTION ledger_whole_since(zone text) RETURNS date LANGUAGE sql STABLE A
                WHEN (k.first::timestamp AT TIME ZONE zone AT TIME ZONE 'UTC')::date >= k.first THEN k.first
                ELSE k.first + 1
            END
-      FROM (SELECT coalesce((SELECT s.value::date FROM service_settings AS s WHERE s.name = 'ledger_since'), '0001-01-02') AS first) AS k
+      FROM (SELECT coalesce((SELECT s.value::date FROM service_settings AS s WHERE s.name = 'ledger_since'),
+          '0001-01-02') AS first) AS k
 $$;
 COMMENT ON FUNCTION ledger_whole_since(text) IS 'The first day, in a time zone, whose every event must still be in the ledger: retention has left all that was received since it began.';
 

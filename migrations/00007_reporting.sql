@@ -8,14 +8,16 @@ CREATE SCHEMA reporting;
 COMMENT ON SCHEMA reporting IS 'Views for SQL reports: a stable interface. See docs/sql.md.';
 
 -- +goose StatementBegin
-CREATE FUNCTION reporting.timezone() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION reporting.timezone() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog,
+    pg_temp AS $$
     SELECT coalesce((SELECT s.value FROM public.service_settings AS s WHERE s.name = 'timezone'), 'UTC')
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION reporting.timezone() IS 'The time zone whose midnights part days; UTC before the service has first started.';
 
 -- +goose StatementBegin
-CREATE FUNCTION reporting.today() RETURNS date LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE FUNCTION reporting.today() RETURNS date LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog,
+    pg_temp AS $$
     SELECT (now() AT TIME ZONE reporting.timezone())::date
 $$;
 -- +goose StatementEnd
@@ -547,7 +549,8 @@ BEGIN
             CREATE ROLE keyledger_reader NOLOGIN;
         END IF;
     EXCEPTION
-        WHEN insufficient_privilege THEN RAISE NOTICE 'the role keyledger_reader was not made, since this user may not: see docs/sql.md';
+        WHEN insufficient_privilege
+            THEN RAISE NOTICE 'the role keyledger_reader was not made, since this user may not: see docs/sql.md';
         WHEN duplicate_object OR unique_violation THEN NULL; -- another database's migration was faster
     END;
     IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'keyledger_reader') THEN

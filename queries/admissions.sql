@@ -140,7 +140,8 @@ WITH clock AS MATERIALIZED (
                 WHEN k.enable_model_restriction
                      AND cardinality(k.restricted_model_names) > 0
                      AND (w.model_name = ''
-                          OR k.restricted_model_names && string_to_array(w.denied_names, U&'\001F')) THEN 'MODEL_NOT_ALLOWED'
+                          OR k.restricted_model_names && string_to_array(w.denied_names, U&'\001F'))
+                              THEN 'MODEL_NOT_ALLOWED'
                 WHEN k.enable_model_restriction
                      AND cardinality(k.allowed_model_names) > 0
                      AND w.model_name <> ALL (k.allowed_model_names) THEN 'MODEL_NOT_ALLOWED'
@@ -262,13 +263,15 @@ SELECT e.measure::text AS measure,
        e.seconds::bigint AS seconds,
        sum(e.amount)::numeric AS amount
   FROM (
-       SELECT 'leases' AS measure, ceil(extract(epoch FROM o.lease_expires_at - @now::timestamptz)) AS seconds, 1::numeric AS amount
+       SELECT 'leases' AS measure, ceil(extract(epoch FROM o.lease_expires_at - @now::timestamptz)) AS seconds,
+           1::numeric AS amount
          FROM admissions AS o
         WHERE o.is_open AND o.key_id = @key_id AND o.lease_expires_at > @now::timestamptz
        UNION ALL
        SELECT r.measure, ceil(extract(epoch FROM o.reserved_until - @now::timestamptz)), r.amount
          FROM admissions AS o
-        CROSS JOIN LATERAL (VALUES ('tokens', o.reserved_tokens::numeric), ('cost', o.reserved_cost)) AS r (measure, amount)
+        CROSS JOIN LATERAL (VALUES ('tokens', o.reserved_tokens::numeric), ('cost', o.reserved_cost)) 
+            AS r (measure, amount)
         WHERE o.reserves AND o.key_id = @key_id AND o.reserved_until > @now::timestamptz AND r.amount > 0
   ) AS e
  GROUP BY e.measure, e.seconds
@@ -318,7 +321,8 @@ SELECT (l.lease_expires_at IS NOT NULL)::boolean AS renewed,
 -- first.
 SELECT * FROM admissions AS a
  WHERE a.is_open AND a.key_id = ANY(@key_ids::uuid[])
-   AND (a.lease_expires_at > coalesce(sqlc.narg('now')::timestamptz, now()) OR a.reserved_until > coalesce(sqlc.narg('now')::timestamptz, now()))
+   AND (a.lease_expires_at > coalesce(sqlc.narg('now')::timestamptz, now())
+       OR a.reserved_until > coalesce(sqlc.narg('now')::timestamptz, now()))
  ORDER BY a.admitted_at, a.id
  LIMIT @row_limit;
 
@@ -326,8 +330,10 @@ SELECT * FROM admissions AS a
 -- What keys hold at this moment: live leases, and reserved tokens and USD.
 SELECT a.key_id,
        count(*) FILTER (WHERE a.lease_expires_at > coalesce(sqlc.narg('now')::timestamptz, now())) AS leases,
-       coalesce(sum(a.reserved_tokens) FILTER (WHERE a.reserved_until > coalesce(sqlc.narg('now')::timestamptz, now())), 0)::bigint AS tokens,
-       coalesce(sum(a.reserved_cost) FILTER (WHERE a.reserved_until > coalesce(sqlc.narg('now')::timestamptz, now())), 0)::numeric AS cost
+       coalesce(sum(a.reserved_tokens)
+           FILTER (WHERE a.reserved_until > coalesce(sqlc.narg('now')::timestamptz, now())), 0)::bigint AS tokens,
+       coalesce(sum(a.reserved_cost)
+           FILTER (WHERE a.reserved_until > coalesce(sqlc.narg('now')::timestamptz, now())), 0)::numeric AS cost
   FROM admissions AS a
  WHERE a.is_open AND a.key_id = ANY(@key_ids::uuid[])
  GROUP BY a.key_id;
@@ -349,7 +355,8 @@ UPDATE admissions AS a SET is_open = false, ended_by = 'expired', ended_at = now
 DELETE FROM admissions AS a
  WHERE a.id IN (
     SELECT o.id FROM admissions AS o
-     WHERE NOT o.is_open AND o.admitted_at < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(secs => @horizon_seconds::integer)
+     WHERE NOT o.is_open AND o.admitted_at
+           < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(secs => @horizon_seconds::integer)
      LIMIT 1000);
 
 -- name: RefusalsAdd :exec

@@ -4,18 +4,25 @@
 -- its own; ids, names, hashes and hints are parallel arrays.
 WITH wanted AS MATERIALIZED (
     SELECT w.id, w.name, w.hash, w.hint
-      FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@names::text[]), unnest(@hashes::bytea[]), unnest(@hints::text[])) AS w (id, name, hash, hint)
+      FROM ROWS FROM (unnest(@key_ids::uuid[]), unnest(@names::text[]), unnest(@hashes::bytea[]),
+          unnest(@hints::text[])) AS w (id, name, hash, hint)
 ), made AS (
-    INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
-        daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
-        enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names, enable_client_restriction, allowed_clients,
-        claude_account_id, claude_console_account_id, gemini_account_id, openai_account_id, bedrock_account_id,
-        estimate_per_request, enforcement, tags, expires_at, is_active, created_by)
+    INSERT INTO api_keys (
+           id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
+           daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions,
+           enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names,
+           enable_client_restriction, allowed_clients, claude_account_id, claude_console_account_id, gemini_account_id,
+           openai_account_id, bedrock_account_id, estimate_per_request, enforcement, tags, expires_at, is_active,
+           created_by)
     SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
-        f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
-        f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models, f.allowed_model_names, f.enable_client_restriction, f.allowed_clients,
-        f.claude_account_id, f.claude_console_account_id, f.gemini_account_id, f.openai_account_id, f.bedrock_account_id,
-        f.estimate_per_request, f.enforcement, f.tags, f.expires_at, f.is_active, @created_by
+           f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
+           f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models,
+           f.allowed_model_names,
+           f.enable_client_restriction, f.allowed_clients, f.claude_account_id, f.claude_console_account_id,
+           f.gemini_account_id,
+           f.openai_account_id, f.bedrock_account_id, f.estimate_per_request, f.enforcement, f.tags, f.expires_at,
+           f.is_active,
+           @created_by
       FROM wanted AS w, jsonb_populate_record(NULL::api_keys, @fields::jsonb) AS f
     RETURNING id
 ), secret AS (
@@ -110,7 +117,11 @@ VALUES (@hash, @key_id, 'hmac-sha256', @pepper_id, @hint);
 -- Replaces a secret's hash by one under the current pepper, at the secret's
 -- first use after a change of pepper. Of several at once one does it. One that was
 -- brought from elsewhere gets its hint too.
-UPDATE api_key_secrets SET hash = @new_hash, scheme = 'hmac-sha256', pepper_id = @pepper_id, hint = CASE WHEN hint = '...' THEN @hint ELSE hint END
+UPDATE api_key_secrets SET
+       hash = @new_hash,
+       scheme = 'hmac-sha256',
+       pepper_id = @pepper_id,
+       hint = CASE WHEN hint = '...' THEN @hint ELSE hint END
  WHERE hash = @old_hash;
 
 -- name: SecretPrune :execrows
@@ -179,7 +190,8 @@ WITH page AS MATERIALIZED (
           JOIN key_counters AS t ON t.key_id = k.id
          WHERE CASE @status::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
-                   WHEN 'expired' THEN k.deleted_at IS NULL AND k.expires_at < coalesce(sqlc.narg('now')::timestamptz, now())
+                   WHEN 'expired' THEN k.deleted_at IS NULL
+                       AND k.expires_at < coalesce(sqlc.narg('now')::timestamptz, now())
                    WHEN 'disabled' THEN k.deleted_at IS NULL AND NOT k.is_active
                         AND coalesce(k.expires_at, 'infinity') >= coalesce(sqlc.narg('now')::timestamptz, now())
                    WHEN 'active' THEN k.deleted_at IS NULL AND k.is_active
@@ -194,34 +206,55 @@ WITH page AS MATERIALIZED (
            AND (sqlc.narg('tag')::text IS NULL OR k.tags @> ARRAY[sqlc.narg('tag')::text])
            AND (sqlc.narg('permission')::text IS NULL OR k.permissions && ARRAY['all', sqlc.narg('permission')::text])
            AND (sqlc.narg('account_id')::text IS NULL OR sqlc.narg('account_id')::text IN
-                (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id))
+                (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id,
+                    k.bedrock_account_id))
       ) AS x
      WHERE sqlc.narg('after_id')::uuid IS NULL
         OR CASE WHEN @descending::boolean
-                THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id) < (@after_text::text, CAST(@after_time::text AS timestamptz),
-                     CASE @sort::text WHEN 'requests' THEN 0 ELSE CAST(@after_number::text AS numeric) END, CASE @sort::text WHEN 'requests' THEN CAST(@after_number::text AS bigint) ELSE 0 END, sqlc.narg('after_id')::uuid)
-                ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id) > (@after_text::text, CAST(@after_time::text AS timestamptz),
-                     CASE @sort::text WHEN 'requests' THEN 0 ELSE CAST(@after_number::text AS numeric) END, CASE @sort::text WHEN 'requests' THEN CAST(@after_number::text AS bigint) ELSE 0 END, sqlc.narg('after_id')::uuid)
+                THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
+                   < (@after_text::text,
+                      CAST(@after_time::text AS timestamptz),
+                      CASE @sort::text WHEN 'requests' THEN 0 ELSE CAST(@after_number::text AS numeric) END,
+                      CASE @sort::text WHEN 'requests' THEN CAST(@after_number::text AS bigint) ELSE 0 END,
+                      sqlc.narg('after_id')::uuid)
+                ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
+                   > (@after_text::text,
+                      CAST(@after_time::text AS timestamptz),
+                      CASE @sort::text WHEN 'requests' THEN 0 ELSE CAST(@after_number::text AS numeric) END,
+                      CASE @sort::text WHEN 'requests' THEN CAST(@after_number::text AS bigint) ELSE 0 END,
+                      sqlc.narg('after_id')::uuid)
            END
-     ORDER BY CASE WHEN NOT @descending::boolean THEN x.by_text END, CASE WHEN @descending::boolean THEN x.by_text END DESC,
-              CASE WHEN NOT @descending::boolean THEN x.by_time END, CASE WHEN @descending::boolean THEN x.by_time END DESC,
-              CASE WHEN NOT @descending::boolean THEN x.by_number END, CASE WHEN @descending::boolean THEN x.by_number END DESC,
-              CASE WHEN NOT @descending::boolean THEN x.by_count END, CASE WHEN @descending::boolean THEN x.by_count END DESC,
-              CASE WHEN NOT @descending::boolean THEN x.id END, CASE WHEN @descending::boolean THEN x.id END DESC
+     ORDER BY CASE WHEN NOT @descending::boolean THEN x.by_text END,
+              CASE WHEN @descending::boolean THEN x.by_text END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.by_time END,
+              CASE WHEN @descending::boolean THEN x.by_time END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.by_number END,
+              CASE WHEN @descending::boolean THEN x.by_number END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.by_count END,
+              CASE WHEN @descending::boolean THEN x.by_count END DESC,
+              CASE WHEN NOT @descending::boolean THEN x.id END,
+              CASE WHEN @descending::boolean THEN x.id END DESC
      LIMIT @row_limit
 )
 SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS as_of,
-       p.by_text::text AS by_text, p.by_time::text AS by_time, (CASE @sort::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
+       p.by_text::text AS by_text,
+       p.by_time::text AS by_time,
+       (CASE @sort::text WHEN 'requests' THEN p.by_count::text ELSE p.by_number::text END)::text AS by_number
   FROM page AS p
   JOIN api_keys AS k ON k.id = p.id
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
   JOIN key_counters AS c ON c.key_id = k.id
- ORDER BY CASE WHEN NOT @descending::boolean THEN p.by_text END, CASE WHEN @descending::boolean THEN p.by_text END DESC,
-          CASE WHEN NOT @descending::boolean THEN p.by_time END, CASE WHEN @descending::boolean THEN p.by_time END DESC,
-          CASE WHEN NOT @descending::boolean THEN p.by_number END, CASE WHEN @descending::boolean THEN p.by_number END DESC,
-          CASE WHEN NOT @descending::boolean THEN p.by_count END, CASE WHEN @descending::boolean THEN p.by_count END DESC,
-          CASE WHEN NOT @descending::boolean THEN p.id END, CASE WHEN @descending::boolean THEN p.id END DESC;
+ ORDER BY CASE WHEN NOT @descending::boolean THEN p.by_text END,
+              CASE WHEN @descending::boolean THEN p.by_text END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.by_time END,
+              CASE WHEN @descending::boolean THEN p.by_time END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.by_number END,
+              CASE WHEN @descending::boolean THEN p.by_number END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.by_count END,
+              CASE WHEN @descending::boolean THEN p.by_count END DESC,
+          CASE WHEN NOT @descending::boolean THEN p.id END,
+              CASE WHEN @descending::boolean THEN p.id END DESC;
 
 -- name: TagList :many
 -- Tags of live keys, each with the number of keys that carry it.

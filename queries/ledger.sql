@@ -129,7 +129,8 @@ WITH clock AS MATERIALIZED (
     -- first that passes settles it.
     SELECT h.*, h.own_id IS NULL AND h.holder_id = h.event_id AS holds,
            p.ok AS passing,
-           first_value(h.event_id) OVER (PARTITION BY h.ledger_id, h.admission_id ORDER BY p.ok DESC, h.ord) AS settler_id
+           first_value(h.event_id) OVER (
+               PARTITION BY h.ledger_id, h.admission_id ORDER BY p.ok DESC, h.ord) AS settler_id
       FROM holders AS h
      CROSS JOIN LATERAL (
            SELECT h.own_id IS NOT NULL
@@ -264,9 +265,11 @@ SELECT a.id, a.key_id
 DELETE FROM usage_dedup AS d
  WHERE (d.ledger_id, d.dedup_key) IN (
     SELECT o.ledger_id, o.dedup_key FROM usage_dedup AS o
-     WHERE o.received_at < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(secs => @horizon_seconds::integer)
+     WHERE o.received_at < coalesce(sqlc.narg('now')::timestamptz,
+         now()) - make_interval(secs => @horizon_seconds::integer)
        AND (o.dedup_key NOT LIKE 'v:%'
-            OR o.received_at < coalesce(sqlc.narg('now')::timestamptz, now()) - make_interval(days => @retention_days::integer))
+            OR o.received_at < coalesce(sqlc.narg('now')::timestamptz,
+                now()) - make_interval(days => @retention_days::integer))
      LIMIT 1000);
 
 -- name: EventList :many
@@ -356,7 +359,8 @@ SELECT k.id, k.ledger_id, k.name FROM api_keys AS k WHERE k.ledger_id = ANY(@led
 -- name: LedgerPartitionsMake :one
 -- Makes the ledger's partitions from yesterday to two weeks ahead where they are
 -- missing, and returns how many it made.
-SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1, (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made;
+SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1,
+    (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made;
 
 -- name: LedgerPartitionsDrop :one
 -- Drops ledger partitions older than the retention, but none that the rollups do not hold yet, and
