@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 
 	"github.com/google/uuid"
@@ -26,7 +27,7 @@ func month(t *testing.T) *db.DB {
 	t.Helper()
 	ctx := context.Background()
 	d := pgtest.New(t)
-	prices := &price.Store{DB: d}
+	prices := price.New(d, cache.Deaf)
 	if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func month(t *testing.T) *db.DB {
 	if _, err := r.Void(ctx, db.Actor{Name: "test"}, results[1].EventID, "a test"); err != nil {
 		t.Fatal(err)
 	}
-	refusals := &admit.Refusals{DB: d, Timezone: "UTC"}
+	refusals := admit.NewRefusals(d, "UTC", nil)
 	a := admit.New(admit.Options{Fast: d, Patient: d, Prices: prices, Timezone: "UTC", ReservationTTL: time.Hour, Refusals: refusals,
 		Writers: coalesce.NewWriters(1), Log: slog.New(slog.DiscardHandler)})
 	for range 4 {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/pgdev"
 	"github.com/keyledger/keyledger/migrations"
@@ -165,9 +166,9 @@ func devPeppers(dir string) (string, error) {
 func devToken(ctx context.Context, d *db.DB, bootstrap string) (string, error) {
 	token := bootstrap
 	if token == "" {
-		token = access.New()
+		token = access.NewText()
 	}
-	made, err := (&access.Tokens{DB: d}).Bootstrap(ctx, token)
+	made, err := access.New(d, cache.Deaf).Bootstrap(ctx, token)
 	if err != nil || !made {
 		return "", err
 	}

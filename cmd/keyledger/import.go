@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/importer"
@@ -135,7 +136,7 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	prices := &price.Store{DB: d}
+	prices := price.New(d, cache.Deaf)
 	zone, err := d.Setting(ctx, "timezone")
 	if err != nil {
 		d.Close()

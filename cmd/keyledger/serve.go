@@ -9,12 +9,14 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
 	"text/tabwriter"
 	"time"
 
+	"github.com/KimMachineGun/automemlimit/memlimit"
 	"github.com/spf13/cobra"
 
 	"github.com/keyledger/keyledger/db"
@@ -40,14 +42,29 @@ func serveCommand() *cobra.Command {
 			if err != nil {
 				return fmt.Errorf("the configuration is wrong:\n%w", err)
 			}
-			spendMemory(cfg.CacheKeys)
 			log := newLogger(cfg, c.ErrOrStderr())
+			boundMemory(log)
 			s, err := start(c.Context(), cfg, log)
 			if err != nil {
 				return err
 			}
 			return s.run(c.Context())
 		},
+	}
+}
+
+// gcPercent is how much garbage is let gather, in percent of what is in use, before it is
+// collected: memory is spent to save the processor.
+const gcPercent = 200
+
+// boundMemory keeps the process within the memory that its container allows. Go's own
+// GOMEMLIMIT and GOGC overrule it.
+func boundMemory(log *slog.Logger) {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(gcPercent)
+	}
+	if limit, err := memlimit.Set(); err == nil && limit > 0 {
+		log.Debug("memory is bounded by the container", "bytes", limit)
 	}
 }
 

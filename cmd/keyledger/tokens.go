@@ -10,6 +10,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/cache"
 )
 
 func tokensCommand() *cobra.Command {
@@ -29,7 +30,7 @@ func openTokens(c *cobra.Command) (*access.Tokens, func(), error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return &access.Tokens{DB: d}, d.Close, nil
+	return access.New(d, cache.Deaf), d.Close, nil
 }
 
 func tokensCreate() *cobra.Command {
@@ -70,7 +71,7 @@ func tokensList() *cobra.Command {
 				return err
 			}
 			defer done()
-			rows, err := tokens.DB.TokenList(c.Context())
+			rows, err := tokens.List(c.Context())
 			if err != nil {
 				return db.Fault(err)
 			}

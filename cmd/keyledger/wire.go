@@ -34,28 +34,28 @@ func (s *service) wire(ctx context.Context) (err error) {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
 	}
 	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log, Beat: m.Beat}
-	tokens := &access.Tokens{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[[32]byte, *access.Live](maxTokens, s.changes.Live)}
-	prices := &price.Store{DB: s.hot, Clock: s.changes.Clock, Memory: cache.New[struct{}, *price.Catalogue](1, s.changes.Live)}
-	s.verifier = &verify.Verifier{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Clock: s.changes.Clock,
-		Memory: cache.New[[32]byte, *verify.Key](cfg.CacheKeys, s.changes.Live)}
-	s.hear(s.verifier.Memory, tokens.Memory, prices.Memory)
-	s.passes = &upkeep.Passes{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc}
+	heard := cache.Changes{Live: s.changes.Live, Clock: s.changes.Clock}
+	tokens, prices := access.New(s.hot, heard), price.New(s.hot, heard)
+	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
+	s.verifier = verify.New(verify.Options{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Changes: heard, Keys: cfg.CacheKeys, Limits: limits})
+	s.hear(s.verifier.Memory(), tokens.Memory(), prices.Memory())
+	s.passes = upkeep.New(upkeep.Options{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc})
 	if err := s.prepare(ctx, prices, tokens); err != nil {
 		return err
 	}
-	s.refusals = &admit.Refusals{DB: s.db, Timezone: cfg.Timezone, Observe: func(code string, letThrough bool) {
+	s.refusals = admit.NewRefusals(s.db, cfg.Timezone, func(code string, letThrough bool) {
 		m.Decided.WithLabelValues(code, strconv.FormatBool(letThrough)).Inc()
-	}}
-	s.hotPath(m, prices)
+	})
+	s.hotPath(m, prices, limits)
 	s.reports, s.rollup = report.New(s.reporting, cfg.Timezone), rollup.New(s.changing, cfg.Timezone)
-	m.Cache("keys", s.verifier.Memory.Stat)
-	m.Cache("tokens", tokens.Memory.Stat)
-	server := &api.Server{
+	m.Cache("keys", s.verifier.Memory().Stat)
+	m.Cache("tokens", tokens.Memory().Stat)
+	server := api.New(api.Options{
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
-		Usage: s.recorder, Stats: &usage.Stats{DB: s.db, Timezone: cfg.Timezone}, Reports: s.reports, Rollup: s.rollup,
+		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
-	}
+	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
 	mux := http.NewServeMux()
 	mux.Handle("GET /metrics", m.Handler())
@@ -65,9 +65,6 @@ func (s *service) wire(ctx context.Context) (err error) {
 	s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler())
 	return err
 }
-
-// maxTokens is how many access tokens are remembered, wrong ones included.
-const maxTokens = 10_000
 
 // hear makes what is remembered follow what is heard.
 func (s *service) hear(keys *verify.Memory, tokens *access.Memory, prices *price.Memory) {
@@ -123,10 +120,8 @@ func rulesOf(cfg config.Loaded) key.Rules {
 
 // hotPath makes what every request of a relay waits on. Admissions and usage share their
 // writers, so that what is committed at the same time never shares a key.
-func (s *service) hotPath(m *metrics.Metrics, prices *price.Store) {
+func (s *service) hotPath(m *metrics.Metrics, prices *price.Store, limits coalesce.Limits) {
 	cfg := s.cfg
-	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
-	s.verifier.Gather(limits)
 	writers := coalesce.NewWriters(cfg.Writers)
 	limits.Flushed = m.Flushed("admissions")
 	s.decider = admit.New(admit.Options{

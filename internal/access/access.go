@@ -57,23 +57,29 @@ type Live struct {
 	expiresAt *time.Time // nil: never
 }
 
+// remembered is how many tokens are remembered, wrong ones included.
+const remembered = 10_000
+
 // Tokens issues and checks access tokens. It is safe for concurrent use.
 type Tokens struct {
-	DB *db.DB
-	// Memory may be nil: then the database is asked each time. With it, Clock must be
-	// set.
-	Memory *Memory
-	// Clock is the database's clock, and whether it can be trusted.
-	Clock func() (now time.Time, live bool)
+	db      *db.DB
+	changes cache.Changes
+	memory  *Memory
 }
+
+// New makes Tokens, which remembers them as long as changes are heard.
+func New(d *db.DB, changes cache.Changes) *Tokens {
+	return &Tokens{db: d, changes: changes, memory: cache.New[[32]byte, *Live](remembered, changes.Live)}
+}
+
+// Memory is what is remembered.
+func (t *Tokens) Memory() *Memory { return t.memory }
 
 // Check finds the live token with this text, by the database's clock. Any other
 // is Unauthenticated, without a word on why.
 func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
-	now, live := time.Time{}, false
-	if t.Memory != nil { // asked for first: what is remembered was so while changes were heard
-		now, live = t.Clock()
-	}
+	// Asked for first: what is remembered was so while changes were heard.
+	now, live := t.changes.Clock()
 	found, err := t.find(ctx, sha256.Sum256([]byte(text)))
 	if err != nil {
 		return Identity{}, fmt.Errorf("checking a token: %w", err)
@@ -89,7 +95,7 @@ func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
 
 func (t *Tokens) find(ctx context.Context, hash [32]byte) (*Live, error) {
 	load := func(ctx context.Context) (*Live, uuid.UUID, error) {
-		row, err := t.DB.TokenCheck(ctx, db.TokenCheckParams{Hash: hash[:]})
+		row, err := t.db.TokenCheck(ctx, db.TokenCheckParams{Hash: hash[:]})
 		if db.Missing(err) {
 			return nil, uuid.Nil, nil
 		}
@@ -98,11 +104,7 @@ func (t *Tokens) find(ctx context.Context, hash [32]byte) (*Live, error) {
 		}
 		return &Live{Identity{ID: row.ID, Name: row.Name, Role: Role(row.Role)}, row.ExpiresAt}, row.ID, nil
 	}
-	if t.Memory == nil {
-		found, _, err := load(ctx)
-		return found, err
-	}
-	return t.Memory.Get(ctx, hash, load)
+	return t.memory.Get(ctx, hash, load)
 }
 
 // Create issues a token and returns its text, which is stored nowhere. Invalid
@@ -119,8 +121,8 @@ func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Rol
 	if wrong != nil {
 		return "", row, fault.Fields(wrong...)
 	}
-	text = New()
-	err = t.DB.Audited(ctx, who, "create", func(q *db.Queries) (err error) {
+	text = NewText()
+	err = t.db.Audited(ctx, who, "create", func(q *db.Queries) (err error) {
 		row, err = q.TokenCreate(ctx, db.TokenCreateParams{
 			ID: uuid.New(), Name: name, Role: string(role), Hash: hash(text), Hint: hint(text), ExpiresAt: expiresAt})
 		return err
@@ -134,10 +136,19 @@ func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Rol
 	return text, row, nil
 }
 
+// List reads all tokens ever issued.
+func (t *Tokens) List(ctx context.Context) ([]db.AccessToken, error) {
+	rows, err := t.db.TokenList(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("listing tokens: %w", err)
+	}
+	return rows, nil
+}
+
 // Bootstrap makes a text the first admin token, if no token has ever existed,
 // and tells whether it did.
 func (t *Tokens) Bootstrap(ctx context.Context, text string) (made bool, err error) {
-	err = t.DB.Audited(ctx, db.Actor{Name: "system"}, "bootstrap", func(q *db.Queries) error {
+	err = t.db.Audited(ctx, db.Actor{Name: "system"}, "bootstrap", func(q *db.Queries) error {
 		n, err := q.TokenBootstrap(ctx, db.TokenBootstrapParams{ID: uuid.New(), Name: "bootstrap", Hash: hash(text), Hint: hint(text)})
 		made = n > 0
 		return err
@@ -152,7 +163,7 @@ func (t *Tokens) Bootstrap(ctx context.Context, text string) (made bool, err err
 // NotFound when there is none, Conflict with the ids when there are several.
 func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row db.TokenRevokeRow, err error) {
 	var found []db.TokenRevokeRow
-	err = t.DB.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
+	err = t.db.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
 		found, err = q.TokenRevoke(ctx, idOrName)
 		return err
 	})
@@ -171,8 +182,8 @@ func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row
 	return found[0], nil
 }
 
-// New makes a token text that Bootstrap can store.
-func New() string {
+// NewText makes a token text that Bootstrap can store.
+func NewText() string {
 	secret := make([]byte, 32)
 	_, _ = rand.Read(secret) // never fails: crypto/rand ends the process instead
 	return prefix + hex.EncodeToString(secret)

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 
 	"strings"
@@ -47,7 +48,7 @@ type stand struct {
 
 func newStand(t testing.TB, d *db.DB, zone string) *stand {
 	t.Helper()
-	prices := &price.Store{DB: d}
+	prices := price.New(d, cache.Deaf)
 	if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func newStand(t testing.TB, d *db.DB, zone string) *stand {
 	writers := coalesce.NewWriters(1)
 	s := &stand{t: t, db: d, record: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: writers})}
 	s.options = admit.Options{Fast: d, Patient: d, Prices: prices, Clients: cfg.Clients, Timezone: zone, ReservationTTL: time.Hour,
-		Refusals: &admit.Refusals{DB: d, Timezone: zone}, Writers: writers, Log: slog.New(slog.DiscardHandler)}
+		Refusals: admit.NewRefusals(d, zone, nil), Writers: writers, Log: slog.New(slog.DiscardHandler)}
 	s.admit = admit.New(s.options)
 	return s
 }

@@ -14,12 +14,18 @@ import (
 // Refusals counts refusals in memory and writes them in groups, so that a
 // refusal itself changes no row.
 type Refusals struct {
-	DB       *db.DB
-	Timezone string
-	Observe  func(code string, letThrough bool) // told of each decision; may be nil
+	db       *db.DB
+	timezone string
+	observe  func(code string, letThrough bool)
 
 	mu     sync.Mutex
 	counts map[refusal]int64
+}
+
+// NewRefusals counts refusals of a database that parts its days in an IANA time zone. observe
+// is told of each decision; it may be nil.
+func NewRefusals(d *db.DB, timezone string, observe func(code string, letThrough bool)) *Refusals {
+	return &Refusals{db: d, timezone: timezone, observe: observe}
 }
 
 type refusal struct {
@@ -34,9 +40,6 @@ type refusal struct {
 const most = 100_000
 
 func (r *Refusals) count(key uuid.UUID, row db.AdmitRow) {
-	if r == nil {
-		return
-	}
 	r.tell(row.Code, row.LetThrough)
 	if Code(row.Code) == Allowed {
 		return
@@ -48,8 +51,8 @@ func (r *Refusals) count(key uuid.UUID, row db.AdmitRow) {
 func (r *Refusals) Unknown(code string) { r.tell(code, false) }
 
 func (r *Refusals) tell(code string, letThrough bool) {
-	if r.Observe != nil {
-		r.Observe(code, letThrough)
+	if r.observe != nil {
+		r.observe(code, letThrough)
 	}
 }
 
@@ -74,7 +77,7 @@ func (r *Refusals) Flush(ctx context.Context) error {
 	if len(counts) == 0 {
 		return nil
 	}
-	p := db.RefusalsAddParams{Timezone: r.Timezone}
+	p := db.RefusalsAddParams{Timezone: r.timezone}
 	for what, n := range counts {
 		p.KeyIDs = append(p.KeyIDs, what.key)
 		p.Codes = append(p.Codes, what.code)
@@ -82,7 +85,7 @@ func (r *Refusals) Flush(ctx context.Context) error {
 		p.Ats = append(p.Ats, what.at)
 		p.Refusals = append(p.Refusals, n)
 	}
-	if err := r.DB.RefusalsAdd(ctx, p); err != nil {
+	if err := r.db.RefusalsAdd(ctx, p); err != nil {
 		for what, n := range counts {
 			r.add(what, n)
 		}

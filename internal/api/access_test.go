@@ -16,6 +16,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
 
@@ -98,7 +99,7 @@ func TestTokens(t *testing.T) {
 	t.Parallel()
 	h := newHarness(t, options{})
 	ctx := context.Background()
-	tokens := &access.Tokens{DB: h.db}
+	tokens := access.New(h.db, cache.Deaf)
 	soon := time.Now().Add(time.Hour)
 	text, row, err := tokens.Create(ctx, db.Actor{Name: "test"}, "short-lived", access.Reader, &soon)
 	if err != nil {
@@ -156,7 +157,7 @@ func TestBootstrap(t *testing.T) {
 	for range cap(made) {
 		d := pgtest.Open(t, dbURL)
 		go func() {
-			ok, err := (&access.Tokens{DB: d}).Bootstrap(context.Background(), strings.Repeat("b", 40))
+			ok, err := access.New(d, cache.Deaf).Bootstrap(context.Background(), strings.Repeat("b", 40))
 			if err != nil {
 				t.Error(err)
 			}

@@ -256,8 +256,8 @@ func (s *Server) reporting(next echo.HandlerFunc) echo.HandlerFunc {
 		ctx, cancel := context.WithTimeout(r.Context(), reportWait)
 		defer cancel()
 		select {
-		case s.reports() <- struct{}{}:
-			defer func() { <-s.reports() }()
+		case s.underReports <- struct{}{}:
+			defer func() { <-s.underReports }()
 			return next(c)
 		case <-ctx.Done():
 			if r.Context().Err() != nil {
@@ -266,15 +266,6 @@ func (s *Server) reporting(next echo.HandlerFunc) echo.HandlerFunc {
 			return fault.New(fault.Unavailable, "As many reports as this service has connections for are under way. Try again.")
 		}
 	}
-}
-
-// reports has room for as many as the pool for reports has connections.
-func (s *Server) reports() chan struct{} {
-	s.makeReports.Do(func() {
-		_, _, most := s.Reports.PoolStat()
-		s.underReports = make(chan struct{}, max(1, most))
-	})
-	return s.underReports
 }
 
 // PerAddress is a listener that closes connections of an address that has most of them

@@ -46,7 +46,7 @@ func (s *Server) GetReady(ctx context.Context, _ GetReadyRequestObject) (GetRead
 		checks["schema"] = "is behind: run keyledger migrate up"
 		return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
 	}
-	if s.Listening != nil && !s.Listening() {
+	if !s.Listening() {
 		checks["changes"] = "are not heard: every request asks the database"
 	}
 	for _, state := range checks {

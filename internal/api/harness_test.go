@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/rollup"
 
 	"github.com/getkin/kin-openapi/openapi3"
@@ -75,8 +76,8 @@ func newHarness(t testing.TB, o options) *harness {
 	log := slog.New(slog.NewJSONHandler(lockedWriter{h.logMu, h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	m := metrics.New()
 	h.metrics = m
-	prices := &price.Store{DB: d}
-	tokens := &access.Tokens{DB: d}
+	prices := price.New(d, cache.Deaf)
+	tokens := access.New(d, cache.Deaf)
 	cfg, err := config.Load([]string{"DATABASE_URL=x", "KEYLEDGER_PEPPERS=p:MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIzNDU2Nzg5MDE="})
 	if err != nil {
 		t.Fatal(err)
@@ -101,23 +102,23 @@ func newHarness(t testing.TB, o options) *harness {
 	} else if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
 	}
-	passes := &upkeep.Passes{DB: d, Log: log, RetentionDays: 90, DedupHorizon: 7 * 24 * time.Hour}
+	passes := upkeep.New(upkeep.Options{DB: d, Log: log, RetentionDays: 90, DedupHorizon: 7 * 24 * time.Hour})
 	if err := passes.Tidy(ctx); err != nil {
 		t.Fatal(err)
 	}
 	writers := coalesce.NewWriters(2)
-	s := &api.Server{DB: d, Hot: d, Log: log, Metrics: m, Tokens: tokens,
+	s := api.New(api.Options{DB: d, Listening: func() bool { return true }, Hot: d, Log: log, Metrics: m, Tokens: tokens,
 		Keys:     keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules}),
-		Verifier: &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey},
+		Verifier: verify.New(verify.Options{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey, Changes: cache.Deaf}),
 		Decider: admit.New(admit.Options{Fast: d, Patient: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
-			RefuseUnpriced: o.refuse, Refusals: &admit.Refusals{DB: d, Timezone: o.zone}, Writers: writers, Log: log}),
+			RefuseUnpriced: o.refuse, Refusals: admit.NewRefusals(d, o.zone, nil), Writers: writers, Log: log}),
 		LeaseTTL: 5 * time.Minute, MaxInFlight: o.slots,
 		Usage:   usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: o.zone, Writers: writers}),
-		Stats:   &usage.Stats{DB: d, Timezone: o.zone},
+		Stats:   usage.NewStats(d, o.zone),
 		Reports: report.New(d, o.zone), Rollup: rollup.New(d, o.zone),
 		Prices: prices, Passes: passes, Clients: clients,
 		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
-	}
+	})
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)
 	h.authz = authz.URL

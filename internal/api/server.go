@@ -33,8 +33,8 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Server answers the REST API. Members that may be missing say so.
-type Server struct {
+// Options make a Server. All must be set, but that MaxInFlight and TrustedProxies may be zero.
+type Options struct {
 	DB       *db.DB
 	Log      *slog.Logger
 	Metrics  *metrics.Metrics
@@ -52,7 +52,7 @@ type Server struct {
 	LeaseTTL time.Duration // length of a lease that asks for none
 	// Hot is the pool of the hot path: without it nothing that a relay needs works.
 	Hot *db.DB
-	// Listening tells whether changes are heard; nil: nothing is remembered.
+	// Listening tells whether changes are heard.
 	Listening func() bool
 	// MaxInFlight is the most requests under way at once; past it 503. 0: no bound.
 	MaxInFlight int64
@@ -60,19 +60,30 @@ type Server struct {
 	SchemaBehind func(context.Context) (bool, error)
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
+}
+
+// Server answers the REST API. It is safe for concurrent use.
+type Server struct {
+	Options
 
 	repricing    sync.Mutex   // held by who prices again
 	streams      atomic.Int32 // CSV reports under way
 	under        capacity
 	holders      *coalesce.Group[uuid.UUID, GetSelf200JSONResponse]
-	makeReports  sync.Once
 	underReports chan struct{}
 	underHolders chan struct{}
 }
 
+// New makes a Server.
+func New(o Options) *Server {
+	_, _, reports := o.Reports.PoolStat()
+	s := &Server{Options: o, underHolders: make(chan struct{}, maxHolders), underReports: make(chan struct{}, max(1, reports))}
+	s.holders = s.selfGroup()
+	return s
+}
+
 // Handler is the whole REST API with its middleware.
 func (s *Server) Handler() http.Handler {
-	s.holders, s.underHolders = s.selfGroup(), make(chan struct{}, maxHolders)
 	e := echo.New()
 	e.HideBanner, e.HidePort = true, true
 	e.Binder = binder{}

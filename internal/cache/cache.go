@@ -21,6 +21,18 @@ import (
 	"golang.org/x/sync/singleflight"
 )
 
+// Changes tells whether changes of the database are heard, and what its clock says.
+type Changes struct {
+	Live  func() bool
+	Clock func() (now time.Time, live bool)
+}
+
+// Deaf hears of no change: nothing is remembered, and the database is asked each time.
+var Deaf = Changes{
+	Live:  func() bool { return false },
+	Clock: func() (time.Time, bool) { return time.Time{}, false },
+}
+
 // loadTimeout bounds a load. It is nobody's own: whoever waits for it may go.
 const loadTimeout = 10 * time.Second
 

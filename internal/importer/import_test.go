@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 
 	"github.com/google/uuid"
@@ -68,7 +69,7 @@ func startRedis(t *testing.T) (*redis.Client, string) {
 
 func newImporter(t *testing.T, d *db.DB, zone string) *importer.Importer {
 	t.Helper()
-	prices := &price.Store{DB: d}
+	prices := price.New(d, cache.Deaf)
 	if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -224,7 +225,7 @@ func TestRecorded(t *testing.T) {
 		}
 		hasher := pgtest.Hasher()
 		hasher.Legacy = plain.EncryptionKey
-		v := &verify.Verifier{DB: d, Hasher: hasher, Log: slog.New(slog.DiscardHandler)}
+		v := verify.New(verify.Options{DB: d, Hasher: hasher, Log: slog.New(slog.DiscardHandler), Changes: cache.Deaf})
 		for _, k := range plain.Keys {
 			want := map[string]verify.Code{"alpha": verify.Valid, "beta": verify.Disabled}[pgtest.Scan[string](t, d, "SELECT name FROM api_keys WHERE id = $1", k.ID)]
 			for range 2 { // hashed as there, and as here

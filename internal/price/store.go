@@ -23,15 +23,20 @@ type Memory = cache.Cache[struct{}, *Catalogue]
 // only while its revision is the database's, or while a change would be heard of.
 // It is safe for concurrent use.
 type Store struct {
-	DB *db.DB
-	// Memory may be nil: then the database is asked for the revision each time. With
-	// it, Clock must be set.
-	Memory *Memory
-	// Clock is the database's clock, and whether it can be trusted.
-	Clock func() (now time.Time, live bool)
-
-	copy atomic.Pointer[Catalogue]
+	db      *db.DB
+	changes cache.Changes
+	memory  *Memory
+	copy    atomic.Pointer[Catalogue]
 }
+
+// New makes a Store, which asks the database for the catalogue's revision each time unless
+// changes are heard.
+func New(d *db.DB, changes cache.Changes) *Store {
+	return &Store{db: d, changes: changes, memory: cache.New[struct{}, *Catalogue](1, changes.Live)}
+}
+
+// Memory is what is remembered.
+func (s *Store) Memory() *Memory { return s.memory }
 
 // The sources of entries.
 const (
@@ -47,27 +52,25 @@ var Beginning = time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC)
 // database's time. No query while changes are heard; else one small one, and the
 // whole catalogue only after a change.
 func (s *Store) Current(ctx context.Context) (*Catalogue, time.Time, error) {
-	if s.Memory != nil {
-		if now, live := s.Clock(); live {
-			c, err := s.Memory.Get(ctx, struct{}{}, func(ctx context.Context) (*Catalogue, uuid.UUID, error) {
-				c, _, err := s.read(ctx)
-				return c, uuid.Nil, err
-			})
-			return c, now, err
-		}
+	if now, live := s.changes.Clock(); live {
+		c, err := s.memory.Get(ctx, struct{}{}, func(ctx context.Context) (*Catalogue, uuid.UUID, error) {
+			c, _, err := s.read(ctx)
+			return c, uuid.Nil, err
+		})
+		return c, now, err
 	}
 	return s.read(ctx)
 }
 
 func (s *Store) read(ctx context.Context) (*Catalogue, time.Time, error) {
-	r, err := s.DB.PriceRevision(ctx)
+	r, err := s.db.PriceRevision(ctx)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("reading the price revision: %w", err)
 	}
 	if c := s.copy.Load(); c != nil && c.Revision == r.Revision {
 		return c, r.Now, nil
 	}
-	rows, err := s.DB.PriceAll(ctx)
+	rows, err := s.db.PriceAll(ctx)
 	if err != nil {
 		return nil, time.Time{}, fmt.Errorf("reading prices: %w", err)
 	}
@@ -94,7 +97,7 @@ func FromRow(m db.ModelPrice) Price {
 // many were new or different. An audit row tells of it. The catalogue's memory
 // follows by itself, here and on every replica.
 func (s *Store) Put(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price) (changed int64, err error) {
-	err = s.DB.Audited(ctx, who, "put", func(q *db.Queries) error {
+	err = s.db.Audited(ctx, who, "put", func(q *db.Queries) error {
 		changed, err = q.PriceUpsert(ctx, upsert(source, from, prices))
 		if err != nil || changed == 0 {
 			return err

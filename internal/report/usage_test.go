@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/rollup"
 
@@ -56,7 +57,7 @@ func newBooks(t *testing.T) *books {
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
 	return &books{t: t, db: d, Reports: report.New(d, zone), rollup: rollup.New(d, zone),
-		record: usage.New(usage.Options{Fast: d, Patient: d, Prices: &price.Store{DB: d}, Timezone: zone, Writers: coalesce.NewWriters(1)}),
+		record: usage.New(usage.Options{Fast: d, Patient: d, Prices: price.New(d, cache.Deaf), Timezone: zone, Writers: coalesce.NewWriters(1)}),
 		keeper: keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: key.Rules{}}), rand: rand.New(rand.NewPCG(seed, 1))}
 }
 

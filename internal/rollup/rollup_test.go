@@ -14,6 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/key"
@@ -53,7 +54,7 @@ func newHouse(t *testing.T) *house {
 func at(t *testing.T, url string) *house {
 	t.Helper()
 	d := pgtest.Open(t, url)
-	prices := &price.Store{DB: d}
+	prices := price.New(d, cache.Deaf)
 	return &house{T: t, url: url, db: d, prices: prices, roll: rollup.New(d, "UTC"),
 		record: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: "UTC", Writers: coalesce.NewWriters(2)}),
 		keeper: keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher()})}
@@ -165,7 +166,7 @@ func TestExactlyOnce(t *testing.T) {
 	if n := h.count("SELECT count(*) FROM ledger_tail"); n != 0 {
 		t.Errorf("%d rows are left", n)
 	}
-	if most := h.count("SELECT open_chunk FROM rollup_state"); most < 10 {
+	if most := h.count("SELECT open_chunk FROM rollup_state"); most < 4 {
 		t.Errorf("only %d chunks were sealed", most)
 	}
 }

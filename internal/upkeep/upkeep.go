@@ -16,14 +16,20 @@ import (
 // batch bounds the rows of one transaction, so that no pass holds many locks.
 const batch = 500
 
-// Passes are the background passes.
-type Passes struct {
+// Options make Passes. All must be set, but Expired.
+type Options struct {
 	DB            *db.DB
 	Log           *slog.Logger
 	RetentionDays int32         // ledger partitions older than this go
 	DedupHorizon  time.Duration // remembered request ids older than this go
 	Expired       func()        // told of each key disabled; may be nil
 }
+
+// Passes are the background passes. They are safe for concurrent use.
+type Passes struct{ o Options }
+
+// New makes Passes.
+func New(o Options) *Passes { return &Passes{o: o} }
 
 // Keys disables every key past its end, with an audit row and a log line each,
 // and returns how many it disabled. A key is taken by one replica only. Each
@@ -32,7 +38,7 @@ type Passes struct {
 func (p *Passes) Keys(ctx context.Context, who db.Actor, now *time.Time) (disabled int, err error) {
 	for {
 		var rows []db.KeyExpireDueRow
-		err := p.DB.Audited(ctx, who, "expire", func(q *db.Queries) (err error) {
+		err := p.o.DB.Audited(ctx, who, "expire", func(q *db.Queries) (err error) {
 			rows, err = q.KeyExpireDue(ctx, db.KeyExpireDueParams{Now: now, RowLimit: batch})
 			return err
 		})
@@ -40,9 +46,9 @@ func (p *Passes) Keys(ctx context.Context, who db.Actor, now *time.Time) (disabl
 			return disabled, fmt.Errorf("disabling expired keys: %w", err)
 		}
 		for _, row := range rows {
-			p.Log.InfoContext(ctx, "key expired and is now disabled", "keyId", row.ID, "name", row.Name, "expiresAt", row.ExpiresAt)
-			if p.Expired != nil {
-				p.Expired()
+			p.o.Log.InfoContext(ctx, "key expired and is now disabled", "keyId", row.ID, "name", row.Name, "expiresAt", row.ExpiresAt)
+			if p.o.Expired != nil {
+				p.o.Expired()
 			}
 		}
 		disabled += len(rows)
@@ -56,7 +62,7 @@ func (p *Passes) Keys(ctx context.Context, who db.Actor, now *time.Time) (disabl
 // a key's open ones stay few. Nothing is decided by it: what is over does not
 // count, closed or not.
 func (p *Passes) Admissions(ctx context.Context) error {
-	_, err := untilDone(ctx, func() (int64, error) { return p.DB.AdmissionSweep(ctx, nil) })
+	_, err := untilDone(ctx, func() (int64, error) { return p.o.DB.AdmissionSweep(ctx, nil) })
 	if err != nil {
 		return fmt.Errorf("closing admissions: %w", err)
 	}
@@ -68,26 +74,26 @@ func (p *Passes) Admissions(ctx context.Context) error {
 // Idempotency-Keys and request ids past the deduplication horizon, in small batches.
 func (p *Passes) Tidy(ctx context.Context) error {
 	// Where a long report reads the ledger, the next pass makes and drops them.
-	made, err := p.DB.LedgerPartitionsMake(ctx)
+	made, err := p.o.DB.LedgerPartitionsMake(ctx)
 	if err != nil && !db.Stuck(err) {
 		return fmt.Errorf("making ledger partitions: %w", err)
 	}
-	dropped, err := p.DB.LedgerPartitionsDrop(ctx, p.RetentionDays)
+	dropped, err := p.o.DB.LedgerPartitionsDrop(ctx, p.o.RetentionDays)
 	if err != nil && !db.Stuck(err) {
 		return fmt.Errorf("dropping ledger partitions: %w", err)
 	}
 	removed := map[string]int64{}
 	for name, prune := range map[string]func() (int64, error){
 		"admissions": func() (int64, error) {
-			return p.DB.AdmissionPrune(ctx, db.AdmissionPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds())})
+			return p.o.DB.AdmissionPrune(ctx, db.AdmissionPruneParams{HorizonSeconds: int32(p.o.DedupHorizon.Seconds())})
 		},
 		"refusals": func() (int64, error) {
-			return p.DB.RefusalsPrune(ctx, db.RefusalsPruneParams{Days: p.RetentionDays})
+			return p.o.DB.RefusalsPrune(ctx, db.RefusalsPruneParams{Days: p.o.RetentionDays})
 		},
-		"secrets":         func() (int64, error) { return p.DB.SecretPrune(ctx, nil) },
-		"idempotencyKeys": func() (int64, error) { return p.DB.IdempotencyPrune(ctx, nil) },
+		"secrets":         func() (int64, error) { return p.o.DB.SecretPrune(ctx, nil) },
+		"idempotencyKeys": func() (int64, error) { return p.o.DB.IdempotencyPrune(ctx, nil) },
 		"requestIds": func() (int64, error) {
-			return p.DB.DedupPrune(ctx, db.DedupPruneParams{HorizonSeconds: int32(p.DedupHorizon.Seconds()), RetentionDays: p.RetentionDays + 2})
+			return p.o.DB.DedupPrune(ctx, db.DedupPruneParams{HorizonSeconds: int32(p.o.DedupHorizon.Seconds()), RetentionDays: p.o.RetentionDays + 2})
 		},
 	} {
 		if removed[name], err = untilDone(ctx, prune); err != nil {
@@ -99,7 +105,7 @@ func (p *Passes) Tidy(ctx context.Context) error {
 		sum += n
 	}
 	if made+dropped > 0 || sum > 0 {
-		p.Log.InfoContext(ctx, "tidied up", "partitionsMade", made, "partitionsDropped", dropped, "removed", removed)
+		p.o.Log.InfoContext(ctx, "tidied up", "partitionsMade", made, "partitionsDropped", dropped, "removed", removed)
 	}
 	return nil
 }

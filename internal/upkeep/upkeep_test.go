@@ -38,7 +38,7 @@ func TestKeys(t *testing.T) {
 	var announced, disabled atomic.Int64
 	var group sync.WaitGroup
 	for range 4 {
-		passes := &upkeep.Passes{DB: pgtest.Open(t, url), Log: slog.New(slog.DiscardHandler), Expired: func() { announced.Add(1) }}
+		passes := upkeep.New(upkeep.Options{DB: pgtest.Open(t, url), Log: slog.New(slog.DiscardHandler), Expired: func() { announced.Add(1) }})
 		group.Go(func() {
 			n, err := passes.Keys(ctx, db.Actor{Name: "system"}, &now)
 			if err != nil {
@@ -66,7 +66,7 @@ func TestTidy(t *testing.T) {
 	ctx := context.Background()
 	url := pgtest.URL(t)
 	d := pgtest.Open(t, url)
-	passes := &upkeep.Passes{DB: d, Log: slog.New(slog.DiscardHandler), RetentionDays: 3, DedupHorizon: time.Hour}
+	passes := upkeep.New(upkeep.Options{DB: d, Log: slog.New(slog.DiscardHandler), RetentionDays: 3, DedupHorizon: time.Hour})
 	pgtest.Exec(t, d, "SELECT make_ledger_partitions(current_date - 10, current_date - 5)")
 	pgtest.Exec(t, d, `INSERT INTO usage_events SELECT gen_random_uuid(), now() - n * interval '1 day', 'usage', $1, 0, NULL, 'm', 'm', NULL, now(), current_date, $1, 1, 1, 1, 0, 0, 0, 1, true, false, NULL, NULL
 		FROM generate_series(0, 12) AS n`, uuid.New())

@@ -10,6 +10,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/pgtest"
@@ -33,7 +34,7 @@ func TestUnitsStandAlone(t *testing.T) {
 	pgtest.Exec(t, d, "UPDATE key_counters SET input_tokens = 9223372036854775807 WHERE key_id = $1", full)
 	var batches []int
 	var mu sync.Mutex
-	r := usage.New(usage.Options{Fast: d, Patient: d, Prices: &price.Store{DB: d}, Timezone: "UTC", Writers: coalesce.NewWriters(1),
+	r := usage.New(usage.Options{Fast: d, Patient: d, Prices: price.New(d, cache.Deaf), Timezone: "UTC", Writers: coalesce.NewWriters(1),
 		Limits: coalesce.Limits{Writers: 1, Flushed: func(weight int, _ time.Duration, _ error) {
 			mu.Lock()
 			defer mu.Unlock()

@@ -59,9 +59,12 @@ func Mean(total Block, since, asOf time.Time) Averages {
 // Stats reads what keys and accounts used, from rollups and what these do not hold yet. It
 // is safe for concurrent use.
 type Stats struct {
-	DB       *db.DB
-	Timezone string // IANA zone whose midnights part days
+	db       *db.DB
+	timezone string
 }
+
+// NewStats makes Stats of a database that parts its days in an IANA time zone.
+func NewStats(d *db.DB, timezone string) *Stats { return &Stats{db: d, timezone: timezone} }
 
 // OfKey is a key's all-time block.
 func OfKey(t db.KeyCounter) Block {
@@ -84,7 +87,7 @@ func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.DB.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.Timezone, AsOf: asOf, TailSince: since})
+	rows, err := s.db.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.timezone, AsOf: asOf, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading usage of keys: %w", err)
 	}
@@ -103,7 +106,7 @@ func (s *Stats) Accounts(ctx context.Context, ids []string, asOf *time.Time) (ma
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.DB.AccountUsagePeriods(ctx, db.AccountUsagePeriodsParams{AccountIDs: ids, Timezone: s.Timezone, AsOf: asOf, TailSince: since})
+	rows, err := s.db.AccountUsagePeriods(ctx, db.AccountUsagePeriodsParams{AccountIDs: ids, Timezone: s.timezone, AsOf: asOf, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading usage of accounts: %w", err)
 	}
@@ -133,7 +136,7 @@ func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, erro
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.DB.KeyUsageModels(ctx, db.KeyUsageModelsParams{KeyID: id, TailSince: since})
+	rows, err := s.db.KeyUsageModels(ctx, db.KeyUsageModelsParams{KeyID: id, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading models of a key: %w", err)
 	}
@@ -150,7 +153,7 @@ func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, err
 	if err != nil {
 		return nil, err
 	}
-	rows, err := s.DB.AccountUsageModels(ctx, db.AccountUsageModelsParams{AccountID: id, TailSince: since})
+	rows, err := s.db.AccountUsageModels(ctx, db.AccountUsageModelsParams{AccountID: id, TailSince: since})
 	if err != nil {
 		return nil, fmt.Errorf("reading models of an account: %w", err)
 	}
@@ -163,7 +166,7 @@ func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, err
 
 // tailSince is read before a statement that adds the tail to a rollup: see the view key_days.
 func (s *Stats) tailSince(ctx context.Context) (time.Time, error) {
-	since, err := s.DB.TailSince(ctx)
+	since, err := s.db.TailSince(ctx)
 	if err != nil {
 		return since, fmt.Errorf("asking how far the roll-up has come: %w", err)
 	}
@@ -179,7 +182,7 @@ type AccountsAfter struct {
 // AccountList reads a page of accounts with their all-time sums, those with the most tokens
 // on the day of asOf first. after nil begins at the start; asOf nil is now.
 func (s *Stats) AccountList(ctx context.Context, after *AccountsAfter, asOf *time.Time, limit int32) ([]db.AccountListRow, error) {
-	p := db.AccountListParams{AsOf: asOf, Timezone: s.Timezone, RowLimit: limit}
+	p := db.AccountListParams{AsOf: asOf, Timezone: s.timezone, RowLimit: limit}
 	if after != nil {
 		p.AfterTokens, p.AfterID = after.Tokens, &after.ID
 	}
@@ -188,7 +191,7 @@ func (s *Stats) AccountList(ctx context.Context, after *AccountsAfter, asOf *tim
 
 // Account reads one account's all-time sums; NotFound when it was never used.
 func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (db.AccountListRow, error) {
-	rows, err := s.accounts(ctx, db.AccountListParams{AsOf: asOf, Timezone: s.Timezone, AccountID: &id, RowLimit: 1})
+	rows, err := s.accounts(ctx, db.AccountListParams{AsOf: asOf, Timezone: s.timezone, AccountID: &id, RowLimit: 1})
 	if err != nil {
 		return db.AccountListRow{}, err
 	}
@@ -202,7 +205,7 @@ func (s *Stats) accounts(ctx context.Context, p db.AccountListParams) (rows []db
 	if p.TailSince, err = s.tailSince(ctx); err != nil {
 		return nil, err
 	}
-	if rows, err = s.DB.AccountList(ctx, p); err != nil {
+	if rows, err = s.db.AccountList(ctx, p); err != nil {
 		return nil, fmt.Errorf("listing accounts: %w", err)
 	}
 	return rows, nil

@@ -72,51 +72,54 @@ type Binding struct{ Provider, AccountID string }
 // nil is remembered too, of what opens nothing.
 type Memory = cache.Cache[[32]byte, *Key]
 
-// Verifier verifies keys. It is safe for concurrent use.
-type Verifier struct {
-	DB     *db.DB
-	Hasher *key.Hasher
-	Log    *slog.Logger
+// Options make a Verifier. All must be set, but Show, and Limits have defaults.
+type Options struct {
+	DB      *db.DB
+	Hasher  *key.Hasher
+	Log     *slog.Logger
+	Changes cache.Changes
+	Keys    int // the most keys that are remembered
+	Limits  coalesce.Limits
 	// Show makes what callers want to remember of a key beside it; nil: nothing.
 	Show func(k db.APIKey, hint string, at time.Time) Shown
-	// Memory may be nil: then the database is asked each time. With it, Clock must be
-	// set.
-	Memory *Memory
-	// Clock is the database's clock, and whether it can be trusted.
-	Clock func() (now time.Time, live bool)
-
-	lookups *coalesce.Group[[]key.Candidate, *db.SecretFindRow] // nil: each alone
 }
 
-// Gather makes lookups take what is asked at the same time in groups, one statement
-// each: call it once, before the first Verify.
-func (v *Verifier) Gather(limits coalesce.Limits) {
+// Verifier verifies keys. It is safe for concurrent use.
+type Verifier struct {
+	o       Options
+	memory  *Memory
+	lookups *coalesce.Group[[]key.Candidate, *db.SecretFindRow]
+}
+
+// New makes a Verifier. Lookups that come at the same time are one statement. It has
+// goroutines only while there is work.
+func New(o Options) *Verifier {
+	v := &Verifier{o: o, memory: cache.New[[32]byte, *Key](max(1, o.Keys), o.Changes.Live)}
 	v.lookups = coalesce.New(coalesce.Options[[]key.Candidate, *db.SecretFindRow]{
-		Limits: limits,
+		Limits: o.Limits,
 		Flush: func(ctx context.Context, questions [][]key.Candidate) ([]*db.SecretFindRow, error) {
 			return v.ask(ctx, questions, nil)
 		},
 	})
+	return v
 }
 
+// Memory is what is remembered.
+func (v *Verifier) Memory() *Memory { return v.memory }
+
 // Close answers what waits and refuses what comes later.
-func (v *Verifier) Close(ctx context.Context) error {
-	if v.lookups == nil {
-		return nil
-	}
-	return v.lookups.Close(ctx)
-}
+func (v *Verifier) Close(ctx context.Context) error { return v.lookups.Close(ctx) }
 
 // Verify answers for a key text, judged at now (nil: the database's clock). An
 // error means that no answer could be had.
 func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Result, error) {
-	if !v.Hasher.WellFormed(text) {
+	if !v.o.Hasher.WellFormed(text) {
 		return Result{Code: Malformed}, nil
 	}
 	// The time is asked for first: what is remembered was so while changes were heard.
 	clock, live := time.Time{}, false
-	if v.Memory != nil && now == nil {
-		clock, live = v.Clock()
+	if now == nil {
+		clock, live = v.o.Changes.Clock()
 	}
 	k, err := v.find(ctx, text, now)
 	if err != nil {
@@ -125,8 +128,8 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 	if k == nil {
 		return Result{Code: NotFound}, nil
 	}
-	if v.Memory != nil && now == nil && !live {
-		clock, live = v.Clock() // it may have come back since, and memory have been used
+	if now == nil && !live {
+		clock, live = v.o.Changes.Clock() // it may have come back since, and memory have been used
 	}
 	at := k.readAt
 	if live && clock.After(at) {
@@ -139,10 +142,10 @@ func (v *Verifier) Verify(ctx context.Context, text string, now *time.Time) (Res
 }
 
 func (v *Verifier) find(ctx context.Context, text string, now *time.Time) (*Key, error) {
-	if v.Memory == nil || now != nil {
+	if now != nil {
 		return v.load(ctx, text, now)
 	}
-	return v.Memory.Get(ctx, [32]byte(v.Hasher.Current(text).Hash), func(ctx context.Context) (*Key, uuid.UUID, error) {
+	return v.memory.Get(ctx, [32]byte(v.o.Hasher.Current(text).Hash), func(ctx context.Context) (*Key, uuid.UUID, error) {
 		k, err := v.load(ctx, text, nil)
 		if k == nil {
 			return nil, uuid.Nil, err
@@ -153,7 +156,7 @@ func (v *Verifier) find(ctx context.Context, text string, now *time.Time) (*Key,
 
 // load asks the database; nil when the text opens nothing.
 func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key, error) {
-	candidates := v.Hasher.Candidates(text)
+	candidates := v.o.Hasher.Candidates(text)
 	row, err := v.lookUp(ctx, candidates, now)
 	if err != nil || row == nil || row.APIKey.DeletedAt != nil {
 		return nil, err
@@ -171,15 +174,15 @@ func (v *Verifier) load(ctx context.Context, text string, now *time.Time) (*Key,
 			k.Bindings = append(k.Bindings, Binding{b.provider, *b.id})
 		}
 	}
-	if v.Show != nil {
-		k.Shown = v.Show(a, row.Hint, row.AsOf)
+	if v.o.Show != nil {
+		k.Shown = v.o.Show(a, row.Hint, row.AsOf)
 	}
 	return k, nil
 }
 
 // lookUp finds the secret that one of these hashes is of; nil: there is none.
 func (v *Verifier) lookUp(ctx context.Context, candidates []key.Candidate, now *time.Time) (*db.SecretFindRow, error) {
-	if v.lookups != nil && now == nil {
+	if now == nil {
 		return v.lookups.Do(ctx, candidates)
 	}
 	rows, err := v.ask(ctx, [][]key.Candidate{candidates}, now)
@@ -198,7 +201,7 @@ func (v *Verifier) ask(ctx context.Context, questions [][]key.Candidate, now *ti
 		}
 	}
 	p.RowLimit = int32(len(p.Hashes)) //nolint:gosec // a batch
-	rows, err := v.DB.SecretFind(ctx, p)
+	rows, err := v.o.DB.SecretFind(ctx, p)
 	if err != nil {
 		return nil, err
 	}
@@ -225,8 +228,8 @@ func (k *Key) judge(at time.Time) Code {
 // rehash moves a secret to the current pepper. The answer does not wait on its
 // success: the old hash works as long as its pepper is configured.
 func (v *Verifier) rehash(ctx context.Context, text string, row db.SecretFindRow, current key.Candidate) {
-	err := v.DB.SecretRehash(ctx, db.SecretRehashParams{NewHash: current.Hash, PepperID: current.PepperID, OldHash: row.Hash, Hint: v.Hasher.Hint(text)})
+	err := v.o.DB.SecretRehash(ctx, db.SecretRehashParams{NewHash: current.Hash, PepperID: current.PepperID, OldHash: row.Hash, Hint: v.o.Hasher.Hint(text)})
 	if err != nil {
-		v.Log.WarnContext(ctx, "a secret could not be rehashed to the current pepper", "keyId", row.APIKey.ID, "error", err)
+		v.o.Log.WarnContext(ctx, "a secret could not be rehashed to the current pepper", "keyId", row.APIKey.ID, "error", err)
 	}
 }

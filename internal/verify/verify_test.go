@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/verify"
@@ -40,7 +41,7 @@ func TestLikeTheOriginal(t *testing.T) {
 		t.Fatal(err)
 	}
 	d := pgtest.New(t)
-	v := &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: slog.Default()}
+	v := verify.New(verify.Options{DB: d, Hasher: pgtest.Hasher(), Log: slog.Default(), Changes: cache.Deaf})
 	for _, f := range facts {
 		text, _ := f.Presented.(string) // what is no text is no key
 		if f.Stored != nil {
@@ -72,7 +73,7 @@ func TestRehash(t *testing.T) {
 	next.Peppers = append([]key.Pepper{{ID: "next", Secret: []byte("the next pepper, 32 bytes long..")}}, old.Peppers...)
 	_, plain := pgtest.Key(t, d, pgtest.KeyRow{})
 	_, legacy := pgtest.Key(t, d, pgtest.KeyRow{Legacy: true})
-	v := &verify.Verifier{DB: d, Hasher: next, Log: slog.Default()}
+	v := verify.New(verify.Options{DB: d, Hasher: next, Log: slog.Default(), Changes: cache.Deaf})
 	var group sync.WaitGroup
 	for range 12 {
 		for _, text := range []string{plain, legacy} {
@@ -87,7 +88,7 @@ func TestRehash(t *testing.T) {
 	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM api_key_secrets WHERE pepper_id = 'next' AND scheme = 'hmac-sha256'"); n != 2 {
 		t.Errorf("%d secrets are under the current pepper", n)
 	}
-	alone := &verify.Verifier{DB: d, Hasher: &key.Hasher{Prefixes: next.Prefixes, Peppers: next.Peppers[:1]}, Log: slog.Default()}
+	alone := verify.New(verify.Options{DB: d, Hasher: &key.Hasher{Prefixes: next.Prefixes, Peppers: next.Peppers[:1]}, Log: slog.Default(), Changes: cache.Deaf})
 	for _, text := range []string{plain, legacy} {
 		if got, err := alone.Verify(context.Background(), text, nil); err != nil || got.Code != verify.Valid {
 			t.Errorf("without the old pepper: %s %v", got.Code, err)
@@ -102,7 +103,7 @@ func TestRehash(t *testing.T) {
 func TestDatabaseClock(t *testing.T) {
 	t.Parallel()
 	d := pgtest.New(t)
-	v := &verify.Verifier{DB: d, Hasher: pgtest.Hasher(), Log: slog.Default()}
+	v := verify.New(verify.Options{DB: d, Hasher: pgtest.Hasher(), Log: slog.Default(), Changes: cache.Deaf})
 	_, text := pgtest.Key(t, d, pgtest.KeyRow{Fields: key.Columns{"expires_at": clock}})
 	for _, c := range []struct {
 		at   time.Time
