@@ -57,6 +57,7 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&o.Ledger, "ledger", 100_000, "rows of its ledger")
 	f.IntVar(&o.BigKeys, "big-keys", 100_000, "keys in the database of P9 to P11")
 	f.IntVar(&o.BigLedger, "big-ledger", 500_000, "rows of its ledger")
+	f.IntVar(&o.LongChunk, "long-chunk", 100_000, "ledger rows that the roll-up of P18 adds at once")
 	f.IntVar(&o.HotKeys, "hot-keys", 20_000, "keys of P10 that are used again and again")
 	f.IntVar(&o.Rounds, "rounds", 3, "rounds of each pair, of which the median counts")
 	f.DurationVar(&o.Round, "round", 2*time.Second, "length of each side of a round")
@@ -79,6 +80,7 @@ func fullSize(c *cobra.Command, o *bench.Options) {
 	set("ledger", &o.Ledger, 1_000_000)
 	set("big-keys", &o.BigKeys, 1_000_000)
 	set("big-ledger", &o.BigLedger, 10_000_000)
+	set("long-chunk", &o.LongChunk, 600_000)
 	set("hot-keys", &o.HotKeys, 100_000)
 	set("rounds", &o.Rounds, 5)
 	if !c.Flags().Changed("round") {

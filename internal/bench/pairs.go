@@ -245,13 +245,40 @@ func (b *bench) admissionGroups(ctx context.Context) ([]Result, error) {
 // hotKey is the key of P4: one that has every limit there is.
 const hotKey = 7
 
-// oneHotKey is P4.
+// heldLeases is how many leases the hot key of P4 holds from the start.
+const heldLeases = 60_000
+
+// oneHotKey is P4: one key with every limit, beside what the load itself takes with and
+// without leases that live through all of it.
 func (b *bench) oneHotKey(ctx context.Context) ([]Result, error) {
-	st, err := b.stand(ctx)
+	st, s, err := b.serving(ctx, b.stand)
 	if err != nil {
 		return nil, err
 	}
-	return b.groups(ctx, "P4", "admission, one hot key", 15, st, 8, st.admissions(func() int { return hotKey }))
+	if err := warm(ctx, s, hotKey+1); err != nil {
+		return nil, err
+	}
+	load := st.admissions(func() int { return hotKey })
+	held, after := load, load.after
+	held.before = func(ctx context.Context) error {
+		if err := load.before(ctx); err != nil {
+			return err
+		}
+		const hold = `INSERT INTO admissions (id, key_id, admitted_at, lease_expires_at, reserved_until, reserved_tokens, reserved_cost)
+			SELECT gen_random_uuid(), $1, now(), now() + interval '1 hour', now() + interval '1 hour', 0, 0 FROM generate_series(1, $2::integer)`
+		return st.db.Exec(ctx, hold, idOf(hotKey), heldLeases)
+	}
+	held.after = func(ctx context.Context, right int64) error { return after(ctx, right+heldLeases) }
+	run := func(what traffic) func(context.Context, time.Duration) (sample, error) {
+		return func(ctx context.Context, d time.Duration) (sample, error) {
+			return drive(ctx, s.target, what, d, loadOptions{})
+		}
+	}
+	ratios, samples, err := b.pair(ctx, "P4", side{"with leases", run(held)}, side{"without", run(load)})
+	if err != nil {
+		return nil, err
+	}
+	return []Result{ratio("P4", fmt.Sprintf("admission, one hot key with every limit, %d live leases", heldLeases), "the same key without them", .8, ratios, samples, "with leases", "without")}, nil
 }
 
 // groups compares group commit with one transaction a request, on traffic of so many

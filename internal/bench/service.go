@@ -63,18 +63,7 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 			for time.Now().Before(end) && ctx.Err() == nil {
 				p := <-ready
 				writers.Go(fill)
-				var rows []db.LedgerAppendRow
-				err := hot.Pipeline(ctx, func(q *db.Queries) (err error) {
-					if err = q.LedgerLock(ctx, p.KeyIDs); err == nil {
-						rows, err = q.LedgerAppend(ctx, p)
-					}
-					return err
-				})
-				for _, row := range rows {
-					if row.State != "recorded" {
-						err = errors.New("a new event was not recorded")
-					}
-				}
+				err := appendAll(ctx, hot, p)
 				mu.Lock()
 				if err != nil {
 					failed = err
@@ -93,6 +82,23 @@ func (b *bench) feed(ctx context.Context, hot *db.DB, st *stand, d time.Duration
 	s.Took = time.Since(start)
 	s.PerSec = float64(s.Requests) / s.Took.Seconds()
 	return s, failed
+}
+
+// appendAll records events that are all new, as the service does.
+func appendAll(ctx context.Context, hot *db.DB, p db.LedgerAppendParams) error {
+	var rows []db.LedgerAppendRow
+	err := hot.Pipeline(ctx, func(q *db.Queries) (err error) {
+		if err = q.LedgerLock(ctx, p.KeyIDs); err == nil {
+			rows, err = q.LedgerAppend(ctx, p)
+		}
+		return err
+	})
+	for _, row := range rows {
+		if row.State != "recorded" {
+			return errors.New("a new event was not recorded")
+		}
+	}
+	return err
 }
 
 // appendParams are the next events, as the statement takes them.

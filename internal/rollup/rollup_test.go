@@ -326,6 +326,7 @@ func TestOneAtATime(t *testing.T) {
 		t.Errorf("rebuilding in another's turn: %v", err)
 	}
 	release()
+	h.waitFor("SELECT count(*) FROM (SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup')) AS turn) AS x WHERE x.turn", 1)
 	if n := h.rollAll(); n != 1 {
 		t.Errorf("rolled up %d rows after it", n)
 	}
