@@ -79,8 +79,9 @@ soak: compiler curl postgresql redis browser proxies node ## Fuzz every decoder 
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
 	KEYLEDGER_TEST_SOAK=60s $(GO) test -run Deadlocks -v ./cmd/...
+	KEYLEDGER_TEST_SOAK=10m $(GO) test -run 'TestCrash$$' -v -timeout 30m ./cmd/...
 	KEYLEDGER_TEST_SOAK=120s $(GO) test -run Neighbours -v -timeout 60m ./cmd/...
-	$(GO) test -race -count 10 -timeout 60m ./internal/api ./internal/expire ./internal/verify ./internal/admit
+	$(GO) test -race -count 10 -timeout 60m ./internal/api ./internal/upkeep ./internal/verify ./internal/admit
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $(1); \

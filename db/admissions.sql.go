@@ -67,21 +67,6 @@ func (q *Queries) AdmissionEnds(ctx context.Context, arg AdmissionEndsParams) ([
 	return items, nil
 }
 
-const admissionLock = `-- name: AdmissionLock :exec
-SELECT 1
-  FROM (SELECT a.key_id FROM admissions AS a WHERE a.id = $1 LIMIT 1) AS a
- CROSS JOIN LATERAL (
-       SELECT c.key_id FROM key_counters AS c WHERE c.key_id = a.key_id FOR NO KEY UPDATE
- ) AS c
-`
-
-// Locks the counters of an admission's key, as a decision does, until the transaction
-// ends: no slot is counted as free and kept at once.
-func (q *Queries) AdmissionLock(ctx context.Context, id uuid.UUID) error {
-	_, err := q.db.Exec(ctx, admissionLock, id)
-	return err
-}
-
 const admissionPrune = `-- name: AdmissionPrune :execrows
 DELETE FROM admissions AS a
  WHERE a.id IN (
@@ -103,83 +88,6 @@ func (q *Queries) AdmissionPrune(ctx context.Context, arg AdmissionPruneParams) 
 		return 0, err
 	}
 	return result.RowsAffected(), nil
-}
-
-const admissionRelease = `-- name: AdmissionRelease :execrows
-UPDATE admissions
-   SET is_open = false, ended_by = coalesce(ended_by, 'released'), ended_at = coalesce(ended_at, now())
- WHERE id = ANY($1::uuid[])
-`
-
-// Ends admissions that are not to be settled: their slots and reservations are
-// free at once. Doing it twice, or after the settlement, changes nothing; 0 rows
-// only when there is none of these admissions. Two batches with admissions in
-// common may deadlock: run it where that is tried again.
-func (q *Queries) AdmissionRelease(ctx context.Context, ids []uuid.UUID) (int64, error) {
-	result, err := q.db.Exec(ctx, admissionRelease, ids)
-	if err != nil {
-		return 0, err
-	}
-	return result.RowsAffected(), nil
-}
-
-const admissionRenew = `-- name: AdmissionRenew :many
-WITH clock AS MATERIALIZED (
-    SELECT coalesce($2::timestamptz, clock_timestamp()) AS instant
-), longer AS (
-    UPDATE admissions AS a
-       SET lease_expires_at = greatest(a.lease_expires_at, c.instant + make_interval(secs => $3::integer)),
-           reserved_until = greatest(a.reserved_until, c.instant
-               + make_interval(secs => greatest($4::integer, $3::integer)))
-      FROM clock AS c
-     WHERE a.id = $1 AND a.is_open AND a.lease_expires_at > c.instant
-    RETURNING a.lease_expires_at
-)
-SELECT (l.lease_expires_at IS NOT NULL)::boolean AS renewed,
-       coalesce(l.lease_expires_at, a.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at
-  FROM admissions AS a
-  LEFT JOIN longer AS l ON true
- WHERE a.id = $1
-`
-
-type AdmissionRenewParams struct {
-	ID                 uuid.UUID
-	Now                *time.Time
-	LeaseSeconds       int32
-	ReservationSeconds int32
-}
-
-type AdmissionRenewRow struct {
-	Renewed        bool
-	LeaseExpiresAt time.Time
-}
-
-// Extends a live lease and its reservation, and returns the lease's end; a lease that is
-// over stays over. No row when there is no such admission. It must follow
-// AdmissionLock in the same transaction.
-func (q *Queries) AdmissionRenew(ctx context.Context, arg AdmissionRenewParams) ([]AdmissionRenewRow, error) {
-	rows, err := q.db.Query(ctx, admissionRenew,
-		arg.ID,
-		arg.Now,
-		arg.LeaseSeconds,
-		arg.ReservationSeconds,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []AdmissionRenewRow{}
-	for rows.Next() {
-		var i AdmissionRenewRow
-		if err := rows.Scan(&i.Renewed, &i.LeaseExpiresAt); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
 }
 
 const admissionSweep = `-- name: AdmissionSweep :execrows
@@ -709,6 +617,78 @@ SELECT 1
 func (q *Queries) CountersLock(ctx context.Context, keyIds []uuid.UUID) error {
 	_, err := q.db.Exec(ctx, countersLock, keyIds)
 	return err
+}
+
+const leasesChange = `-- name: LeasesChange :many
+WITH asked AS MATERIALIZED (
+    SELECT u.ord, u.id, u.seconds
+      FROM ROWS FROM (unnest($1::uuid[]), unnest($2::integer[])) WITH ORDINALITY AS u (id, seconds, ord)
+), each AS MATERIALIZED (
+    SELECT u.id, max(u.seconds) AS seconds, min(u.seconds) = 0 AS ends FROM asked AS u GROUP BY u.id
+), clock AS MATERIALIZED (
+    SELECT coalesce($3::timestamptz, clock_timestamp()) AS instant
+), changed AS (
+    UPDATE admissions AS a
+       SET is_open = NOT u.ends,
+           ended_by = CASE WHEN u.ends THEN 'released' END,
+           ended_at = CASE WHEN u.ends THEN c.instant END,
+           lease_expires_at = CASE WHEN u.ends THEN a.lease_expires_at
+               ELSE greatest(a.lease_expires_at, c.instant + make_interval(secs => u.seconds)) END,
+           reserved_until = CASE WHEN u.ends THEN a.reserved_until
+               ELSE greatest(a.reserved_until, c.instant
+                   + make_interval(secs => greatest($4::integer, u.seconds))) END
+      FROM each AS u
+     CROSS JOIN clock AS c
+     WHERE a.id = u.id AND a.is_open AND (u.ends OR a.lease_expires_at > c.instant)
+    RETURNING a.id, a.lease_expires_at, u.ends
+)
+SELECT coalesce(NOT d.ends, false)::boolean AS live,
+       coalesce(d.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at
+  FROM asked AS u
+  LEFT JOIN changed AS d ON d.id = u.id
+ ORDER BY u.ord
+`
+
+type LeasesChangeParams struct {
+	IDs                []uuid.UUID
+	LeaseSeconds       []int32
+	Now                *time.Time
+	ReservationSeconds int32
+}
+
+type LeasesChangeRow struct {
+	Live           bool
+	LeaseExpiresAt time.Time
+}
+
+// Ends admissions that are not to be settled (0 seconds), whose slots and reservations are
+// free at once, and extends live leases with their reservations to so many seconds from
+// now; one row for each, in order. It must follow CountersLock in the same transaction, so
+// that no slot is counted as free and kept at once. An admission that is ended or over
+// stays as it is; one that is both ended and extended here is ended.
+func (q *Queries) LeasesChange(ctx context.Context, arg LeasesChangeParams) ([]LeasesChangeRow, error) {
+	rows, err := q.db.Query(ctx, leasesChange,
+		arg.IDs,
+		arg.LeaseSeconds,
+		arg.Now,
+		arg.ReservationSeconds,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []LeasesChangeRow{}
+	for rows.Next() {
+		var i LeasesChangeRow
+		if err := rows.Scan(&i.Live, &i.LeaseExpiresAt); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const refusalsAdd = `-- name: RefusalsAdd :exec

@@ -38,6 +38,14 @@ var planned = []struct {
 		_, err := q.AdmissionKeys(context.Background(), b.admissions)
 		return err
 	}},
+	{"LeasesChange", 60, func(q *db.Queries, b batch) error {
+		seconds := make([]int32, len(b.admissions)) // every second one ends
+		for i := range seconds {
+			seconds[i] = int32(i%2) * 60
+		}
+		_, err := q.LeasesChange(context.Background(), db.LeasesChangeParams{IDs: b.admissions, LeaseSeconds: seconds, ReservationSeconds: 3600})
+		return err
+	}},
 	{"LedgerLock", 8, func(q *db.Queries, b batch) error { return q.LedgerLock(context.Background(), b.keys) }},
 	{"LedgerAppend", 140, func(q *db.Queries, b batch) error {
 		_, err := q.LedgerAppend(context.Background(), b.usage())

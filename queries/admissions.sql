@@ -277,44 +277,39 @@ SELECT e.measure::text AS measure,
  GROUP BY e.measure, e.seconds
  ORDER BY e.measure, e.seconds;
 
--- name: AdmissionRelease :execrows
--- Ends admissions that are not to be settled: their slots and reservations are
--- free at once. Doing it twice, or after the settlement, changes nothing; 0 rows
--- only when there is none of these admissions. Two batches with admissions in
--- common may deadlock: run it where that is tried again.
-UPDATE admissions
-   SET is_open = false, ended_by = coalesce(ended_by, 'released'), ended_at = coalesce(ended_at, now())
- WHERE id = ANY(@ids::uuid[]);
-
--- name: AdmissionLock :exec
--- Locks the counters of an admission's key, as a decision does, until the transaction
--- ends: no slot is counted as free and kept at once.
-SELECT 1
-  FROM (SELECT a.key_id FROM admissions AS a WHERE a.id = @id LIMIT 1) AS a
- CROSS JOIN LATERAL (
-       SELECT c.key_id FROM key_counters AS c WHERE c.key_id = a.key_id FOR NO KEY UPDATE
- ) AS c;
-
--- name: AdmissionRenew :many
--- Extends a live lease and its reservation, and returns the lease's end; a lease that is
--- over stays over. No row when there is no such admission. It must follow
--- AdmissionLock in the same transaction.
-WITH clock AS MATERIALIZED (
+-- name: LeasesChange :many
+-- Ends admissions that are not to be settled (0 seconds), whose slots and reservations are
+-- free at once, and extends live leases with their reservations to so many seconds from
+-- now; one row for each, in order. It must follow CountersLock in the same transaction, so
+-- that no slot is counted as free and kept at once. An admission that is ended or over
+-- stays as it is; one that is both ended and extended here is ended.
+WITH asked AS MATERIALIZED (
+    SELECT u.ord, u.id, u.seconds
+      FROM ROWS FROM (unnest(@ids::uuid[]), unnest(@lease_seconds::integer[])) WITH ORDINALITY AS u (id, seconds, ord)
+), each AS MATERIALIZED (
+    SELECT u.id, max(u.seconds) AS seconds, min(u.seconds) = 0 AS ends FROM asked AS u GROUP BY u.id
+), clock AS MATERIALIZED (
     SELECT coalesce(sqlc.narg('now')::timestamptz, clock_timestamp()) AS instant
-), longer AS (
+), changed AS (
     UPDATE admissions AS a
-       SET lease_expires_at = greatest(a.lease_expires_at, c.instant + make_interval(secs => @lease_seconds::integer)),
-           reserved_until = greatest(a.reserved_until, c.instant
-               + make_interval(secs => greatest(@reservation_seconds::integer, @lease_seconds::integer)))
-      FROM clock AS c
-     WHERE a.id = @id AND a.is_open AND a.lease_expires_at > c.instant
-    RETURNING a.lease_expires_at
+       SET is_open = NOT u.ends,
+           ended_by = CASE WHEN u.ends THEN 'released' END,
+           ended_at = CASE WHEN u.ends THEN c.instant END,
+           lease_expires_at = CASE WHEN u.ends THEN a.lease_expires_at
+               ELSE greatest(a.lease_expires_at, c.instant + make_interval(secs => u.seconds)) END,
+           reserved_until = CASE WHEN u.ends THEN a.reserved_until
+               ELSE greatest(a.reserved_until, c.instant
+                   + make_interval(secs => greatest(@reservation_seconds::integer, u.seconds))) END
+      FROM each AS u
+     CROSS JOIN clock AS c
+     WHERE a.id = u.id AND a.is_open AND (u.ends OR a.lease_expires_at > c.instant)
+    RETURNING a.id, a.lease_expires_at, u.ends
 )
-SELECT (l.lease_expires_at IS NOT NULL)::boolean AS renewed,
-       coalesce(l.lease_expires_at, a.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at
-  FROM admissions AS a
-  LEFT JOIN longer AS l ON true
- WHERE a.id = @id;
+SELECT coalesce(NOT d.ends, false)::boolean AS live,
+       coalesce(d.lease_expires_at, '0001-01-01T00:00:00Z')::timestamptz AS lease_expires_at
+  FROM asked AS u
+  LEFT JOIN changed AS d ON d.id = u.id
+ ORDER BY u.ord;
 
 -- name: AdmissionsLive :many
 -- The open admissions of keys whose lease or reservation still counts, oldest

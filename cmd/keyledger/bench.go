@@ -29,8 +29,8 @@ func benchCommand() *cobra.Command {
 					return usageError{fmt.Errorf("--only %s is none of %s", name, strings.Join(bench.Names(), ", "))}
 				}
 			}
-			if o.Keys < 100 || o.BigKeys < 100 || o.Ledger < 0 || o.BigLedger < 0 || o.Rounds < 1 || o.Round < time.Second {
-				return usageError{errors.New("--keys and --big-keys must be at least 100, --ledger and --big-ledger not negative, --rounds at least 1, --round at least 1s")}
+			if o.Keys < 100 || o.BigKeys < 100 || o.Ledger < 0 || o.BigLedger < 0 || o.Tail < 1 || o.LongChunk < 1 || o.Rounds < 1 || o.Round < time.Second {
+				return usageError{errors.New("--keys and --big-keys must be at least 100, --ledger and --big-ledger not negative, --tail and --long-chunk at least 1, --rounds at least 1, --round at least 1s")}
 			}
 			if full {
 				fullSize(c, &o)
@@ -57,6 +57,7 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&o.Ledger, "ledger", 100_000, "rows of its ledger")
 	f.IntVar(&o.BigKeys, "big-keys", 100_000, "keys in the database of P9 to P11")
 	f.IntVar(&o.BigLedger, "big-ledger", 500_000, "rows of its ledger")
+	f.IntVar(&o.Tail, "tail", 65_000, "ledger rows that the rollups of P9 lack: as many as come in an interval at the most usage that this service takes")
 	f.IntVar(&o.LongChunk, "long-chunk", 100_000, "ledger rows that the roll-up of P18 adds at once")
 	f.IntVar(&o.HotKeys, "hot-keys", 20_000, "keys of P10 that are used again and again")
 	f.IntVar(&o.Rounds, "rounds", 3, "rounds of each pair, of which the median counts")

@@ -84,12 +84,11 @@ func importFrom(use, short string, read func(c *cobra.Command, from string) (imp
 		if err != nil {
 			return err
 		}
-		im, done, err := openImporter(c.Context())
+		im, d, err := openImporter(c.Context(), dryRun)
 		if err != nil {
 			return err
 		}
-		defer done()
-		im.DryRun = dryRun
+		defer d.Close()
 		bar := progress(c.ErrOrStderr(), len(source.Keys)+len(source.Accounts)+len(source.Refused), "importing")
 		var steps []importer.Step
 		err = im.Import(c.Context(), source, func(s importer.Step) {
@@ -107,7 +106,7 @@ func importFrom(use, short string, read func(c *cobra.Command, from string) (imp
 		}
 		if !dryRun {
 			// Autovacuum would do so too, a minute later.
-			if _, err := im.DB.RefreshStatistics(c.Context()); err != nil {
+			if _, err := d.RefreshStatistics(c.Context()); err != nil {
 				return err
 			}
 		}
@@ -118,8 +117,8 @@ func importFrom(use, short string, read func(c *cobra.Command, from string) (imp
 	return c
 }
 
-// openImporter opens DATABASE_URL, whose schema must be current.
-func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
+// openImporter opens DATABASE_URL, whose schema must be current; the caller closes it.
+func openImporter(ctx context.Context, dryRun bool) (*importer.Importer, *db.DB, error) {
 	cfg, err := config.LoadForTools(os.Environ())
 	if err != nil {
 		return nil, nil, fmt.Errorf("the configuration is wrong:\n%w", err)
@@ -145,7 +144,8 @@ func openImporter(ctx context.Context) (*importer.Importer, func(), error) {
 		}
 		return nil, nil, err
 	}
-	return &importer.Importer{DB: d, Prices: prices, Rules: rulesOf(cfg), Usage: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: coalesce.NewWriters(1)})}, d.Close, nil
+	return importer.New(importer.Options{DB: d, Prices: prices, Rules: rulesOf(cfg), DryRun: dryRun,
+		Usage: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: coalesce.NewWriters(1)})}), d, nil
 }
 
 // printImport prints what was done, what needs a look, and one line of sums.

@@ -100,10 +100,10 @@ type Options struct {
 
 // Decider decides. It is safe for concurrent use.
 type Decider struct {
-	o     Options
-	group *coalesce.Lanes[Request, decided, uuid.UUID]
-	waits chan struct{} // a place for each renewal and release that waits for a held key
-	ends  endings
+	o      Options
+	group  *coalesce.Lanes[Request, decided, uuid.UUID]
+	leases *coalesce.Lanes[change, db.LeasesChangeRow, uuid.UUID]
+	ends   endings
 }
 
 // decided is a decision with the row that it was made of; later: it could not be made in

@@ -11,72 +11,72 @@ import (
 	"github.com/keyledger/keyledger/internal/fault"
 )
 
-// maxWaits is how many renewals and releases may wait at once for keys that are held: each
-// has a connection, and others need some too.
-const maxWaits = 2
-
-// alone does something that concerns one key: at once where nobody holds it, else with
-// patience, unless too many wait so already.
-func (d *Decider) alone(fn func(*db.DB) error) error {
-	err := fn(d.o.Fast)
-	if !db.Stuck(err) {
-		return err
-	}
-	select {
-	case d.waits <- struct{}{}:
-		defer func() { <-d.waits }()
-		return fn(d.o.Patient)
-	default:
-		return err
-	}
+// change ends the lease of an admission, or extends it.
+type change struct {
+	admission, key uuid.UUID
+	seconds        int32 // from now; 0: it ends
 }
 
 // Release ends an admission that will not be settled. Doing it again, or after
 // settlement, is harmless. NotFound when there is none.
 func (d *Decider) Release(ctx context.Context, id uuid.UUID) error {
-	n, err := d.release(ctx, []uuid.UUID{id})
-	if err == nil && n == 0 {
-		return notFound()
+	c, err := d.change(ctx, id, 0)
+	if err == nil {
+		_, err = d.leases.Do(ctx, c)
 	}
 	return err
 }
 
-func (d *Decider) release(ctx context.Context, ids []uuid.UUID) (n int64, err error) {
-	err = d.alone(func(from *db.DB) error {
-		return from.InTx(ctx, func(q *db.Queries) (err error) {
-			n, err = q.AdmissionRelease(ctx, ids)
-			return err
-		})
-	})
+// Renew extends a live lease to so many seconds from now, 1 at least, and returns its end.
+// A lease that is over is a Conflict: its slot may be another's by now. now nil is the
+// database's clock.
+func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
+	c, err := d.change(ctx, id, seconds)
 	if err != nil {
-		return 0, fmt.Errorf("releasing admissions: %w", err)
+		return time.Time{}, err
 	}
-	return n, nil
+	var row db.LeasesChangeRow
+	if now == nil {
+		row, err = d.leases.Do(ctx, c)
+	} else {
+		var rows []db.LeasesChangeRow
+		if rows, err = d.changeLeases(ctx, d.o.Patient, []change{c}, now); err == nil {
+			row = rows[0]
+		}
+	}
+	if err == nil && !row.Live {
+		err = fault.New(fault.Conflict, "The lease is over: it was settled, released, or not renewed in time. Ask for another admission.")
+	}
+	return row.LeaseExpiresAt, err
 }
 
-// Renew extends a live lease to so many seconds from now and returns its end.
-// A lease that is over is a Conflict: its slot may be another's by now.
-func (d *Decider) Renew(ctx context.Context, id uuid.UUID, seconds int32, now *time.Time) (time.Time, error) {
-	var rows []db.AdmissionRenewRow
-	params := db.AdmissionRenewParams{ID: id, LeaseSeconds: seconds, ReservationSeconds: int32(d.o.ReservationTTL.Seconds()), Now: now}
-	err := d.alone(func(from *db.DB) error {
-		return from.Pipeline(ctx, func(q *db.Queries) (err error) {
-			if err = q.AdmissionLock(ctx, id); err == nil {
-				rows, err = q.AdmissionRenew(ctx, params)
-			}
-			return err
-		})
-	})
+// change is a change of an admission, whose key never changes. NotFound when there is none.
+func (d *Decider) change(ctx context.Context, id uuid.UUID, seconds int32) (change, error) {
+	rows, err := d.o.Fast.AdmissionKeys(ctx, []uuid.UUID{id})
 	if err != nil {
-		return time.Time{}, fmt.Errorf("renewing a lease: %w", err)
+		return change{}, fmt.Errorf("reading an admission: %w", err)
 	}
 	if len(rows) == 0 {
-		return time.Time{}, notFound()
+		return change{}, fault.New(fault.NotFound, "No such admission.")
 	}
-	if !rows[0].Renewed {
-		return time.Time{}, fault.New(fault.Conflict, "The lease is over: it was settled, released, or not renewed in time. Ask for another admission.")
-	}
-	return rows[0].LeaseExpiresAt, nil
+	return change{id, rows[0].KeyID, seconds}, nil
 }
 
-func notFound() error { return fault.New(fault.NotFound, "No such admission.") }
+// changeLeases changes leases in one transaction, and returns what each is then.
+func (d *Decider) changeLeases(ctx context.Context, from *db.DB, changes []change, now *time.Time) (rows []db.LeasesChangeRow, err error) {
+	p := db.LeasesChangeParams{ReservationSeconds: int32(d.o.ReservationTTL.Seconds()), Now: now}
+	var keys []uuid.UUID
+	for _, c := range changes {
+		p.IDs, p.LeaseSeconds, keys = append(p.IDs, c.admission), append(p.LeaseSeconds, c.seconds), append(keys, c.key)
+	}
+	err = from.Pipeline(ctx, func(q *db.Queries) (err error) {
+		if err = q.CountersLock(ctx, keys); err == nil {
+			rows, err = q.LeasesChange(ctx, p)
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("changing leases: %w", err)
+	}
+	return rows, nil
+}

@@ -42,6 +42,9 @@ func (binder) Bind(v any, c echo.Context) error {
 	if len(body) > smallBody && crowded(body) {
 		return fault.New(fault.Malformed, fmt.Sprintf("An object of the body has more than %d members.", maxMembers))
 	}
+	if string(bytes.TrimSpace(body)) == "null" {
+		return fault.New(fault.Malformed, "The body must be a JSON object, not null.")
+	}
 	wrong, err := decode(body, v)
 	if err != nil {
 		return err

@@ -99,7 +99,7 @@ func TestCreateRefuses(t *testing.T) {
 		`{"name":"a","Name":"b"}`:            {422, "Name"},
 		`[]`:                                 {422, "body"},
 		`"x"`:                                {422, "body"},
-		`null`:                               {422, "name"},
+		`null`:                               {400, ""},
 		``:                                   {400, ""},
 		`{"name":`:                           {400, ""},
 		`{"name":"a"} trailing`:              {400, ""},

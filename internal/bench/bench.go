@@ -29,6 +29,7 @@ type Options struct {
 	Ledger  int    // rows of its ledger
 	// BigKeys and BigLedger are those of the database of P9 to P11.
 	BigKeys, BigLedger int
+	Tail               int           // ledger rows behind the rollups, in the second half of P9 and the first of P18
 	LongChunk          int           // ledger rows of P18's second half
 	HotKeys            int           // of P10: keys that are used again and again
 	Rounds             int           // of each pair; the result is their median
@@ -83,7 +84,7 @@ var tests = []test{
 	{"P1", (*bench).verify}, {"P2", (*bench).admission}, {"P3", (*bench).admissionGroups}, {"P4", (*bench).oneHotKey},
 	{"P5", (*bench).usage}, {"P6", (*bench).usageBatches}, {"P7", (*bench).revocation}, {"P8", (*bench).lists},
 	{"P12", (*bench).firstMinute}, {"P13", (*bench).lockWaits}, {"P17", (*bench).pace}, {"P18", (*bench).rollUp},
-	{"R2", (*bench).durability}, {"R4", (*bench).overload}, {"P9", (*bench).reports}, {"CSV", (*bench).stream}, {"P10", (*bench).memory}, {"P11", (*bench).growth},
+	{"R2", (*bench).durability}, {"R4", (*bench).overload}, {"CSV", (*bench).stream}, {"P9", (*bench).reports}, {"P10", (*bench).memory}, {"P11", (*bench).growth},
 }
 
 // Names are those that Options.Only may hold.

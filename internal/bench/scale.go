@@ -80,10 +80,6 @@ func (b *bench) overload(ctx context.Context) ([]Result, error) {
 		Reached: samples["10×"].P99 < time.Second && most < 300<<20 && slower >= .7 && samples["10×"].Refused > 0}}, nil
 }
 
-// tailRows is how many ledger rows lie behind the rollups in the second half of P9: about
-// what ROLLUP_INTERVAL leaves at the most usage that this service takes.
-const tailRows = 65_000
-
 // reports is P9, without a tail and with one.
 func (b *bench) reports(ctx context.Context) (results []Result, err error) {
 	st, err := b.bigStand(ctx)
@@ -97,7 +93,7 @@ func (b *bench) reports(ctx context.Context) (results []Result, err error) {
 	for _, side := range []struct {
 		tail  int
 		reach time.Duration
-	}{{0, 200 * time.Millisecond}, {tailRows, 250 * time.Millisecond}} {
+	}{{0, 200 * time.Millisecond}, {b.o.Tail, 250 * time.Millisecond}} {
 		if err := b.feedRows(ctx, st, side.tail); err != nil {
 			return nil, err
 		}
@@ -165,7 +161,7 @@ func (b *bench) rollUp(ctx context.Context) (results []Result, err error) {
 		what  string
 		rows  int
 		reach float64
-	}{{"the roll-up, of what comes in its interval", tailRows, 50_000}, {"the roll-up, of a long chunk", b.o.LongChunk, 100_000}} {
+	}{{"the roll-up, of what comes in its interval", b.o.Tail, 50_000}, {"the roll-up, of a long chunk", b.o.LongChunk, 100_000}} {
 		if err := b.feedRows(ctx, st, side.rows); err != nil {
 			return nil, err
 		}

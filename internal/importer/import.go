@@ -30,11 +30,25 @@ var accounts = uuid.NewSHA1(namespace, []byte("accounts"))
 
 // Importer brings a source into a database. One at a time does; others wait.
 type Importer struct {
-	DB     *db.DB
-	Usage  *usage.Recorder
-	Prices *price.Store
-	Rules  key.Rules
-	DryRun bool // plan, and change nothing
+	o Options
+}
+
+// Options are what an importer works with. DB, Usage and Prices are required.
+type Options struct {
+	DB       *db.DB
+	Usage    *usage.Recorder
+	Prices   *price.Store
+	Rules    key.Rules
+	DryRun   bool // plan, and change nothing
+	Openings int  // how many ledger rows a transaction writes, 2 at least; 0: usage.MaxOpenings
+}
+
+// New makes an importer.
+func New(o Options) *Importer {
+	if o.Openings == 0 {
+		o.Openings = usage.MaxOpenings
+	}
+	return &Importer{o}
 }
 
 // What becomes of a key or an account.
@@ -58,9 +72,9 @@ type Step struct {
 	Cost             decimal.Decimal // USD
 }
 
-// Import brings a source, one key or account a transaction, and tells of each as it is
-// done. It stops at the first error; what was done by then stays, and a later run goes on
-// from there.
+// Import brings a source, key by key and account by account, and tells of each as it is
+// done. A long history takes several transactions, so that nobody waits for it. It stops
+// at the first error; what was done by then stays, and a later run goes on from there.
 func (im *Importer) Import(ctx context.Context, s Source, done func(Step)) error {
 	for _, r := range s.Refused {
 		action := Refused
@@ -69,11 +83,11 @@ func (im *Importer) Import(ctx context.Context, s Source, done func(Step)) error
 		}
 		done(Step{Subject: r.Subject, Action: action, Why: r.Reason})
 	}
-	catalogue, _, err := im.Prices.Current(ctx)
+	catalogue, _, err := im.o.Prices.Current(ctx)
 	if err != nil {
 		return err
 	}
-	zone, err := time.LoadLocation(im.Usage.Timezone())
+	zone, err := time.LoadLocation(im.o.Usage.Timezone())
 	if err != nil {
 		return fmt.Errorf("the service's time zone: %w", err)
 	}
@@ -110,22 +124,27 @@ var actor = db.Actor{Name: "import"}
 
 // key brings one key with its usage, or the usage that came since.
 func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, zone *time.Location) (Step, error) {
-	r, unlike, wrong := k.read(im.Rules)
+	r, unlike, wrong := k.read(im.o.Rules)
 	step := Step{Subject: fmt.Sprintf("key %s (%s)", k.Fields["name"], k.ID), Notes: unlike}
 	if r.hash == nil {
 		step.Action, step.Why = Refused, wrong
 		return step, nil
 	}
 	if r.created.IsZero() {
-		now, err := im.DB.Now(ctx)
+		now, err := im.o.DB.Now(ctx)
 		if err != nil {
 			return step, err
 		}
 		r.created = now
 		step.Notes = append(step.Notes, "its createdAt cannot be read: it is created now")
 	}
+	b := bringing{subject: "key:" + r.id.String(), openings: func(o usage.Opening) []usage.Opening {
+		o.KeyID = r.id
+		return []usage.Opening{o}
+	}}
+	b.cells = func(before ledger) ([]cell, []string) { return k.History.cells(r.created.In(zone), before, catalogue) }
 	err := im.within(ctx, func(q *db.Queries) error {
-		before, brought, err := im.before(ctx, q, "key:"+r.id.String())
+		before, brought, err := im.before(ctx, q, b.subject)
 		if err != nil {
 			return err
 		}
@@ -151,7 +170,7 @@ func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, 
 				return err
 			}
 		}
-		cells, doubts := k.History.cells(r.created.In(zone), before, catalogue)
+		cells, doubts := b.cells(before)
 		step.Notes = append(step.Notes, doubts...)
 		if unrated, rated := k.History.RealCost, k.History.TotalCost; unrated != nil && rated != nil && unrated.Sub(*rated).Abs().GreaterThan(decimal.New(1, -6)) {
 			step.Notes = append(step.Notes, fmt.Sprintf("it cost $%s there, and $%s before the rates of services; the rated cost is brought", rated, unrated))
@@ -160,18 +179,18 @@ func (im *Importer) key(ctx context.Context, k Key, catalogue *price.Catalogue, 
 			step.Action = Added
 		}
 		step.count(cells)
-		if im.DryRun {
+		if im.o.DryRun {
 			return nil
 		}
-		if err := im.bring(ctx, q, "key:"+r.id.String(), cells, !brought, func(o usage.Opening) []usage.Opening {
-			o.KeyID = r.id
-			return []usage.Opening{o}
-		}); err != nil || r.lastUsed.IsZero() {
+		if err := im.bring(ctx, q, &b, cells, !brought); err != nil || r.lastUsed.IsZero() {
 			return err
 		}
 		return q.ImportLastUsed(ctx, db.ImportLastUsedParams{KeyID: r.id, LastUsedAt: r.lastUsed})
 	})
-	return step, err
+	if err != nil {
+		return step, err
+	}
+	return step, im.bringRest(ctx, &b)
 }
 
 // differences notes what a key that was brought before is here and is not there any more:
@@ -215,7 +234,7 @@ func (im *Importer) followSecret(ctx context.Context, q *db.Queries, r record, s
 		return nil
 	}
 	step.Notes = append(step.Notes, "ITS SECRET WAS MADE ANEW THERE: the new one works here from now on, and the old one does not")
-	if step.Action = Added; im.DryRun {
+	if step.Action = Added; im.o.DryRun {
 		return nil
 	}
 	if _, err := q.KeyTouch(ctx, r.id); err != nil {
@@ -249,7 +268,7 @@ func (im *Importer) create(ctx context.Context, q *db.Queries, r record) (action
 	if len(known) > 0 {
 		return Refused, fmt.Sprintf("its secret opens another key here already (%s)", known[0]), nil
 	}
-	if im.DryRun {
+	if im.o.DryRun {
 		return Created, "", nil
 	}
 	fields, err := r.columns.JSON()
@@ -283,12 +302,23 @@ func (im *Importer) account(ctx context.Context, a Account, catalogue *price.Cat
 		step.Action, step.Why = Refused, "its id "+message
 		return step, nil
 	}
+	b := bringing{subject: "account:" + a.ID, openings: func(o usage.Opening) []usage.Opening {
+		// The same again without the account, taken off: its keys have brought it.
+		o.LedgerID, o.AccountID = accounts, a.ID
+		off := o
+		off.AccountID, off.Requests, off.Cost = "", -o.Requests, o.Cost.Neg()
+		off.Counts = Sums{}.each(Sums{0, o.Counts}, func(a, b int64) int64 { return a - b }).Counts
+		return []usage.Opening{o, off}
+	}}
+	b.cells = func(before ledger) ([]cell, []string) {
+		return a.History.cells(a.History.first(time.Now().In(zone)), before, catalogue)
+	}
 	err := im.within(ctx, func(q *db.Queries) error {
-		before, brought, err := im.before(ctx, q, "account:"+a.ID)
+		before, brought, err := im.before(ctx, q, b.subject)
 		if err != nil {
 			return err
 		}
-		cells, doubts := a.History.cells(a.History.first(time.Now().In(zone)), before, catalogue)
+		cells, doubts := b.cells(before)
 		step.Notes = doubts
 		switch {
 		case !brought:
@@ -297,22 +327,18 @@ func (im *Importer) account(ctx context.Context, a Account, catalogue *price.Cat
 			step.Action = Added
 		}
 		step.count(cells)
-		if im.DryRun {
+		if im.o.DryRun {
 			return nil
 		}
 		if err := q.ImportHolderCreate(ctx, accounts); err != nil {
 			return err
 		}
-		return im.bring(ctx, q, "account:"+a.ID, cells, !brought, func(o usage.Opening) []usage.Opening {
-			// The same again without the account, taken off: its keys have brought it.
-			o.LedgerID, o.AccountID = accounts, a.ID
-			off := o
-			off.AccountID, off.Requests, off.Cost = "", -o.Requests, o.Cost.Neg()
-			off.Counts = Sums{}.each(Sums{0, o.Counts}, func(a, b int64) int64 { return a - b }).Counts
-			return []usage.Opening{o, off}
-		})
+		return im.bring(ctx, q, &b, cells, !brought)
 	})
-	return step, err
+	if err != nil {
+		return step, err
+	}
+	return step, im.bringRest(ctx, &b)
 }
 
 // maxAccount bounds account ids, in characters.
@@ -320,7 +346,7 @@ const maxAccount = 200
 
 // within is a transaction that no other import is in.
 func (im *Importer) within(ctx context.Context, fn func(*db.Queries) error) error {
-	return im.DB.Audited(ctx, actor, "import", func(q *db.Queries) error {
+	return im.o.DB.Audited(ctx, actor, "import", func(q *db.Queries) error {
 		if err := q.ImportLock(ctx); err != nil {
 			return fmt.Errorf("waiting for another import: %w", err)
 		}
@@ -346,9 +372,18 @@ func (im *Importer) before(ctx context.Context, q *db.Queries, subject string) (
 	return before, len(rows) > 0, nil
 }
 
-// bring writes cells into the ledger and notes that they were brought.
-func (im *Importer) bring(ctx context.Context, q *db.Queries, subject string, cells []cell, first bool, openings func(usage.Opening) []usage.Opening) error {
-	p := db.ImportedAddParams{Source: sourceName, Subject: subject}
+// bringing is a history on its way into the ledger.
+type bringing struct {
+	subject  string                                     // whose it is, as imported_usage names it
+	cells    func(before ledger) ([]cell, []string)     // what is still to be brought, and doubts
+	openings func(usage.Opening) (rows []usage.Opening) // the ledger rows of a cell: one, or two
+	left     bool                                       // the last transaction did not bring all
+}
+
+// bring writes the first of the cells into the ledger, as many as one transaction may, and
+// notes that they were brought.
+func (im *Importer) bring(ctx context.Context, q *db.Queries, b *bringing, cells []cell, first bool) error {
+	p := db.ImportedAddParams{Source: sourceName, Subject: b.subject}
 	note := func(at place, day time.Time, s Sums, cost decimal.Decimal) {
 		p.Grains = append(p.Grains, grains[at.level])
 		p.Models, p.Days, p.Requests = append(p.Models, at.model), append(p.Days, day), append(p.Requests, s.Requests)
@@ -360,22 +395,46 @@ func (im *Importer) bring(ctx context.Context, q *db.Queries, subject string, ce
 	if first {
 		note(place{}, time.Date(1, 1, 1, 0, 0, 0, 0, time.UTC), Sums{}, decimal.Zero)
 	}
+	b.left = false
 	var rows []usage.Opening
 	for _, c := range cells {
 		day, err := time.Parse(time.DateOnly, c.day)
 		if err != nil {
 			return err
 		}
+		more := b.openings(usage.Opening{Model: c.model, Day: day, Requests: c.sums.Requests, Counts: c.sums.Counts, Cost: c.cost, Priced: c.known})
+		if b.left = len(rows)+len(more) > im.o.Openings; b.left {
+			break
+		}
+		rows = append(rows, more...)
 		note(c.place, day, c.sums, c.cost)
-		rows = append(rows, openings(usage.Opening{Model: c.model, Day: day, Requests: c.sums.Requests, Counts: c.sums.Counts, Cost: c.cost, Priced: c.known})...)
 	}
 	if p.Models == nil {
 		return nil
 	}
-	if err := im.Usage.Open(ctx, q, rows); err != nil {
+	if err := im.o.Usage.Open(ctx, q, rows); err != nil {
 		return err
 	}
 	return q.ImportedAdd(ctx, p)
+}
+
+// bringRest brings what the first transaction of a history left. Each one asks again what
+// there is to bring: another import may have been here since the last.
+func (im *Importer) bringRest(ctx context.Context, b *bringing) error {
+	for b.left {
+		err := im.within(ctx, func(q *db.Queries) error {
+			before, _, err := im.before(ctx, q, b.subject)
+			if err != nil {
+				return err
+			}
+			cells, _ := b.cells(before)
+			return im.bring(ctx, q, b, cells, false)
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // merged are cells, one for each place.

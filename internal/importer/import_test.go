@@ -69,6 +69,12 @@ func startRedis(t *testing.T) (*redis.Client, string) {
 
 func newImporter(t *testing.T, d *db.DB, zone string) *importer.Importer {
 	t.Helper()
+	return importer.New(options(t, d, zone))
+}
+
+// options are those of an importer into a database whose days are parted in zone.
+func options(t *testing.T, d *db.DB, zone string) importer.Options {
+	t.Helper()
 	prices := price.New(d, cache.Deaf)
 	if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
@@ -76,7 +82,7 @@ func newImporter(t *testing.T, d *db.DB, zone string) *importer.Importer {
 	if _, err := d.SettingAgree(ctx, db.SettingAgreeParams{Name: "timezone", Value: zone}); err != nil {
 		t.Fatal(err)
 	}
-	return &importer.Importer{DB: d, Prices: prices, Usage: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: coalesce.NewWriters(1)}),
+	return importer.Options{DB: d, Prices: prices, Usage: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: zone, Writers: coalesce.NewWriters(1)}),
 		Rules: key.Rules{Services: []string{"claude", "gemini", "openai", "bedrock"}, Clients: []string{"claude_code", "gemini_cli"}, Comparable: price.Comparable, Denied: price.Denied}}
 }
 
@@ -194,13 +200,13 @@ func TestRecorded(t *testing.T) {
 	var first string
 	for _, from := range []importer.Source{export, fromRedis} {
 		d := pgtest.New(t)
-		im := newImporter(t, d, zone)
-		im.DryRun = true
-		planned := bring(t, im, from)
+		o := options(t, d, zone)
+		im := importer.New(o)
+		o.DryRun = true
+		planned := bring(t, importer.New(o), from)
 		if n := pgtest.Scan[int](t, d, "SELECT (SELECT count(*) FROM api_keys) + (SELECT count(*) FROM usage_events) + (SELECT count(*) FROM imported_usage)"); n != 0 {
 			t.Errorf("a dry run wrote %d rows", n)
 		}
-		im.DryRun = false
 		if done := bring(t, im, from); done != planned {
 			t.Errorf("planned\n%s\nand did\n%s", planned, done)
 		}
@@ -428,13 +434,16 @@ func TestHereAlready(t *testing.T) {
 // its days after a month and keeps its months and totals, what has been brought in the end
 // is the original's total, in every kind of token and in requests, also when it was read
 // while it counted, days before the total; in cost too, whatever it charges beside what the
-// catalogue would; no total ever falls; and the ledger adds up.
+// catalogue would; no total ever falls; and the ledger adds up. All this in as few ledger
+// rows a transaction as one likes, and never in more.
 func TestAgainAndAgain(t *testing.T) {
 	d := pgtest.New(t)
-	im := newImporter(t, d, "UTC")
+	o := options(t, d, "UTC")
 	n := 0
 	rapid.Check(t, func(rt *rapid.T) {
 		n++
+		o.Openings = rapid.IntRange(2, 20).Draw(rt, "openings")
+		im := importer.New(o)
 		id := fmt.Sprintf("88888888-8888-4888-8888-%012d", n)
 		k := importer.Key{ID: id, Fields: map[string]string{"id": id, "name": "k", "apiKey": fmt.Sprintf("%064x", n), "createdAt": "2026-01-05T00:00:00Z"}, History: importer.History{
 			Months: map[string]importer.Sums{}, ModelMonths: map[string]map[string]importer.Sums{}, ModelDays: map[string]map[string]importer.Sums{},
@@ -491,6 +500,9 @@ func TestAgainAndAgain(t *testing.T) {
 		cost := pgtest.Scan[decimal.Decimal](t, d, "SELECT cost FROM key_counters WHERE key_id = $1", id)
 		if off := cost.Sub(*h.TotalCost).Abs(); off.GreaterThan(decimal.New(1, -9)) {
 			rt.Fatalf("brought $%s of $%s", cost, h.TotalCost)
+		}
+		if most := pgtest.Scan[int](t, d, "SELECT coalesce(max(n), 0) FROM (SELECT count(*) AS n FROM usage_events AS e JOIN api_keys AS k USING (ledger_id) WHERE k.id = $1 GROUP BY e.xmin::text) AS x", id); most > o.Openings {
+			rt.Fatalf("a transaction wrote %d ledger rows, %d may", most, o.Openings)
 		}
 	})
 	agrees(t, d, "UTC")

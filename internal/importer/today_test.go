@@ -60,10 +60,15 @@ func todayDump() []byte {
 // importerOfToday knows the services and clients that the service knows by default.
 func importerOfToday(t *testing.T, d *db.DB) *importer.Importer {
 	t.Helper()
-	im := newImporter(t, d, "UTC")
-	im.Rules.Services = append(im.Rules.Services, "droid")
-	im.Rules.Clients = append(im.Rules.Clients, "codex_cli", "droid_cli")
-	return im
+	return importer.New(optionsOfToday(t, d))
+}
+
+func optionsOfToday(t *testing.T, d *db.DB) importer.Options {
+	t.Helper()
+	o := options(t, d, "UTC")
+	o.Rules.Services = append(o.Rules.Services, "droid")
+	o.Rules.Clients = append(o.Rules.Clients, "codex_cli", "droid_cli")
+	return o
 }
 
 // Guarantee: today's original comes over whole: what it says a model cost is kept and what
@@ -83,7 +88,8 @@ func TestToday(t *testing.T) {
 		t.Errorf("notes: %q", source.Notes)
 	}
 	d := pgtest.New(t)
-	im := importerOfToday(t, d)
+	o := optionsOfToday(t, d)
+	im := importer.New(o)
 	did := bring(t, im, source)
 	for _, want := range []string{
 		"create: key ann's (11111111-1111-4111-8111-111111111111)  6 360 0.0022 rateLimitWindow of 600000 minutes is shortened to 527040, a tag is cut to 50 characters, it cost $0.0022 there, and $0.0037 before the rates of services; the rated cost is brought\n",
@@ -114,9 +120,9 @@ func TestToday(t *testing.T) {
 	}
 	// A service that is not configured refuses a new key by name, and stops no usage of one
 	// that is here.
-	im.Rules.Services = []string{"claude"}
+	o.Rules.Services = []string{"claude"}
 	source.Keys[0].History.Total.Requests++
-	if again := bring(t, im, source); !strings.Contains(again, "add usage: key ann's") || !strings.Contains(again, "KEYLEDGER_SERVICES") {
+	if again := bring(t, importer.New(o), source); !strings.Contains(again, "add usage: key ann's") || !strings.Contains(again, "KEYLEDGER_SERVICES") {
 		t.Errorf("without its service:\n%s", again)
 	}
 }
@@ -157,7 +163,9 @@ func TestExportsOfToday(t *testing.T) {
 func TestSecretFollows(t *testing.T) {
 	t.Parallel()
 	d := pgtest.New(t)
-	im := importerOfToday(t, d)
+	o := optionsOfToday(t, d)
+	im := importer.New(o)
+	o.DryRun = true
 	hasher := pgtest.Hasher()
 	v := verify.New(verify.Options{DB: d, Hasher: hasher, Log: slog.New(slog.DiscardHandler), Changes: cache.Deaf})
 	code := func(secret string) verify.Code {
@@ -179,11 +187,9 @@ func TestSecretFollows(t *testing.T) {
 			t.Fatal("the imported secret does not open its key")
 		}
 	}
-	im.DryRun = true
-	if did := bring(t, im, from(secrets[1])); !strings.Contains(did, "MADE ANEW THERE") || code(secrets[0]) != verify.Valid {
+	if did := bring(t, importer.New(o), from(secrets[1])); !strings.Contains(did, "MADE ANEW THERE") || code(secrets[0]) != verify.Valid {
 		t.Errorf("a dry run: %s", did)
 	}
-	im.DryRun = false
 	if did := bring(t, im, from(secrets[1])); !strings.Contains(did, "ITS SECRET WAS MADE ANEW THERE") {
 		t.Errorf("it said %s", did)
 	}

@@ -1,6 +1,7 @@
 package rollup_test
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -54,9 +55,14 @@ func newHouse(t *testing.T) *house {
 func at(t *testing.T, url string) *house {
 	t.Helper()
 	d := pgtest.Open(t, url)
+	fast, err := db.OpenHot(ctx, url, 8, db.ShortPatience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(fast.Close)
 	prices := price.New(d, cache.Deaf)
 	return &house{T: t, url: url, db: d, prices: prices, roll: rollup.New(d, "UTC"),
-		record: usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: "UTC", Writers: coalesce.NewWriters(2)}),
+		record: usage.New(usage.Options{Fast: fast, Patient: d, Prices: prices, Timezone: "UTC", Writers: coalesce.NewWriters(2)}),
 		keeper: keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher()})}
 }
 
@@ -207,6 +213,13 @@ func (h *house) waitFor(sql string, n int64) {
 	}
 }
 
+// waitForTurn waits until nobody has a turn at rolling up: a connection that was killed lets
+// go a moment after its client knows.
+func (h *house) waitForTurn() {
+	h.Helper()
+	h.waitFor("SELECT count(*) FROM (SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup')) AS turn) AS x WHERE x.turn", 1)
+}
+
 // Guarantee: a writer that has written to a chunk and not committed keeps it from being
 // sealed; the roll-up gives up soon, and no other writer waits for longer than it tries.
 func TestSealWaitsForWriter(t *testing.T) {
@@ -275,6 +288,7 @@ func TestBrokenOff(t *testing.T) {
 		pgtest.Exec(t, h.db, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'")
 		rolling.Wait()
 		release()
+		h.waitForTurn()
 		if h.rollups() != before {
 			t.Errorf("%s: half a step stayed", table)
 		}
@@ -326,7 +340,7 @@ func TestOneAtATime(t *testing.T) {
 		t.Errorf("rebuilding in another's turn: %v", err)
 	}
 	release()
-	h.waitFor("SELECT count(*) FROM (SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup')) AS turn) AS x WHERE x.turn", 1)
+	h.waitForTurn()
 	if n := h.rollAll(); n != 1 {
 		t.Errorf("rolled up %d rows after it", n)
 	}
@@ -395,14 +409,7 @@ func TestDump(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	restored := pgtest.EmptyURL(t)
-	psql := exec.Command("psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", restored)
-	psql.Stdin = strings.NewReader(string(dump))
-	if out, err := psql.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
-	}
-	c := at(t, restored)
-	c.agrees()
+	c := h.restored(dump)
 	rows := c.count("SELECT count(*) FROM usage_events")
 	if rows < 50 {
 		t.Errorf("the copy has %d ledger rows", rows)
@@ -413,6 +420,20 @@ func TestDump(t *testing.T) {
 	if n := c.count("SELECT sum(requests) FROM model_usage"); n != rows+1 {
 		t.Errorf("the copy has rolled up %d rows, want %d", n, rows+1)
 	}
+}
+
+// restored is the house that a dump makes elsewhere.
+func (h *house) restored(dump []byte) *house {
+	h.Helper()
+	url := pgtest.EmptyURL(h)
+	psql := exec.Command("psql", "-q", "-v", "ON_ERROR_STOP=1", "-d", url)
+	psql.Stdin = bytes.NewReader(dump)
+	if out, err := psql.CombinedOutput(); err != nil {
+		h.Fatalf("%v\n%s", err, out)
+	}
+	c := at(h.T, url)
+	c.agrees()
+	return c
 }
 
 // Guarantee: days that the ledger does not hold whole any more are not rebuilt from what is
