@@ -23,9 +23,10 @@ import (
 //     its columns in the answer; and admit_step, which compares it;
 //   - LedgerAppend (queries/ledger.sql), if usage moves its counter;
 //   - the table of fields (internal/key/fields.go), which checks it;
-//   - openapi.yaml (Key, KeyFields, HolderKey, the names of limits and codes) and the two structs that
-//     answers are made of (internal/api/views.go, convert.go);
-//   - the table of flags (cmd/keyledger/keyfields.go).
+//   - its code (admit.go) and the status that a proxy gets for it (internal/api/authz.go);
+//   - openapi.yaml (Key, KeyFields, HolderKey, their examples, the names of limits and codes)
+//     and the two structs that answers are made of (internal/api/views.go, convert.go);
+//   - the table of flags (cmd/keyledger/keyfields.go), and what keys show prints (keys.go).
 type limit struct {
 	name    string // as answers show it
 	place   int    // in the list of an answer
