@@ -103,7 +103,6 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 		return fmt.Errorf("opening PostgreSQL's log: %w", err)
 	}
 	defer func() { _ = logFile.Close() }()
-	logStart, _ := logFile.Seek(0, 2)
 	args := []string{
 		"-D", data, "-c", "listen_addresses=", "-c", "unix_socket_directories=" + c.socket, "-c", "port=" + port,
 		"-c", "unix_socket_permissions=0700", "-c", "max_connections=200", "-c", "logging_collector=off",
@@ -113,9 +112,26 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 	} else {
 		args = append(args, durableSettings...)
 	}
-	cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec,noctx // a program we have just found; it outlives ctx and is ended by Stop
-	cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, dir
-	cmd.SysProcAttr = owner.attributes()
+	for deadline := time.Now().Add(leftoverWait); ; {
+		cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec,noctx // a program we have just found; it outlives ctx and is ended by Stop
+		cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, dir
+		cmd.SysProcAttr = owner.attributes()
+		err := c.run(ctx, cmd, logFile)
+		// Where a postmaster was killed, one of its processes may live on for a moment.
+		if err == nil || !strings.Contains(err.Error(), "pre-existing shared memory block") || time.Now().After(deadline) {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// run starts PostgreSQL and waits until it is ready.
+func (c *Cluster) run(ctx context.Context, cmd *exec.Cmd, logFile *os.File) (err error) {
+	logStart, _ := logFile.Seek(0, 2)
 	if c.child, err = child.Start(cmd); err != nil {
 		return fmt.Errorf("starting PostgreSQL: %w", err)
 	}
