@@ -43,7 +43,7 @@ func serveCommand() *cobra.Command {
 				return fmt.Errorf("the configuration is wrong:\n%w", err)
 			}
 			log := newLogger(cfg, c.ErrOrStderr())
-			boundMemory(log)
+			boundMemory(cfg.CacheKeys, log)
 			s, err := start(c.Context(), cfg, log)
 			if err != nil {
 				return err
@@ -57,14 +57,28 @@ func serveCommand() *cobra.Command {
 // collected: memory is spent to save the processor.
 const gcPercent = 200
 
-// boundMemory keeps the process within the memory that its container allows. Go's own
-// GOMEMLIMIT and GOGC overrule it.
-func boundMemory(log *slog.Logger) {
+// What the process is to stay within, in bytes, beyond which garbage is collected more often:
+// 250 MB with the default of keys in memory.
+const (
+	memoryBase  = 180 << 20
+	memoryOfKey = 700
+)
+
+// boundMemory keeps the process within what it needs for so many keys in memory, and within
+// what its container allows. Go's own GOMEMLIMIT and GOGC overrule it.
+func boundMemory(keys int, log *slog.Logger) {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
-	if limit, err := memlimit.Set(); err == nil && limit > 0 {
-		log.Debug("memory is bounded by the container", "bytes", limit)
+	need := memoryBase + memoryOfKey*uint64(keys) //nolint:gosec // at least 1, as the configuration checks
+	limit, err := memlimit.Set(memlimit.WithProvider(func() (uint64, error) {
+		if allowed, err := memlimit.FromCgroup(); err == nil && allowed > 0 {
+			return min(need, allowed/10*9), nil // the rest is for what Go does not count
+		}
+		return need, nil
+	}), memlimit.WithRatio(1))
+	if err == nil && limit > 0 {
+		log.Debug("memory is bounded", "bytes", limit)
 	}
 }
 
