@@ -94,7 +94,7 @@ func TestCrash(t *testing.T) {
 	var agreed atomic.Int64
 	checks.Go(func() {
 		for ctx.Err() == nil {
-			time.Sleep(rand.N(length / 60))
+			time.Sleep(rand.N(length / 200))
 			if c.agrees(ctx) {
 				agreed.Add(1)
 			}
