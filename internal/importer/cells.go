@@ -374,3 +374,18 @@ func spread(cells []*cell, more decimal.Decimal) (left decimal.Decimal) {
 	}
 	return left
 }
+
+// merged are cells, one for each place.
+func merged(cells []cell) (all []cell) {
+	at := map[place]int{}
+	for _, c := range cells {
+		i, seen := at[c.place]
+		if !seen {
+			at[c.place] = len(all)
+			all = append(all, c)
+			continue
+		}
+		all[i].sums, all[i].cost, all[i].known = all[i].sums.plus(c.sums), all[i].cost.Add(c.cost), all[i].known && c.known
+	}
+	return all
+}

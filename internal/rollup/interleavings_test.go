@@ -119,9 +119,9 @@ func TestRepriceInTheMiddle(t *testing.T) {
 	}
 }
 
-// Guarantee: a dump that has its snapshot and waits, while usage is recorded, its chunk is
-// sealed and rolled up, and a key is purged, is the database of before: restored elsewhere
-// it agrees, has the tail that it had, and rolls it up.
+// Guarantee: a dump that has its snapshot and waits, while usage is recorded and what is
+// sealed is rolled up, is the database of before: restored elsewhere it agrees, has the tail
+// that it had, and rolls it up; and a key can be purged there.
 func TestDumpInTheMiddle(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)

@@ -135,13 +135,11 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 			return err
 		}
 		more = true
-		part, err := r.next(ctx, q, state)
+		part, n, err := r.next(ctx, q, state)
 		if err != nil {
 			return err
 		}
-		if rows, err = q.PartCount(ctx, db.PartCountParams(part)); err != nil {
-			return err
-		}
+		rows = n
 		if err := addPart(ctx, q, part); err != nil {
 			return err
 		}
@@ -157,9 +155,9 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 	return rows, more, nil
 }
 
-// next is the part that comes after the mark.
-func (r *Rollup) next(ctx context.Context, q *db.Queries, state db.RollupStateRow) (db.RollKeysParams, error) {
-	part := db.RollKeysParams{
+// next is the part that comes after the mark, and how many ledger rows it has.
+func (r *Rollup) next(ctx context.Context, q *db.Queries, state db.RollupStateRow) (part db.RollKeysParams, rows int64, err error) {
+	part = db.RollKeysParams{
 		Since: state.TailSince, AfterChunk: state.MarkChunk, AfterLedgerID: state.MarkLedgerID,
 		UntilChunk: state.MarkChunk, UntilLedgerID: uuid.Max, FromDay: firstDay, ToDay: lastDay,
 	}
@@ -168,11 +166,12 @@ func (r *Rollup) next(ctx context.Context, q *db.Queries, state db.RollupStateRo
 		part.UntilChunk++
 		start = uuid.Nil
 	}
-	rows, err := q.PartCount(ctx, db.PartCountParams(part))
+	rows, err = q.PartCount(ctx, db.PartCountParams(part))
 	if err == nil && rows > r.partRows {
 		part.UntilLedgerID = split(start, min(maxParts, int(rows/r.partRows)+1))
+		rows, err = q.PartCount(ctx, db.PartCountParams(part))
 	}
-	return part, err
+	return part, rows, err
 }
 
 // split is the end of the first of n equal ranges of the ids after start. Ids are random,
