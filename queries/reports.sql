@@ -337,18 +337,44 @@ SELECT k.key_id::uuid AS key_id,
 -- name: ReportLedger :many
 -- As ReportSums and ReportKeys together, from the ledger itself: for hours, and for
 -- accounts of keys, which no rollup has. An hour is named by the instant it begins at.
-WITH grouped AS (
+-- Rows are added up by quarters of an hour first, which every time zone's hours are made
+-- of since 2000, and by sets of tags: what is costly is done once for each of those.
+WITH summed AS (
     SELECT CASE WHEN @by_key::boolean THEN e.ledger_id
                 ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS ledger_id,
-           CASE @granularity::text
+           CASE WHEN @granularity::text = 'hour'
+                THEN date_bin('15 minutes', e.occurred_at, '2000-01-01T00:00:00Z') END AS quarter,
+           CASE WHEN @granularity IN ('day', 'month') THEN e.day END AS day,
+           CASE WHEN @by_model::boolean THEN e.model ELSE '' END AS model,
+           CASE WHEN @by_account::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
+           CASE WHEN @by_tag::boolean OR @tag::text <> '' THEN e.tag_set
+                ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS tag_set,
+           sum(e.requests) AS requests,
+           sum(e.input_tokens) AS input_tokens,
+           sum(e.output_tokens) AS output_tokens,
+           sum(e.cache_create_tokens) AS cache_create_tokens,
+           sum(e.cache_read_tokens) AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
+           sum(e.cost) AS cost
+      FROM usage_events AS e
+     WHERE e.day BETWEEN @from_day::date AND @to_day::date
+       AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
+       AND (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid
+            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = @key_id))
+       AND (@model::text = '' OR e.model = @model)
+       AND (@account_id::text = '' OR e.account_id = @account_id)
+     GROUP BY 1, 2, 3, 4, 5, 6
+), grouped AS (
+    SELECT e.ledger_id,
+           CASE @granularity
                WHEN 'hour' THEN to_char(
-                   date_trunc('hour', e.occurred_at, @timezone::text) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                   date_trunc('hour', e.quarter, @timezone) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                WHEN 'day' THEN e.day::text
                WHEN 'month' THEN to_char(e.day, 'YYYY-MM')
                ELSE ''
            END AS period,
-           CASE WHEN @by_model::boolean THEN e.model ELSE '' END AS model,
-           CASE WHEN @by_account::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
+           e.model,
+           e.account_id,
            g.tag,
            sum(e.requests)::bigint AS requests,
            sum(e.input_tokens)::bigint AS input_tokens,
@@ -357,16 +383,10 @@ WITH grouped AS (
            sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
            sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
            sum(e.cost)::numeric AS cost
-      FROM usage_events AS e
-      LEFT JOIN tag_sets AS s ON s.id = e.tag_set AND (@by_tag::boolean OR @tag::text <> '')
+      FROM summed AS e
+      LEFT JOIN tag_sets AS s ON s.id = e.tag_set
      CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
-     WHERE e.day BETWEEN @from_day::date AND @to_day::date
-       AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
-       AND (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid
-            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = @key_id))
-       AND (@model::text = '' OR e.model = @model)
-       AND (@account_id::text = '' OR e.account_id = @account_id)
-       AND (@tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag))
+     WHERE @tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (
     SELECT g.*,
