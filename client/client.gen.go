@@ -616,7 +616,10 @@ type AdmissionAnswer struct {
 	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
 	Allowed     bool                `json:"allowed"`
 	Code        AdmissionAnswerCode `json:"code"`
-	Explanation *[]Check            `json:"explanation,omitempty"`
+
+	// EstimateUsd What was held against limits of cost.
+	EstimateUsd *USD     `json:"estimateUsd,omitempty"`
+	Explanation *[]Check `json:"explanation,omitempty"`
 
 	// Key What a key may do.
 	Key *Key `json:"key,omitempty"`
@@ -649,12 +652,12 @@ type AdmissionRequest struct {
 	APIKey interface{} `json:"apiKey,omitempty"`
 
 	// DryRun Decide and consume nothing.
-	DryRun   *bool `json:"dryRun,omitempty"`
-	Estimate *struct {
-		// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
-		CostUsd *CostLimit `json:"costUsd,omitempty"`
-		Tokens  *int64     `json:"tokens,omitempty"`
-	} `json:"estimate,omitempty"`
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// Estimate What the request may use and cost at the most. `costUsd` is what is reserved. Without it the service prices the four
+	// counts of tokens by kind, as usage of so much would be, or else `tokens` at the model's dearest rate. Of the four, one
+	// that is left out is 0, but for `outputTokens`: then it is the most that the model can answer.
+	Estimate *Estimate `json:"estimate,omitempty"`
 
 	// Explain Add every check with its numbers.
 	Explain *bool `json:"explain,omitempty"`
@@ -796,6 +799,27 @@ type Difference struct {
 
 // DifferenceRollup defines model for Difference.Rollup.
 type DifferenceRollup string
+
+// Estimate What the request may use and cost at the most. `costUsd` is what is reserved. Without it the service prices the four
+// counts of tokens by kind, as usage of so much would be, or else `tokens` at the model's dearest rate. Of the four, one
+// that is left out is 0, but for `outputTokens`: then it is the most that the model can answer.
+type Estimate struct {
+	// CacheCreateTokens Written to cache, both lifetimes.
+	CacheCreateTokens *int64 `json:"cacheCreateTokens,omitempty"`
+
+	// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
+	CostUsd *CostLimit `json:"costUsd,omitempty"`
+
+	// Ephemeral1HTokens Part of cacheCreateTokens written for 1 hour.
+	Ephemeral1HTokens *int64 `json:"ephemeral1hTokens,omitempty"`
+
+	// InputTokens Not counting those written to cache.
+	InputTokens  *int64 `json:"inputTokens,omitempty"`
+	OutputTokens *int64 `json:"outputTokens,omitempty"`
+
+	// Tokens Held against the limit of tokens.
+	Tokens *int64 `json:"tokens,omitempty"`
+}
 
 // Event defines model for Event.
 type Event struct {
@@ -1559,7 +1583,10 @@ type Price struct {
 	EffectiveFrom Time `json:"effectiveFrom"`
 
 	// InputPerMillion US dollars per million tokens, a number or a string, at most 12 decimals.
-	InputPerMillion *Rate  `json:"inputPerMillion,omitempty"`
+	InputPerMillion *Rate `json:"inputPerMillion,omitempty"`
+
+	// MaxOutputTokens Most tokens that one answer can have; left out: unknown.
+	MaxOutputTokens *int64 `json:"maxOutputTokens,omitempty"`
 	Model           string `json:"model"`
 
 	// OutputPerMillion US dollars per million tokens, a number or a string, at most 12 decimals.
@@ -1621,7 +1648,10 @@ type PriceInput struct {
 	EffectiveFrom *Time `json:"effectiveFrom,omitempty"`
 
 	// InputPerMillion US dollars per million tokens, a number or a string, at most 12 decimals.
-	InputPerMillion *Rate  `json:"inputPerMillion,omitempty"`
+	InputPerMillion *Rate `json:"inputPerMillion,omitempty"`
+
+	// MaxOutputTokens Most tokens that one answer can have, for estimates of requests without a bound.
+	MaxOutputTokens *int64 `json:"maxOutputTokens,omitempty"`
 	Model           string `json:"model"`
 
 	// OutputPerMillion US dollars per million tokens, a number or a string, at most 12 decimals.

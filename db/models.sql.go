@@ -264,6 +264,8 @@ type ModelPrice struct {
 	LongCacheWritePerMillion *decimal.Decimal
 	// As cache_write_1h_per_million, for such long requests; null: no other price.
 	LongCacheWrite1hPerMillion *decimal.Decimal
+	// Most tokens that one answer of the model can have, for estimates of requests that set no bound; null: unknown.
+	MaxOutputTokens *int64
 	// When this entry was stored.
 	CreatedAt time.Time
 }

@@ -13,7 +13,7 @@ import (
 )
 
 const priceAll = `-- name: PriceAll :many
-SELECT model_prices.model, model_prices.effective_from, model_prices.provider, model_prices.source, model_prices.input_per_million, model_prices.output_per_million, model_prices.cache_read_per_million, model_prices.cache_write_per_million, model_prices.cache_write_1h_per_million, model_prices.long_input_per_million, model_prices.long_output_per_million, model_prices.long_cache_read_per_million, model_prices.long_cache_write_per_million, model_prices.long_cache_write_1h_per_million, model_prices.created_at, price_revision.revision
+SELECT model_prices.model, model_prices.effective_from, model_prices.provider, model_prices.source, model_prices.input_per_million, model_prices.output_per_million, model_prices.cache_read_per_million, model_prices.cache_write_per_million, model_prices.cache_write_1h_per_million, model_prices.long_input_per_million, model_prices.long_output_per_million, model_prices.long_cache_read_per_million, model_prices.long_cache_write_per_million, model_prices.long_cache_write_1h_per_million, model_prices.max_output_tokens, model_prices.created_at, price_revision.revision
   FROM model_prices, price_revision
  ORDER BY model_prices.model, model_prices.effective_from
 `
@@ -48,6 +48,7 @@ func (q *Queries) PriceAll(ctx context.Context) ([]PriceAllRow, error) {
 			&i.ModelPrice.LongCacheReadPerMillion,
 			&i.ModelPrice.LongCacheWritePerMillion,
 			&i.ModelPrice.LongCacheWrite1hPerMillion,
+			&i.ModelPrice.MaxOutputTokens,
 			&i.ModelPrice.CreatedAt,
 			&i.Revision,
 		); err != nil {
@@ -62,7 +63,7 @@ func (q *Queries) PriceAll(ctx context.Context) ([]PriceAllRow, error) {
 }
 
 const priceList = `-- name: PriceList :many
-SELECT model, effective_from, provider, source, input_per_million, output_per_million, cache_read_per_million, cache_write_per_million, cache_write_1h_per_million, long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million, long_cache_write_1h_per_million, created_at FROM model_prices
+SELECT model, effective_from, provider, source, input_per_million, output_per_million, cache_read_per_million, cache_write_per_million, cache_write_1h_per_million, long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million, long_cache_write_1h_per_million, max_output_tokens, created_at FROM model_prices
  WHERE ($1::text IS NULL OR model ILIKE $1::text)
    AND ($2::text IS NULL OR provider = $2::text)
    AND ($3::text IS NULL
@@ -111,6 +112,7 @@ func (q *Queries) PriceList(ctx context.Context, arg PriceListParams) ([]ModelPr
 			&i.LongCacheReadPerMillion,
 			&i.LongCacheWritePerMillion,
 			&i.LongCacheWrite1hPerMillion,
+			&i.MaxOutputTokens,
 			&i.CreatedAt,
 		); err != nil {
 			return nil, err
@@ -144,28 +146,30 @@ const priceUpsert = `-- name: PriceUpsert :execrows
 INSERT INTO model_prices (model, effective_from, provider, source,
     input_per_million, output_per_million, cache_read_per_million, cache_write_per_million, cache_write_1h_per_million,
     long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million,
-        long_cache_write_1h_per_million)
+        long_cache_write_1h_per_million, max_output_tokens)
 SELECT p.model, $1::timestamptz, p.provider, $2,
     nullif(p.c1, -1), nullif(p.c2, -1), nullif(p.c3, -1), nullif(p.c4, -1), nullif(p.c5, -1),
-    nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1)
+    nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1),
+    nullif(p.most, 0)
   FROM ROWS FROM (
     unnest($3::text[]), unnest($4::text[]),
     unnest($5::numeric[]), unnest($6::numeric[]), unnest($7::numeric[]),
         unnest($8::numeric[]), unnest($9::numeric[]),
     unnest($10::numeric[]), unnest($11::numeric[]), unnest($12::numeric[]),
-        unnest($13::numeric[]), unnest($14::numeric[])
-  ) AS p (model, provider, c1, c2, c3, c4, c5, l1, l2, l3, l4, l5)
+        unnest($13::numeric[]), unnest($14::numeric[]),
+    unnest($15::bigint[])
+  ) AS p (model, provider, c1, c2, c3, c4, c5, l1, l2, l3, l4, l5, most)
   LEFT JOIN LATERAL (
-    SELECT m.model, m.effective_from, m.provider, m.source, m.input_per_million, m.output_per_million, m.cache_read_per_million, m.cache_write_per_million, m.cache_write_1h_per_million, m.long_input_per_million, m.long_output_per_million, m.long_cache_read_per_million, m.long_cache_write_per_million, m.long_cache_write_1h_per_million, m.created_at FROM model_prices AS m WHERE m.model = p.model AND m.effective_from <= $1::timestamptz
+    SELECT m.model, m.effective_from, m.provider, m.source, m.input_per_million, m.output_per_million, m.cache_read_per_million, m.cache_write_per_million, m.cache_write_1h_per_million, m.long_input_per_million, m.long_output_per_million, m.long_cache_read_per_million, m.long_cache_write_per_million, m.long_cache_write_1h_per_million, m.max_output_tokens, m.created_at FROM model_prices AS m WHERE m.model = p.model AND m.effective_from <= $1::timestamptz
      ORDER BY m.effective_from DESC LIMIT 1
   ) AS f ON true
  WHERE (f.provider, f.input_per_million, f.output_per_million, f.cache_read_per_million, f.cache_write_per_million,
      f.cache_write_1h_per_million,
         f.long_input_per_million, f.long_output_per_million, f.long_cache_read_per_million,
-            f.long_cache_write_per_million, f.long_cache_write_1h_per_million)
+            f.long_cache_write_per_million, f.long_cache_write_1h_per_million, f.max_output_tokens)
        IS DISTINCT FROM
        (p.provider, nullif(p.c1, -1), nullif(p.c2, -1), nullif(p.c3, -1), nullif(p.c4, -1), nullif(p.c5, -1),
-        nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1))
+        nullif(p.l1, -1), nullif(p.l2, -1), nullif(p.l3, -1), nullif(p.l4, -1), nullif(p.l5, -1), nullif(p.most, 0))
  ORDER BY p.model
 ON CONFLICT (model, effective_from) DO UPDATE SET
     provider = excluded.provider, source = excluded.source, created_at = now(),
@@ -177,20 +181,23 @@ ON CONFLICT (model, effective_from) DO UPDATE SET
         long_output_per_million = excluded.long_output_per_million,
     long_cache_read_per_million = excluded.long_cache_read_per_million,
         long_cache_write_per_million = excluded.long_cache_write_per_million,
-    long_cache_write_1h_per_million = excluded.long_cache_write_1h_per_million
-WHERE (NOT $15::boolean OR model_prices.source = excluded.source)
+    long_cache_write_1h_per_million = excluded.long_cache_write_1h_per_million,
+    max_output_tokens = excluded.max_output_tokens
+WHERE (NOT $16::boolean OR model_prices.source = excluded.source)
   AND (model_prices.provider, model_prices.source,
        model_prices.input_per_million, model_prices.output_per_million, model_prices.cache_read_per_million,
        model_prices.cache_write_per_million, model_prices.cache_write_1h_per_million,
        model_prices.long_input_per_million, model_prices.long_output_per_million,
            model_prices.long_cache_read_per_million,
-       model_prices.long_cache_write_per_million, model_prices.long_cache_write_1h_per_million)
+       model_prices.long_cache_write_per_million, model_prices.long_cache_write_1h_per_million,
+       model_prices.max_output_tokens)
       IS DISTINCT FROM
       (excluded.provider, excluded.source,
        excluded.input_per_million, excluded.output_per_million, excluded.cache_read_per_million,
        excluded.cache_write_per_million, excluded.cache_write_1h_per_million,
        excluded.long_input_per_million, excluded.long_output_per_million, excluded.long_cache_read_per_million,
-       excluded.long_cache_write_per_million, excluded.long_cache_write_1h_per_million)
+       excluded.long_cache_write_per_million, excluded.long_cache_write_1h_per_million,
+       excluded.max_output_tokens)
 `
 
 type PriceUpsertParams struct {
@@ -208,13 +215,14 @@ type PriceUpsertParams struct {
 	LongCacheReads    []decimal.Decimal
 	LongCacheWrites   []decimal.Decimal
 	LongCacheWrites1h []decimal.Decimal
+	MaxOutputs        []int64
 	KeepOthers        bool
 }
 
 // Stores catalogue entries, all or nothing, from parallel arrays; an entry with
 // the same model and start is replaced if any price differs, and one that says
 // what is in force at that start already is passed over. Returns how many rows
-// changed. A price of -1 means none.
+// changed. A price of -1 means none, and 0 that the largest output is unknown.
 func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64, error) {
 	result, err := q.db.Exec(ctx, priceUpsert,
 		arg.EffectiveFrom,
@@ -231,6 +239,7 @@ func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64
 		arg.LongCacheReads,
 		arg.LongCacheWrites,
 		arg.LongCacheWrites1h,
+		arg.MaxOutputs,
 		arg.KeepOthers,
 	)
 	if err != nil {

@@ -15,6 +15,7 @@ CREATE TABLE model_prices (
     long_cache_read_per_million     numeric(24,12) CHECK (long_cache_read_per_million >= 0),
     long_cache_write_per_million    numeric(24,12) CHECK (long_cache_write_per_million >= 0),
     long_cache_write_1h_per_million numeric(24,12) CHECK (long_cache_write_1h_per_million >= 0),
+    max_output_tokens            bigint         CHECK (max_output_tokens > 0),
     created_at                   timestamptz    NOT NULL DEFAULT now(),
     PRIMARY KEY (model, effective_from),
     CHECK (num_nonnulls(input_per_million, output_per_million) > 0)
@@ -34,6 +35,7 @@ COMMENT ON COLUMN model_prices.long_output_per_million IS 'As output_per_million
 COMMENT ON COLUMN model_prices.long_cache_read_per_million IS 'As cache_read_per_million, for such long requests; null: no other price.';
 COMMENT ON COLUMN model_prices.long_cache_write_per_million IS 'As cache_write_per_million, for such long requests; null: no other price.';
 COMMENT ON COLUMN model_prices.long_cache_write_1h_per_million IS 'As cache_write_1h_per_million, for such long requests; null: no other price.';
+COMMENT ON COLUMN model_prices.max_output_tokens IS 'Most tokens that one answer of the model can have, for estimates of requests that set no bound; null: unknown.';
 COMMENT ON COLUMN model_prices.created_at IS 'When this entry was stored.';
 
 -- One row whose number grows with every change of the catalogue, in the

@@ -131,6 +131,10 @@ func devConfig(url, addr, dir string) (config.Loaded, error) {
 	preset("METRICS_ADDR", "127.0.0.1:0")
 	preset("AUTHZ_ADDR", "127.0.0.1:0")
 	preset("LOG_FORMAT", "text")
+	if os.Getenv(config.Prefix+"UPSTREAMS_FILE") != "" {
+		preset("RELAY_ADDR", "127.0.0.1:8082")
+		preset("SPOOL_DIR", filepath.Join(dir, "spool"))
+	}
 	if os.Getenv(config.Prefix+"PEPPERS_FILE") == "" {
 		preset("PEPPERS", peppers)
 	}
@@ -186,6 +190,9 @@ func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 	if s.authz != nil {
 		fmt.Fprintf(out, "authz     http://%s/v1/authz   (for reverse proxies)\n", s.authz.Addr())
 	}
+	if s.relay != nil {
+		fmt.Fprintf(out, "relay     http://%s   (for SDKs: see docs/relay.md)\n", s.relay.Addr())
+	}
 	fmt.Fprintf(out, "database  psql '%s'\n\n", url)
 	switch {
 	case token != "":
@@ -197,5 +204,10 @@ func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 		fmt.Fprintf(out, "The admin token was shown at the first start. To make another:\n\n  DATABASE_URL='%s' %s tokens create --name me --role admin\n\n", url, os.Args[0])
 		token = "$KEYLEDGER_TOKEN"
 	}
-	fmt.Fprintf(out, "Create a key:\n\n  curl -s %s/v1/keys -H \"Authorization: Bearer %s\" -H 'Content-Type: application/json' -d '{\"name\":\"first\"}'\n\nCtrl-C stops it.\n", base, token)
+	fmt.Fprintf(out, "Create a key:\n\n  curl -s %s/v1/keys -H \"Authorization: Bearer %s\" -H 'Content-Type: application/json' -d '{\"name\":\"first\"}'\n\n", base, token)
+	if s.relay != nil {
+		relay := "http://" + s.relay.Addr().String()
+		fmt.Fprintf(out, "Point a client at the relay, with that key in the place of the provider's:\n\n  ANTHROPIC_BASE_URL=%s ANTHROPIC_API_KEY=cr_... claude\n  OPENAI_BASE_URL=%s/v1 OPENAI_API_KEY=cr_...\n  GOOGLE_GEMINI_BASE_URL=%s GEMINI_API_KEY=cr_... gemini\n\n", relay, relay, relay)
+	}
+	fmt.Fprint(out, "Ctrl-C stops it.\n")
 }

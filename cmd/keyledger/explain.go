@@ -48,13 +48,8 @@ func keysExplain() *cobra.Command {
 	return c
 }
 
-type estimate = struct {
-	CostUsd *client.CostLimit `json:"costUsd,omitempty"`
-	Tokens  *int64            `json:"tokens,omitempty"`
-}
-
-func estimateOf(tokens int64, cost string) (*estimate, error) {
-	var e estimate
+func estimateOf(tokens int64, cost string) (*client.Estimate, error) {
+	var e client.Estimate
 	if tokens != 0 {
 		e.Tokens = &tokens
 	}

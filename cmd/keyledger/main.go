@@ -80,7 +80,7 @@ Start with:  keyledger dev`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(devCommand(), serveCommand(), migrateCommand(), tokensCommand(),
+	root.AddCommand(devCommand(), serveCommand(), relayCommand(), migrateCommand(), tokensCommand(),
 		keysCommand(), usageCommand(), reportsCommand(), pricesCommand(), expireCommand(), importCommand(), healthCommand(), benchCommand(), versionCommand())
 	eachCommand(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {

@@ -11,9 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"sync"
-	"text/tabwriter"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
@@ -36,7 +34,7 @@ import (
 func serveCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "serve", Short: "Run the service against DATABASE_URL", Args: cobra.NoArgs,
-		Long: "Runs the service. It is configured by environment variables only:\n\n" + variableHelp(),
+		Long: "Runs the service. It is configured by environment variables only:\n\n" + helpOf(config.Variables()),
 		RunE: func(c *cobra.Command, _ []string) error {
 			cfg, err := config.Load(os.Environ())
 			if err != nil {
@@ -82,24 +80,16 @@ func boundMemory(keys int, log *slog.Logger) {
 	}
 }
 
-func variableHelp() string {
-	var text strings.Builder
-	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	for _, v := range config.Variables() {
-		if v.Default != "" {
-			v.Description += " Default: " + v.Default
-		}
-		fmt.Fprintf(w, "  %s\t%s\n", v.Name, v.Description)
-	}
-	_ = w.Flush() // a strings.Builder takes everything
-	return text.String()
+func newLogger(cfg config.Loaded, w io.Writer) *slog.Logger {
+	return logger(cfg.LogLevel, cfg.LogFormat, w)
 }
 
-func newLogger(cfg config.Loaded, w io.Writer) *slog.Logger {
+// logger writes logs of a level in a format, as config has checked them.
+func logger(levelName, format string, w io.Writer) *slog.Logger {
 	var level slog.Level
-	_ = level.UnmarshalText([]byte(cfg.LogLevel)) // checked by config.Load
+	_ = level.UnmarshalText([]byte(levelName)) // checked
 	options := &slog.HandlerOptions{Level: level}
-	if cfg.LogFormat == "text" {
+	if format == "text" {
 		return slog.New(slog.NewTextHandler(w, options))
 	}
 	return slog.New(slog.NewJSONHandler(w, options))
@@ -113,8 +103,9 @@ type service struct {
 	migrator  *migrations.Migrator
 	passes    *upkeep.Passes
 	public    listener
-	metrics   *listener // nil: none wanted
-	authz     *listener // nil: none wanted
+	metrics   *listener      // nil: none wanted
+	authz     *listener      // nil: none wanted
+	relay     *relayListener // nil: none wanted
 	refusals  *admit.Refusals
 	hot       *db.DB // for what others wait behind
 	patient   *db.DB // for what may wait for a row
@@ -265,6 +256,9 @@ func (s *service) listeners() (open []*listener) {
 			open = append(open, l)
 		}
 	}
+	if s.relay != nil {
+		open = append(open, &s.relay.listener)
+	}
 	return open
 }
 
@@ -301,6 +295,9 @@ func (s *service) run(ctx context.Context) error {
 	err = errors.Join(err, s.shutListeners(ctx))
 	closing, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
 	defer cancel()
+	if s.relay != nil { // what it settles needs those that are closed next
+		err = errors.Join(err, s.relay.relay.Close(closing))
+	}
 	err = errors.Join(err, s.verifier.Close(closing), s.decider.Close(closing), s.recorder.Close(closing))
 	stopLoops()
 	background.Wait()

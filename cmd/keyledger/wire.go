@@ -17,6 +17,7 @@ import (
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/metrics"
+	"github.com/keyledger/keyledger/internal/plug/inprocess"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
@@ -62,7 +63,10 @@ func (s *service) wire(ctx context.Context) (err error) {
 	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, mux); err != nil {
 		return err
 	}
-	s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler())
+	if s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler()); err != nil || cfg.RelayAddr == "off" {
+		return err
+	}
+	s.relay, err = openRelay(ctx, cfg.Relay, inprocess.New(s.verifier, s.decider, s.recorder), m.Registry(), s.log)
 	return err
 }
 

@@ -4,6 +4,7 @@
 package admit
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -50,9 +51,25 @@ type Request struct {
 	Model        string           // as received; empty: not told
 	UserAgent    string           // empty: not told
 	Tokens       int64            // estimate; 0: none
-	CostUSD      *decimal.Decimal // estimate; nil: from Tokens, else the key's own
+	CostUSD      *decimal.Decimal // estimate; nil: from Use, from Tokens, else the key's own
+	Use          *Use             // estimate by kind of token; nil: none
 	LeaseSeconds int32            // 0: takes no slot
 	DryRun       bool             // decide, and consume nothing
+}
+
+// Use is what a request may use at the most.
+type Use struct {
+	price.Tokens
+
+	Unbounded bool // the output has no bound but the model's own
+}
+
+// cost is what so much costs by a price.
+func (u Use) cost(of price.Price) decimal.Decimal {
+	if u.Unbounded {
+		u.Output = cmp.Or(of.MaxOutput, price.UnknownMaxOutput)
+	}
+	return of.Cost(u.Tokens)
 }
 
 // Limit is one limit that is set, as it stands after the decision.
@@ -251,6 +268,8 @@ func (d *Decider) params(ctx context.Context, requests []Request, now *time.Time
 		switch {
 		case r.CostUSD != nil:
 			cost = *r.CostUSD
+		case r.Use != nil && priced:
+			cost = r.Use.cost(entry)
 		case r.Tokens > 0 && priced:
 			cost = entry.Dearest(r.Tokens)
 		}
@@ -277,6 +296,8 @@ func costFrom(r Request, asked string) string {
 	switch {
 	case r.CostUSD != nil:
 		return "the request's estimate"
+	case asked != none.String() && r.Use != nil:
+		return "the tokens that it may use"
 	case asked != none.String():
 		return fmt.Sprintf("%d tokens at the model's dearest rate", r.Tokens)
 	}

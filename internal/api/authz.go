@@ -15,6 +15,7 @@ import (
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/field"
+	"github.com/keyledger/keyledger/internal/keyheader"
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
@@ -106,7 +107,7 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 	if !ok {
 		return admit.Decision{}, nil, coalesce.ErrFull
 	}
-	request := admit.Request{UserAgent: clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
+	request := admit.Request{UserAgent: field.Clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
 	if text := configured.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
 		if message := leaseRange(seconds); err != nil || message != "" {
@@ -132,17 +133,9 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 // header. The proxy's own word comes first: a header may be the client's.
 func given(r *http.Request, header, configured string) string {
 	if configured != "" {
-		return clip(configured, 200)
+		return field.Clip(configured, 200)
 	}
-	return clip(r.Header.Get(header), 200)
-}
-
-func clip(text string, most int) string {
-	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
-	if len(text) > most {
-		return strings.ToValidUTF8(text[:most], "")
-	}
-	return text
+	return field.Clip(r.Header.Get(header), 200)
 }
 
 // presentedKey is the key that a request came with, from the places that clients
@@ -150,11 +143,8 @@ func clip(text string, most int) string {
 // of the original one, as proxies pass it on. None of them is ever logged.
 func presentedKey(r *http.Request) string {
 	h := r.Header
-	authorization := h.Get("Authorization")
-	for _, text := range []string{h.Get("X-Api-Key"), h.Get("X-Goog-Api-Key"), bearer(r), h.Get("Api-Key"), authorization, r.URL.Query().Get("key")} {
-		if text = strings.TrimSpace(text); text != "" {
-			return text
-		}
+	if text := keyheader.Find(h, r.URL.Query()); text != "" {
+		return text
 	}
 	for _, name := range []string{"X-Forwarded-Uri", "X-Original-Uri"} {
 		if original, err := url.Parse(h.Get(name)); err == nil && original.Query().Get("key") != "" {

@@ -133,6 +133,9 @@ func usageResult(r usage.Result) UsageResult {
 
 func priceOf(p price.Price) priceView {
 	view := priceView{Model: p.Model, Provider: p.Provider, Source: p.Source, EffectiveFrom: wire.At(p.EffectiveFrom), Rates: rates(p.Base)}
+	if p.MaxOutput > 0 {
+		view.MaxOutputTokens = &p.MaxOutput
+	}
 	if long := rates(p.Long); long != (Rates{}) {
 		view.Above200k = &long
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/keyledger/keyledger/internal/admit"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/field"
+	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
 )
@@ -99,6 +100,7 @@ func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.R
 			request.CostUSD = &amount
 			wrong = appendWrong(wrong, "estimate.costUsd", message)
 		}
+		request.Use, wrong = readUse(*e, wrong)
 	}
 	switch byID := b.KeyID != nil; {
 	case byID && b.APIKey != nil:
@@ -110,6 +112,28 @@ func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.R
 		return request, fault.Fields(wrong...)
 	}
 	return request, nil
+}
+
+// readUse reads the counts of tokens of an estimate; nil: it has none.
+func readUse(e Estimate, wrong []field.Error) (*admit.Use, []field.Error) {
+	if e.InputTokens == nil && e.CacheCreateTokens == nil && e.Ephemeral1HTokens == nil && e.OutputTokens == nil {
+		return nil, wrong
+	}
+	count := func(name string, n *int64) int64 {
+		if n == nil {
+			return 0
+		}
+		wrong = appendWrong(wrong, "estimate."+name, field.Range(*n, 0, usage.MaxCount))
+		return *n
+	}
+	all, hour := count("cacheCreateTokens", e.CacheCreateTokens), count("ephemeral1hTokens", e.Ephemeral1HTokens)
+	if hour > all {
+		wrong = appendWrong(wrong, "estimate.ephemeral1hTokens", "must not be more than cacheCreateTokens, of which it is a part")
+	}
+	return &admit.Use{
+		Tokens:    price.Tokens{Input: count("inputTokens", e.InputTokens), CacheWrite: all - hour, CacheWrite1h: hour, Output: count("outputTokens", e.OutputTokens)},
+		Unbounded: e.OutputTokens == nil,
+	}, wrong
 }
 
 // admissionKey finds the key that a request is about; nil with the reason when

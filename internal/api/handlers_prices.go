@@ -95,8 +95,15 @@ func readPrice(body field.Object) (p price.Price, from time.Time, wrong []field.
 			wrong = appendWrong(wrong, "above200k."+name, "is not a known field")
 		}
 	}
+	if raw, given := body["maxOutputTokens"]; given && raw.Kind() != 'n' {
+		n, message := field.Integer(raw, usage.MaxCount)
+		if p.MaxOutput = n; message == "" && n == 0 {
+			message = "must be at least 1"
+		}
+		wrong = appendWrong(wrong, "maxOutputTokens", message)
+	}
 	p.Base, wrong = readRates(body, "", wrong)
-	for _, known := range []string{"model", "provider", "effectiveFrom", "above200k"} {
+	for _, known := range []string{"model", "provider", "effectiveFrom", "above200k", "maxOutputTokens"} {
 		delete(body, known)
 	}
 	for name := range body {

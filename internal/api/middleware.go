@@ -19,6 +19,7 @@ import (
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/keyheader"
 )
 
 // call is what the middleware learnt of a request, for handlers and the log.
@@ -139,7 +140,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 			return next(c)
 		}
 		who := callOf(r.Context())
-		text := bearer(r)
+		text := keyheader.Bearer(r.Header)
 		route := routeOf(c)
 		if route.holder {
 			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
@@ -166,14 +167,6 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		leave()
 		return next(c)
 	}
-}
-
-func bearer(r *http.Request) string {
-	scheme, text, _ := strings.Cut(r.Header.Get("Authorization"), " ")
-	if !strings.EqualFold(scheme, "Bearer") {
-		return ""
-	}
-	return strings.TrimSpace(text)
 }
 
 // clientIP believes X-Forwarded-For only from trusted proxies.

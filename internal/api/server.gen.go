@@ -13,11 +13,12 @@ import (
 	"net/http"
 
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/keyledger/keyledger/client/wire"
-	"github.com/keyledger/keyledger/internal/field"
 	"github.com/labstack/echo/v4"
 	"github.com/oapi-codegen/runtime"
 	openapi_types "github.com/oapi-codegen/runtime/types"
+
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // Defines values for AdmissionAnswerCode.
@@ -439,7 +440,10 @@ type AdmissionAnswer struct {
 	AdmissionID *openapi_types.UUID `json:"admissionId,omitempty"`
 	Allowed     bool                `json:"allowed"`
 	Code        AdmissionAnswerCode `json:"code"`
-	Explanation *[]Check            `json:"explanation,omitempty"`
+
+	// EstimateUsd What was held against limits of cost.
+	EstimateUsd *USD     `json:"estimateUsd,omitempty"`
+	Explanation *[]Check `json:"explanation,omitempty"`
 
 	// Key What a key may do.
 	Key *keyJSON `json:"key,omitempty"`
@@ -472,12 +476,12 @@ type AdmissionRequest struct {
 	APIKey *jsontext.Value `json:"apiKey,omitempty"`
 
 	// DryRun Decide and consume nothing.
-	DryRun   *bool `json:"dryRun,omitempty"`
-	Estimate *struct {
-		// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
-		CostUsd *CostLimit `json:"costUsd,omitempty"`
-		Tokens  *int64     `json:"tokens,omitempty"`
-	} `json:"estimate,omitempty"`
+	DryRun *bool `json:"dryRun,omitempty"`
+
+	// Estimate What the request may use and cost at the most. `costUsd` is what is reserved. Without it the service prices the four
+	// counts of tokens by kind, as usage of so much would be, or else `tokens` at the model's dearest rate. Of the four, one
+	// that is left out is 0, but for `outputTokens`: then it is the most that the model can answer.
+	Estimate *Estimate `json:"estimate,omitempty"`
 
 	// Explain Add every check with its numbers.
 	Explain *bool `json:"explain,omitempty"`
@@ -619,6 +623,27 @@ type Difference struct {
 
 // DifferenceRollup defines model for Difference.Rollup.
 type DifferenceRollup string
+
+// Estimate What the request may use and cost at the most. `costUsd` is what is reserved. Without it the service prices the four
+// counts of tokens by kind, as usage of so much would be, or else `tokens` at the model's dearest rate. Of the four, one
+// that is left out is 0, but for `outputTokens`: then it is the most that the model can answer.
+type Estimate struct {
+	// CacheCreateTokens Written to cache, both lifetimes.
+	CacheCreateTokens *int64 `json:"cacheCreateTokens,omitempty"`
+
+	// CostUsd US dollars, a number or a string; at most 12 decimals; 0 or null is no limit.
+	CostUsd *CostLimit `json:"costUsd,omitempty"`
+
+	// Ephemeral1HTokens Part of cacheCreateTokens written for 1 hour.
+	Ephemeral1HTokens *int64 `json:"ephemeral1hTokens,omitempty"`
+
+	// InputTokens Not counting those written to cache.
+	InputTokens  *int64 `json:"inputTokens,omitempty"`
+	OutputTokens *int64 `json:"outputTokens,omitempty"`
+
+	// Tokens Held against the limit of tokens.
+	Tokens *int64 `json:"tokens,omitempty"`
+}
 
 // Event defines model for Event.
 type Event struct {

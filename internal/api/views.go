@@ -160,5 +160,6 @@ type priceView struct {
 	EffectiveFrom wire.Time `json:"effectiveFrom"`
 	Rates
 
-	Above200k *Rates `json:"above200k,omitempty"`
+	Above200k       *Rates `json:"above200k,omitempty"`
+	MaxOutputTokens *int64 `json:"maxOutputTokens,omitempty"`
 }

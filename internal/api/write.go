@@ -66,6 +66,9 @@ func (d decided) VisitAdmitResponse(w http.ResponseWriter) error {
 	if d.AdmissionID != uuid.Nil {
 		b = appendID(b, `,"admissionId":`, d.AdmissionID)
 	}
+	if d.Cost.IsPositive() {
+		b = append(append(b, `,"estimateUsd":`...), d.Cost.String()...)
+	}
 	if d.LeaseExpiresAt != nil {
 		b = appendTime(b, `,"leaseExpiresAt":`, d.LeaseExpiresAt)
 	}

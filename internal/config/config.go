@@ -59,6 +59,8 @@ type Service struct {
 	Unpriced          string          `env:"UNPRICED" envDefault:"refuse" desc:"refuse or allow: admission of a model without a price and without an estimate on a key with a cost limit."`
 	ClientsFile       string          `env:"CLIENTS_FILE" desc:"JSON file with further client patterns: [{\"id\", \"name\", \"pattern\"}]."`
 
+	Relay
+
 	Timezone       string        `env:"TIMEZONE" envDefault:"UTC" desc:"IANA time zone whose midnights part days, weeks and months. Fixed in the database at the first start."`
 	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
 	RollupInterval time.Duration `env:"ROLLUP_INTERVAL" envDefault:"5s" desc:"How often recorded usage is added to the rollups that reports read. Answers add what is missing, so nobody sees it."`
@@ -68,6 +70,25 @@ type Service struct {
 	LogLevel       string         `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
 	LogFormat      string         `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (CIDR, by comma) whose X-Forwarded-For is believed."`
+}
+
+// Relay are the settings of the relay, beside the service and alone.
+type Relay struct {
+	RelayAddr     string        `env:"RELAY_ADDR" envDefault:"off" desc:"Address of the relay, which forwards requests to the providers; off: none."`
+	UpstreamsFile string        `env:"UPSTREAMS_FILE" desc:"YAML file of the upstream accounts that the relay forwards with."`
+	SpoolDir      string        `env:"SPOOL_DIR" desc:"Directory of the relay's journal, one for each relay: what is used and not yet in the ledger."`
+	OnDisconnect  string        `env:"RELAY_ON_DISCONNECT" envDefault:"drain" desc:"drain or cancel: whether an answer is read to its usage when its client has gone, or ended and estimated."`
+	IdleTimeout   time.Duration `env:"RELAY_IDLE_TIMEOUT" envDefault:"5m" desc:"How long a provider may send nothing before the relay gives its answer up."`
+}
+
+// RelayAlone is what keyledger relay is configured by.
+type RelayAlone struct {
+	URL   string `env:"URL" desc:"Where the service is. Required."`
+	Token string `env:"TOKEN" desc:"An access token of the role relay. Required."`
+	Relay
+	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics; off: none."`
+	LogLevel    string `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
+	LogFormat   string `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
 }
 
 // Pepper is one secret of PEPPERS.
@@ -116,19 +137,67 @@ func Load(environ []string) (Loaded, error) {
 	vars := env.ToMap(environ)
 	var c Loaded
 	c.DatabaseURL = vars["DATABASE_URL"]
-	var wrong []error
-	err := env.ParseWithOptions(&c.Service, env.Options{Prefix: Prefix, Environment: vars, FuncMap: parsers})
+	wrong := parse(&c.Service, vars)
+	wrong = append(wrong, c.check(vars)...)
+	return c, errors.Join(wrong...)
+}
+
+// LoadRelay reads the environment of keyledger relay. The error names every bad value, one
+// a line.
+func LoadRelay(environ []string) (RelayAlone, error) {
+	vars := env.ToMap(environ)
+	if vars[Prefix+"RELAY_ADDR"] == "" {
+		vars[Prefix+"RELAY_ADDR"] = "127.0.0.1:8082"
+	}
+	var c RelayAlone
+	wrong := parse(&c, vars)
+	if c.URL == "" || c.Token == "" {
+		wrong = append(wrong, fmt.Errorf("%sURL and %sTOKEN are required: where the service is, and an access token of the role relay", Prefix, Prefix))
+	}
+	wrong = append(wrong, c.checkRelay()...)
+	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
+	return c, errors.Join(wrong...)
+}
+
+// parse reads variables into a struct and returns what is wrong with each.
+func parse[T any](into *T, vars map[string]string) (wrong []error) {
+	err := env.ParseWithOptions(into, env.Options{Prefix: Prefix, Environment: vars, FuncMap: parsers})
 	var several env.AggregateError
 	switch {
 	case errors.As(err, &several):
 		for _, e := range several.Errors {
-			wrong = append(wrong, byVariable(e))
+			wrong = append(wrong, byVariable[T](e))
 		}
 	case err != nil:
 		wrong = append(wrong, err)
 	}
-	wrong = append(wrong, c.check(vars)...)
-	return c, errors.Join(wrong...)
+	return wrong
+}
+
+// check applies the rules of the relay's settings.
+func (r Relay) checkRelay() (wrong []error) {
+	rule := func(ok bool, name, message string) {
+		if !ok {
+			wrong = append(wrong, fmt.Errorf("%s%s %s", Prefix, name, message))
+		}
+	}
+	rule(r.OnDisconnect == "drain" || r.OnDisconnect == "cancel", "RELAY_ON_DISCONNECT", "must be drain or cancel")
+	rule(r.IdleTimeout >= time.Second && r.IdleTimeout <= time.Hour, "RELAY_IDLE_TIMEOUT", "must be between 1s and 1h")
+	if r.RelayAddr != "off" {
+		rule(r.UpstreamsFile != "", "UPSTREAMS_FILE", "is required where there is a relay")
+		rule(r.SpoolDir != "", "SPOOL_DIR", "is required where there is a relay")
+	}
+	return wrong
+}
+
+func checkLog(level, format string) (wrong []error) {
+	if !slices.Contains([]string{"debug", "info", "warn", "error"}, level) {
+		wrong = append(wrong, errors.New(Prefix+"LOG_LEVEL must be debug, info, warn or error"))
+	}
+	if format != "json" && format != "text" {
+		wrong = append(wrong, errors.New(Prefix+"LOG_FORMAT must be json or text"))
+	}
+	return wrong
 }
 
 // LoadForTools is Load for commands that work on the database itself and see no key:
@@ -141,12 +210,12 @@ func LoadForTools(environ []string) (Loaded, error) {
 }
 
 // byVariable names the variable, where env names our Go field.
-func byVariable(err error) error {
+func byVariable[T any](err error) error {
 	var parse env.ParseError
 	if !errors.As(err, &parse) {
 		return err
 	}
-	field, _ := reflect.TypeFor[Service]().FieldByName(parse.Name)
+	field, _ := reflect.TypeFor[T]().FieldByName(parse.Name)
 	return fmt.Errorf("%s%s: %w", Prefix, field.Tag.Get("env"), parse.Err)
 }
 
@@ -169,8 +238,8 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	rule(c.DefaultTokenLimit >= 0, Prefix+"DEFAULT_TOKEN_LIMIT", "must not be negative")
 	rule(!c.DefaultEstimate.IsNegative(), Prefix+"DEFAULT_ESTIMATE_USD", "must not be negative")
 	rule(c.Unpriced == "allow" || c.Unpriced == "refuse", Prefix+"UNPRICED", "must be allow or refuse")
-	rule(slices.Contains([]string{"debug", "info", "warn", "error"}, c.LogLevel), Prefix+"LOG_LEVEL", "must be debug, info, warn or error")
-	rule(c.LogFormat == "json" || c.LogFormat == "text", Prefix+"LOG_FORMAT", "must be json or text")
+	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
+	wrong = append(wrong, c.checkRelay()...)
 	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
 	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "DEDUP_HORIZON": c.DedupHorizon} {
 		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")
@@ -307,16 +376,22 @@ type Variable struct {
 }
 
 // Variables are all settings of serve, in order.
-func Variables() (all []Variable) {
-	collect := func(t reflect.Type, prefix string) {
-		for f := range t.NumField() {
-			tag := t.Field(f).Tag
-			if name := tag.Get("env"); name != "" {
-				all = append(all, Variable{prefix + name, tag.Get("envDefault"), tag.Get("desc")})
-			}
+func Variables() []Variable {
+	return append(variables(reflect.TypeFor[Config](), "")[:1], variables(reflect.TypeFor[Service](), Prefix)...)
+}
+
+// RelayVariables are all settings of keyledger relay, in order.
+func RelayVariables() []Variable { return variables(reflect.TypeFor[RelayAlone](), Prefix) }
+
+// variables are the settings of a struct and of those in it.
+func variables(t reflect.Type, prefix string) (all []Variable) {
+	for f := range t.NumField() {
+		field := t.Field(f)
+		if field.Anonymous {
+			all = append(all, variables(field.Type, prefix)...)
+		} else if name := field.Tag.Get("env"); name != "" {
+			all = append(all, Variable{prefix + name, field.Tag.Get("envDefault"), field.Tag.Get("desc")})
 		}
 	}
-	collect(reflect.TypeFor[Config](), "")
-	collect(reflect.TypeFor[Service](), Prefix)
 	return all
 }

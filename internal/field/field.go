@@ -124,3 +124,13 @@ func Texts(raw jsontext.Value, most, high int) (values []string, message string)
 	}
 	return values, ""
 }
+
+// Clip cuts a text that nobody is told about to so many bytes, and takes out of it what the
+// database takes no text of.
+func Clip(text string, most int) string {
+	text = strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")
+	if len(text) > most {
+		return strings.ToValidUTF8(text[:most], "")
+	}
+	return text
+}

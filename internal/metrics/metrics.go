@@ -67,6 +67,9 @@ func New() *Metrics {
 	return m
 }
 
+// Registry is where further metrics are registered.
+func (m *Metrics) Registry() prometheus.Registerer { return m.registry }
+
 // Beat notes how long a heartbeat of the listener took to be heard.
 func (m *Metrics) Beat(took time.Duration) { m.heartbeat.Observe(took.Seconds()) }
 

@@ -37,12 +37,18 @@ type Price struct {
 	// Long holds the prices of requests whose input and cache tokens pass
 	// LongContext. They apply to the whole request.
 	Long Rates
+	// MaxOutput is the most tokens that one answer can have; 0: unknown.
+	MaxOutput int64
 }
 
 // LongContext is the number of input and cache tokens above which a request is
 // charged at long rates, where a model has them.
 // Source: https://ai.google.dev/gemini-api/docs/pricing
 const LongContext = 200_000
+
+// UnknownMaxOutput stands for the largest answer of a model of which none is known: as much
+// as the largest of the common models can give.
+const UnknownMaxOutput = 128_000
 
 // scale is the number of decimals that money is kept with.
 const scale = 12

@@ -32,6 +32,8 @@ type liteLLMEntry struct {
 	Mode     string `json:"mode"`
 	Provider string `json:"litellm_provider"`
 
+	MaxOutput json.Number `json:"max_output_tokens"`
+
 	Input        json.Number `json:"input_cost_per_token"`
 	Output       json.Number `json:"output_cost_per_token"`
 	CacheRead    json.Number `json:"cache_read_input_token_cost"`
@@ -106,6 +108,9 @@ func (e liteLLMEntry) price(model string) (p Price, skip string, err error) {
 		Model: model, Provider: e.Provider, Source: SourceLiteLLM,
 		Base: Rates{read(e.Input), read(e.Output), read(e.CacheRead), read(e.CacheWrite), read(e.CacheWrite1h)},
 		Long: Rates{read(e.LongInput), read(e.LongOutput), read(e.LongCacheRead), read(e.LongCacheWrite), read(e.LongCacheWrite1h)},
+	}
+	if n, err := e.MaxOutput.Int64(); err == nil && n > 0 { // text in its place says nothing
+		p.MaxOutput = n
 	}
 	return p, "", err
 }

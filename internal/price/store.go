@@ -88,9 +88,18 @@ func (s *Store) read(ctx context.Context) (*Catalogue, time.Time, error) {
 func FromRow(m db.ModelPrice) Price {
 	return Price{
 		Model: m.Model, Provider: m.Provider, Source: m.Source, EffectiveFrom: m.EffectiveFrom,
-		Base: Rates{m.InputPerMillion, m.OutputPerMillion, m.CacheReadPerMillion, m.CacheWritePerMillion, m.CacheWrite1hPerMillion},
-		Long: Rates{m.LongInputPerMillion, m.LongOutputPerMillion, m.LongCacheReadPerMillion, m.LongCacheWritePerMillion, m.LongCacheWrite1hPerMillion},
+		Base:      Rates{m.InputPerMillion, m.OutputPerMillion, m.CacheReadPerMillion, m.CacheWritePerMillion, m.CacheWrite1hPerMillion},
+		Long:      Rates{m.LongInputPerMillion, m.LongOutputPerMillion, m.LongCacheReadPerMillion, m.LongCacheWritePerMillion, m.LongCacheWrite1hPerMillion},
+		MaxOutput: valueOr(m.MaxOutputTokens),
 	}
+}
+
+// valueOr is a number, or 0 for none.
+func valueOr(n *int64) int64 {
+	if n == nil {
+		return 0
+	}
+	return *n
 }
 
 // Put stores entries that hold from an instant, all or nothing, and returns how
@@ -135,6 +144,7 @@ type builtin struct {
 		Provider  string    `json:"provider"`
 		jsonRates           // inline
 		Above200k jsonRates `json:"above200k"`
+		MaxOutput int64     `json:"maxOutputTokens"`
 	} `json:"models"`
 }
 
@@ -165,7 +175,7 @@ func Builtin() (prices []Price, asOf string, err error) {
 	for _, m := range file.Models {
 		prices = append(prices, Price{
 			Model: m.Model, Provider: m.Provider, Source: SourceBuiltin, EffectiveFrom: Beginning,
-			Base: Rates(m.jsonRates), Long: Rates(m.Above200k),
+			Base: Rates(m.jsonRates), Long: Rates(m.Above200k), MaxOutput: m.MaxOutput,
 		})
 	}
 	return prices, file.AsOf, nil
@@ -211,6 +221,7 @@ func upsert(source string, from time.Time, prices []Price) db.PriceUpsertParams 
 		p.LongCacheReads = append(p.LongCacheReads, or(e.Long.CacheRead))
 		p.LongCacheWrites = append(p.LongCacheWrites, or(e.Long.CacheWrite))
 		p.LongCacheWrites1h = append(p.LongCacheWrites1h, or(e.Long.CacheWrite1h))
+		p.MaxOutputs = append(p.MaxOutputs, e.MaxOutput)
 	}
 	return p
 }

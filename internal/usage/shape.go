@@ -92,7 +92,7 @@ var shapes = []shape{
 	{"OpenAI responses", []string{"input_tokens_details"}, readResponses},
 	{"Anthropic", []string{"input_tokens", "output_tokens", "cache_creation_input_tokens", "cache_read_input_tokens", "cache_creation"}, readAnthropic},
 	{"OpenAI chat", []string{"prompt_tokens", "completion_tokens", "prompt_tokens_details", "completion_tokens_details"}, readChat},
-	{"Gemini", []string{"promptTokenCount", "candidatesTokenCount", "cachedContentTokenCount", "thoughtsTokenCount"}, readGemini},
+	{"Gemini", []string{"promptTokenCount", "candidatesTokenCount", "cachedContentTokenCount", "thoughtsTokenCount", "toolUsePromptTokenCount"}, readGemini},
 	{"Bedrock", []string{"inputTokens", "outputTokens", "cacheReadInputTokens", "cacheWriteInputTokens"}, readBedrock},
 }
 
@@ -199,11 +199,14 @@ func (r *reader) cachedWithin(m map[string]jsontext.Value, whole, details string
 	return r.without(cached, r.count(m, whole), output, details+".cached_tokens", whole)
 }
 
-// readGemini: cached content is part of the prompt; thoughts are billed as output.
+// readGemini: cached content is part of the prompt; what tools gave is billed as prompt,
+// and thoughts as output.
 func readGemini(r *reader, m map[string]jsontext.Value) Counts {
 	output := r.count(m, "candidatesTokenCount") + r.count(m, "thoughtsTokenCount")
-	return r.without(r.count(m, "cachedContentTokenCount"), r.count(m, "promptTokenCount"), output,
+	c := r.without(r.count(m, "cachedContentTokenCount"), r.count(m, "promptTokenCount"), output,
 		"cachedContentTokenCount", "promptTokenCount")
+	c.Input += r.count(m, "toolUsePromptTokenCount")
+	return c
 }
 
 // without takes the cached tokens out of the whole they are a part of.

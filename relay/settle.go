@@ -1,0 +1,217 @@
+package relay
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+)
+
+// atOnce is how many settlements, or leases, are on their way to the ledger at once when
+// many wait.
+const atOnce = 16
+
+// settle records what a request used. The journal knows it first, so nothing is lost if the
+// ledger cannot take it now; whoever waits for it waits no longer than settleWait.
+func (r *Relay) settle(u Usage) {
+	done := make(chan struct{})
+	r.claim(u.AdmissionID) // before the journal has it, so that retry leaves it alone
+	r.background.Go(func() {
+		defer close(done)
+		defer r.unclaim(u.AdmissionID)
+		ctx, cancel := context.WithTimeout(context.Background(), ledgerTimeout)
+		defer cancel()
+		if err := r.journal.write(ctx, line{ID: u.AdmissionID, State: stateSettle, Usage: u}); err != nil {
+			// The journal has at least that the request is open. The ledger may still take it.
+			r.metrics.journaled.WithLabelValues("journal").Inc()
+			r.log.Error("the journal did not take a settlement", "admission", u.AdmissionID, "error", err)
+		}
+		r.record(ctx, u, true)
+	})
+	select {
+	case <-done:
+	case <-time.After(settleWait):
+	}
+}
+
+// record brings a settlement into the ledger. first: it has not been tried before, so if the
+// ledger has it already, another request had the same id from its provider: then it is
+// recorded under one that no other request has.
+func (r *Relay) record(ctx context.Context, u Usage, first bool) {
+	duplicate, err := r.c.Ledger.Record(ctx, u)
+	if err == nil && duplicate && first && u.RequestID != "" {
+		u.RequestID = clip(u.RequestID + "#" + u.AdmissionID.String())
+		_, err = r.c.Ledger.Record(ctx, u)
+	}
+	switch {
+	case errors.Is(err, ErrRefused):
+		r.log.Error("the ledger refuses what a request used: it is given up", "admission", u.AdmissionID, "usage", string(u.Usage), "error", err)
+	case err != nil:
+		r.metrics.journaled.WithLabelValues("record").Inc()
+		r.log.Warn("what a request used waits in the journal until the ledger takes it", "admission", u.AdmissionID, "error", err)
+		return
+	}
+	r.forget(u.AdmissionID) //nolint:contextcheck // it outlives whoever waits for it
+}
+
+// claim takes a settlement to be recorded by one goroutine; false: another one has it.
+func (r *Relay) claim(admission uuid.UUID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.busy[admission] {
+		return false
+	}
+	r.busy[admission] = true
+	return true
+}
+
+func (r *Relay) unclaim(admission uuid.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.busy, admission)
+}
+
+// forget notes that a request is done. If that is lost, it is recorded again, which changes
+// nothing.
+func (r *Relay) forget(admission uuid.UUID) {
+	r.background.Go(func() {
+		ctx, cancel := context.WithTimeout(context.Background(), ledgerTimeout)
+		defer cancel()
+		if err := r.journal.write(ctx, line{ID: admission, State: stateDone}); err != nil {
+			r.metrics.journaled.WithLabelValues("journal").Inc()
+		}
+	})
+}
+
+// release ends an admission of which nothing was used.
+func (r *Relay) release(x *exchange) {
+	id := x.decision.AdmissionID
+	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
+	defer cancel()
+	if err := r.c.Ledger.Release(ctx, id); err != nil {
+		r.log.Warn("an admission was not released: its lease runs out by itself", "admission", id, "error", err)
+	}
+	r.forget(id)
+}
+
+// adopt settles what an earlier relay left open, by what it last saw of it.
+func (r *Relay) adopt(ctx context.Context) error {
+	open := r.journal.left(stateOpen, stateSeen)
+	if len(open) == 0 {
+		return nil
+	}
+	r.log.Info("requests that an earlier relay left open are settled by estimate", "requests", len(open))
+	for i := range open {
+		open[i].State = stateSettle
+	}
+	return r.journal.write(ctx, open...)
+}
+
+// every calls a function again and again until ctx ends.
+func every(ctx context.Context, interval time.Duration, do func()) {
+	tick := time.NewTicker(interval)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			do()
+		}
+	}
+}
+
+// followEvery is how far the journal may be behind what was seen.
+const followEvery = time.Second
+
+// follow tells the journal what has come of answers.
+func (r *Relay) follow(ctx context.Context) {
+	every(ctx, followEvery, func() {
+		var lines []line
+		for _, x := range r.underWay() {
+			x.mu.Lock()
+			if x.news && !x.settled {
+				lines = append(lines, line{ID: x.decision.AdmissionID, State: stateSeen, Usage: x.usage(true)})
+			}
+			x.news = false
+			x.mu.Unlock()
+		}
+		if len(lines) == 0 {
+			return
+		}
+		if err := r.journal.write(ctx, lines...); err != nil && ctx.Err() == nil {
+			r.metrics.journaled.WithLabelValues("journal").Inc()
+			r.log.Error("the journal did not take what was seen", "error", err)
+		}
+	})
+}
+
+// keepLeases renews the leases of answers that flow.
+func (r *Relay) keepLeases(ctx context.Context) {
+	every(ctx, time.Second, func() {
+		var due []*exchange
+		for _, x := range r.underWay() {
+			if time.Since(x.renewed) > renewEvery {
+				due = append(due, x)
+			}
+		}
+		r.all(len(due), func(i int) {
+			due[i].renewed = time.Now()
+			ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+			defer cancel()
+			if err := r.c.Ledger.Renew(ctx, due[i].decision.AdmissionID, lease); err != nil && !due[i].done() {
+				r.metrics.journaled.WithLabelValues("renew").Inc()
+				r.log.Debug("a lease was not renewed", "admission", due[i].decision.AdmissionID, "error", err)
+			}
+		})
+	})
+}
+
+// Waits between tries of what the ledger did not take.
+const (
+	retryLeast = time.Second
+	retryMost  = 30 * time.Second
+)
+
+// retry brings what waits in the journal into the ledger.
+func (r *Relay) retry(ctx context.Context) {
+	wait := time.Duration(0)
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(wait):
+		}
+		before := r.journal.left(stateSettle)
+		r.all(len(before), func(i int) {
+			if !r.claim(before[i].ID) {
+				return
+			}
+			defer r.unclaim(before[i].ID)
+			ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+			defer cancel()
+			r.record(ctx, before[i].Usage, false)
+		})
+		switch {
+		case len(before) == 0 || len(r.journal.left(stateSettle)) < len(before):
+			wait = retryLeast
+		default:
+			wait = min(max(2*wait, retryLeast), retryMost)
+		}
+	}
+}
+
+// all does something for each of n, a few at a time.
+func (r *Relay) all(n int, do func(i int)) {
+	var g errgroup.Group
+	g.SetLimit(atOnce)
+	for i := range n {
+		g.Go(func() error {
+			do(i)
+			return nil
+		})
+	}
+	_ = g.Wait() // do tells what fails
+}
