@@ -9,11 +9,15 @@ LDFLAGS := -s -w -X main.version=$(VERSION) -X main.commit=$(shell git rev-parse
 
 .PHONY: help
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: run
 run: postgresql curl build ## Install PostgreSQL where it is missing, build, and run everything on this machine
 	exec bin/keyledger dev
+
+.PHONY: mock-upstream
+mock-upstream: build ## Stand in for the providers on port 8090, to try the relay without an account
+	exec bin/keyledger bench upstream
 
 .PHONY: build
 build: ## Build bin/keyledger
@@ -75,6 +79,8 @@ soak: compiler curl postgresql redis browser proxies node ## Fuzz every decoder 
 	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
 	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
 	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
+	$(GO) test -run '^$$' -fuzz FuzzRequest -fuzztime $(FUZZ_TIME) ./relay
+	$(GO) test -run '^$$' -fuzz FuzzAnswer -fuzztime $(FUZZ_TIME) ./relay
 	$(GO) test -run '^$$' -fuzz FuzzBodies -fuzztime $(FUZZ_TIME) ./internal/api
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m

@@ -10,7 +10,7 @@ import (
 )
 
 // A relay of one's own, which asks a service elsewhere.
-func Example() {
+func Example() { //nolint:testableexamples // it serves until it is killed
 	upstreams, err := relay.ReadUpstreams("upstreams.yaml", os.Getenv)
 	if err != nil {
 		log.Fatal(err)

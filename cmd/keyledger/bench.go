@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/bench"
+	"github.com/keyledger/keyledger/internal/mockupstream"
 )
 
 func benchCommand() *cobra.Command {
@@ -67,7 +69,7 @@ func benchCommand() *cobra.Command {
 	f.BoolVar(&full, "full", false, "the sizes of the bar: a million keys, ten million ledger rows, five rounds of 5s")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	f.DurationVar(&limit, "limit", time.Hour, "give up after this time")
-	c.AddCommand(bareCommand())
+	c.AddCommand(bareCommand(), upstreamCommand())
 	return c
 }
 
@@ -87,6 +89,32 @@ func fullSize(c *cobra.Command, o *bench.Options) {
 	if !c.Flags().Changed("round") {
 		o.Round = 5 * time.Second
 	}
+}
+
+// upstreamCommand stands in for the providers.
+func upstreamCommand() *cobra.Command {
+	var addr string
+	c := &cobra.Command{
+		Use: "upstream", Short: "Stand in for the providers, to try the relay without an account", Args: cobra.NoArgs,
+		Long: `Answers as Anthropic, OpenAI and Gemini do, with a few words and usage that is always the same. Headers of
+a request say how its answer goes, for example X-Mock-Events: 50, X-Mock-Gap: 100ms, X-Mock-Status: 429.`,
+		RunE: func(c *cobra.Command, _ []string) error {
+			l, err := listen(c.Context(), addr)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(c.OutOrStdout(), "serving at http://%s; its upstreams file is docs/examples/mock-upstreams.yaml\n", l.Addr())
+			server := &http.Server{Handler: &mockupstream.Server{}, ReadHeaderTimeout: relayHeaderTimeout}
+			go func() {
+				<-c.Context().Done()
+				_ = server.Close()
+			}()
+			_ = server.Serve(l) // until it is closed
+			return nil
+		},
+	}
+	c.Flags().StringVar(&addr, "addr", "127.0.0.1:8090", "its address")
+	return c
 }
 
 // bareCommand is the server that the bench compares with.
