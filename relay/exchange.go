@@ -99,7 +99,7 @@ func (x *exchange) usage(estimated bool) Usage {
 	if err != nil { // of a provider that sends what is no JSON: the meter has read it, so it is
 		raw = jsontext.Value("{}")
 	}
-	u := Usage{AdmissionID: x.decision.AdmissionID, RequestID: clip(read.requestID), Model: x.model, Usage: json.RawMessage(raw), Estimated: estimated, OccurredAt: time.Now().UTC().Truncate(time.Millisecond)}
+	u := Usage{AdmissionID: x.decision.AdmissionID, KeyID: x.decision.KeyID, RequestID: clip(read.requestID), Model: x.model, Usage: json.RawMessage(raw), Estimated: estimated, OccurredAt: time.Now().UTC().Truncate(time.Millisecond)}
 	if x.account != nil {
 		u.AccountID = x.account.ID
 	}

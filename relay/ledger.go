@@ -54,6 +54,7 @@ type Decision struct {
 	Message     string
 	RetryAfter  time.Duration // 0: waiting does not help, or nobody can tell
 	AdmissionID uuid.UUID
+	KeyID       uuid.UUID
 	Accounts    []string // that the key is bound to at this service, the first first; nil: any
 	Limits      []Limit
 	Estimate    decimal.Decimal // USD weighed against cost limits
@@ -79,6 +80,7 @@ func (d Decision) reservedOnly() bool {
 // Usage is what a request used.
 type Usage struct {
 	AdmissionID uuid.UUID       `json:"admissionId"`
+	KeyID       uuid.UUID       `json:"keyId"`
 	RequestID   string          `json:"requestId,omitempty"` // the provider's; empty: none was told
 	AccountID   string          `json:"accountId,omitempty"` // that served it
 	Model       string          `json:"model"`

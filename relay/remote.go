@@ -63,6 +63,7 @@ func (r remote) Admit(ctx context.Context, q Request) (Decision, error) {
 		d.Limits = append(d.Limits, Limit{string(l.Name), l.Limit.Decimal, l.Used.Decimal})
 	}
 	if k := a.Key; k != nil {
+		d.KeyID = k.ID
 		bound := map[string][]*string{
 			serviceClaude: {k.ClaudeAccountID, k.ClaudeConsoleAccountID}, serviceOpenAI: {k.OpenaiAccountID}, serviceGemini: {k.GeminiAccountID},
 		}

@@ -3,6 +3,7 @@ package relay
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -13,22 +14,30 @@ import (
 // many wait.
 const atOnce = 16
 
-// settle records what a request used. The journal knows it first, so nothing is lost if the
-// ledger cannot take it now; whoever waits for it waits no longer than settleWait.
+// journalAfter is how long the ledger may take before the journal is told of a settlement:
+// until then it has the request as open, which is enough, since an admission is settled once,
+// whatever settles it.
+const journalAfter = 100 * time.Millisecond
+
+// settle records what a request used. If the ledger cannot take it now, the journal keeps it;
+// whoever waits for it waits no longer than settleWait.
 func (r *Relay) settle(u Usage) {
 	done := make(chan struct{})
-	r.claim(u.AdmissionID) // before the journal has it, so that retry leaves it alone
+	r.claim(u.AdmissionID)
 	r.background.Go(func() {
-		defer close(done)
 		defer r.unclaim(u.AdmissionID)
 		ctx, cancel := context.WithTimeout(context.Background(), ledgerTimeout)
 		defer cancel()
-		if err := r.journal.write(ctx, line{ID: u.AdmissionID, State: stateSettle, Usage: u}); err != nil {
-			// The journal has at least that the request is open. The ledger may still take it.
-			r.metrics.journaled.WithLabelValues("journal").Inc()
-			r.log.Error("the journal did not take a settlement", "admission", u.AdmissionID, "error", err)
+		kept := sync.OnceFunc(func() { r.keep(ctx, u) })
+		slow := time.AfterFunc(journalAfter, kept)
+		recorded := r.record(ctx, u, true)
+		if !slow.Stop() || !recorded {
+			kept() // or wait until it is
 		}
-		r.record(ctx, u, true)
+		close(done)
+		if recorded {
+			r.forget(u.AdmissionID) //nolint:contextcheck // it outlives whoever waits for it
+		}
 	})
 	select {
 	case <-done:
@@ -36,10 +45,19 @@ func (r *Relay) settle(u Usage) {
 	}
 }
 
-// record brings a settlement into the ledger. first: it has not been tried before, so if the
-// ledger has it already, another request had the same id from its provider: then it is
-// recorded under one that no other request has.
-func (r *Relay) record(ctx context.Context, u Usage, first bool) {
+// keep tells the journal of a settlement.
+func (r *Relay) keep(ctx context.Context, u Usage) {
+	if err := r.journal.write(ctx, line{ID: u.AdmissionID, State: stateSettle, Usage: u}); err != nil {
+		// The journal has at least that the request is open, and what was seen of it.
+		r.metrics.journaled.WithLabelValues("journal").Inc()
+		r.log.Error("the journal did not take a settlement", "admission", u.AdmissionID, "error", err)
+	}
+}
+
+// record brings a settlement into the ledger, and tells whether that is done with. first: it
+// has not been tried before, so if the ledger has it already, another request had the same id
+// from its provider: then it is recorded under one that no other request has.
+func (r *Relay) record(ctx context.Context, u Usage, first bool) (done bool) {
 	duplicate, err := r.c.Ledger.Record(ctx, u)
 	if err == nil && duplicate && first && u.RequestID != "" {
 		u.RequestID = clip(u.RequestID + "#" + u.AdmissionID.String())
@@ -51,9 +69,9 @@ func (r *Relay) record(ctx context.Context, u Usage, first bool) {
 	case err != nil:
 		r.metrics.journaled.WithLabelValues("record").Inc()
 		r.log.Warn("what a request used waits in the journal until the ledger takes it", "admission", u.AdmissionID, "error", err)
-		return
+		return false
 	}
-	r.forget(u.AdmissionID) //nolint:contextcheck // it outlives whoever waits for it
+	return true
 }
 
 // claim takes a settlement to be recorded by one goroutine; false: another one has it.
@@ -192,7 +210,9 @@ func (r *Relay) retry(ctx context.Context) {
 			defer r.unclaim(before[i].ID)
 			ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 			defer cancel()
-			r.record(ctx, before[i].Usage, false)
+			if r.record(ctx, before[i].Usage, false) {
+				r.forget(before[i].ID)
+			}
 		})
 		switch {
 		case len(before) == 0 || len(r.journal.left(stateSettle)) < len(before):

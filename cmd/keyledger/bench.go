@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"slices"
 	"strings"
@@ -69,7 +71,7 @@ func benchCommand() *cobra.Command {
 	f.BoolVar(&full, "full", false, "the sizes of the bar: a million keys, ten million ledger rows, five rounds of 5s")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	f.DurationVar(&limit, "limit", time.Hour, "give up after this time")
-	c.AddCommand(bareCommand(), upstreamCommand())
+	c.AddCommand(bareCommand(), proxyCommand(), upstreamCommand())
 	return c
 }
 
@@ -103,7 +105,8 @@ a request say how its answer goes, for example X-Mock-Events: 50, X-Mock-Gap: 10
 			if err != nil {
 				return err
 			}
-			fmt.Fprintf(c.OutOrStdout(), "serving at http://%s; its upstreams file is docs/examples/mock-upstreams.yaml\n", l.Addr())
+			log := slog.New(slog.NewJSONHandler(c.ErrOrStderr(), nil))
+			log.Info("serving", "addr", l.Addr().String(), "upstreams", "docs/examples/mock-upstreams.yaml")
 			server := &http.Server{Handler: &mockupstream.Server{}, ReadHeaderTimeout: relayHeaderTimeout}
 			go func() {
 				<-c.Context().Done()
@@ -115,6 +118,35 @@ a request say how its answer goes, for example X-Mock-Events: 50, X-Mock-Gap: 10
 	}
 	c.Flags().StringVar(&addr, "addr", "127.0.0.1:8090", "its address")
 	return c
+}
+
+// proxyCommand is the proxy that the bench compares the relay with.
+func proxyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "proxy URL", Short: "Serve what the bench compares the relay with", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error {
+			to, err := url.Parse(args[0])
+			if err != nil {
+				return err
+			}
+			l, err := listen(c.Context(), "127.0.0.1:0")
+			if err != nil {
+				return err
+			}
+			slog.New(slog.NewJSONHandler(c.ErrOrStderr(), nil)).Info("serving", "addr", l.Addr().String())
+			transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:forcetypeassert // net/http says so
+			transport.MaxIdleConnsPerHost = 1000
+			server := &http.Server{Handler: &httputil.ReverseProxy{
+				Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(to) }, Transport: transport, FlushInterval: -1,
+			}, ReadHeaderTimeout: relayHeaderTimeout}
+			go func() {
+				<-c.Context().Done()
+				_ = server.Close()
+			}()
+			_ = server.Serve(l) // until it is closed
+			return nil
+		},
+	}
 }
 
 // bareCommand is the server that the bench compares with.

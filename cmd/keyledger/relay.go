@@ -35,6 +35,7 @@ It is configured by environment variables only:
 				return fmt.Errorf("the configuration is wrong:\n%w", err)
 			}
 			log := logger(cfg.LogLevel, cfg.LogFormat, c.ErrOrStderr())
+			boundMemory(0, log)
 			ledger, err := relay.Remote(cfg.URL, cfg.Token)
 			if err != nil {
 				return err

@@ -284,7 +284,11 @@ func (s *service) run(ctx context.Context) error {
 	for _, l := range s.listeners() {
 		go func() { failed <- l.server.Serve(l.Listener) }()
 	}
-	s.log.Info("serving", "addr", s.public.Addr().String(), "version", version)
+	addrs := []any{"addr", s.public.Addr().String(), "version", version}
+	if s.relay != nil {
+		addrs = append(addrs, "relay", s.relay.Addr().String())
+	}
+	s.log.Info("serving", addrs...)
 	var err error
 	select {
 	case <-ctx.Done():

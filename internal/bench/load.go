@@ -21,6 +21,8 @@ type traffic struct {
 	path string
 	// next is the body of request n.
 	next func(n uint64) []byte
+	// header is what a request has in the place of the access token; nil: the token.
+	header func() http.Header
 	// check looks at an answer and says what is wrong with it; nil: only the status
 	// counts. Called by one goroutine.
 	check func(body []byte) error
@@ -87,6 +89,9 @@ func drive(ctx context.Context, to target, what traffic, d time.Duration, o load
 			return vegeta.ErrNoTargets
 		}
 		t.Method, t.URL, t.Body, t.Header = http.MethodPost, to.url+what.path, what.next(at), header
+		if what.header != nil {
+			t.Header = what.header()
+		}
 		return nil
 	}, vegeta.Rate{Freq: o.rate, Per: time.Second}, d, "")
 	var s sample

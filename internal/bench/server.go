@@ -32,6 +32,7 @@ const (
 type server struct {
 	target
 
+	relay   string // address of its relay; empty: it has none
 	process *child.Process
 }
 
@@ -56,7 +57,10 @@ func (b *bench) bare(ctx context.Context) (*server, error) {
 	return b.start(ctx, []string{"bench", "bare"}, nil)
 }
 
-var addrLine = regexp.MustCompile(`"addr":"([^"]+)"`)
+var (
+	addrLine  = regexp.MustCompile(`"addr":"([^"]+)"`)
+	relayLine = regexp.MustCompile(`"relay":"([^"]+)"`)
+)
 
 // start starts this program with other arguments and waits until it tells where it
 // listens.
@@ -80,6 +84,9 @@ func (b *bench) start(ctx context.Context, args, env []string) (*server, error) 
 		text, _ := os.ReadFile(file) // an empty one is asked again
 		if m := addrLine.FindSubmatch(text); m != nil {
 			s.target = target{"http://" + string(m[1]), token}
+			if m := relayLine.FindSubmatch(text); m != nil {
+				s.relay = "http://" + string(m[1])
+			}
 			return s, nil
 		}
 		select {

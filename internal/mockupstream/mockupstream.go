@@ -31,6 +31,7 @@ type Plan struct {
 	Encoding   string        // gzip or br, if the request accepts it
 	ID         string        // of the answer; else each has its own
 	Pad        int           // bytes of text in each event
+	Clock      bool          // the text of each event is when it was sent, in Unix nanoseconds
 }
 
 func planOf(r *http.Request) Plan {
@@ -47,7 +48,7 @@ func planOf(r *http.Request) Plan {
 	}
 	p := Plan{
 		Status: number("Status", 0), RetryAfter: get("Retry-After"), Events: number("Events", 5), Gap: wait("Gap"), Delay: wait("Delay"),
-		Break: number("Break", 0), Stall: number("Stall", 0), NoUsage: get("No-Usage") != "", Encoding: get("Encoding"), ID: get("Id"), Pad: number("Pad", 0),
+		Break: number("Break", 0), Stall: number("Stall", 0), NoUsage: get("No-Usage") != "", Encoding: get("Encoding"), ID: get("Id"), Pad: number("Pad", 0), Clock: get("Clock") != "",
 	}
 	if !strings.Contains(r.Header.Get("Accept-Encoding"), p.Encoding) {
 		p.Encoding = ""
@@ -177,6 +178,9 @@ func (a *answer) pieces(piece func(n int)) bool {
 		case <-time.After(a.p.Gap):
 		case <-a.r.Context().Done():
 			return false
+		}
+		if a.p.Clock {
+			a.text = strconv.FormatInt(time.Now().UnixNano(), 10)
 		}
 		piece(n)
 		switch n {

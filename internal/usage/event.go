@@ -48,6 +48,7 @@ type Event struct {
 	ID            uuid.UUID // made before the first attempt, so that no retry doubles it
 	KeyID         uuid.UUID // zero: that of the admission
 	AdmissionID   uuid.UUID // zero: none
+	OwnKey        bool      // KeyID is known to be the key of AdmissionID, and need not be looked up
 	AccountID     string    // empty: none
 	Model         string    // normalised
 	ModelReceived string

@@ -207,7 +207,7 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event, asOf *time.Ti
 func (r *Recorder) findKeys(ctx context.Context, events []Event) error {
 	var ids []uuid.UUID
 	for _, e := range events {
-		if e.AdmissionID != uuid.Nil {
+		if e.AdmissionID != uuid.Nil && !e.OwnKey {
 			ids = append(ids, e.AdmissionID)
 		}
 	}
@@ -221,7 +221,7 @@ func (r *Recorder) findKeys(ctx context.Context, events []Event) error {
 	var wrong []field.Error
 	for i, e := range events {
 		switch key, known := keys[e.AdmissionID]; {
-		case e.AdmissionID == uuid.Nil:
+		case e.AdmissionID == uuid.Nil, e.OwnKey:
 		case !known:
 			wrong = append(wrong, field.Error{Field: at(i, len(events), "admissionId"), Message: "is not the id of an admission that is remembered"})
 		case e.KeyID != uuid.Nil && e.KeyID != key:

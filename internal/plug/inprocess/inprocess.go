@@ -70,7 +70,7 @@ func (l *Ledger) Admit(ctx context.Context, q relay.Request) (relay.Decision, er
 	if err != nil {
 		return relay.Decision{}, err
 	}
-	d := relay.Decision{Allowed: made.Allowed, Code: string(made.Code), Message: made.Message, AdmissionID: made.AdmissionID, Estimate: made.Cost}
+	d := relay.Decision{Allowed: made.Allowed, Code: string(made.Code), Message: made.Message, AdmissionID: made.AdmissionID, KeyID: result.Key.ID, Estimate: made.Cost}
 	if made.RetryAfterSeconds != nil {
 		d.RetryAfter = time.Duration(*made.RetryAfterSeconds) * time.Second
 	}
@@ -109,6 +109,7 @@ func (l *Ledger) Record(ctx context.Context, u relay.Usage) (duplicate bool, err
 	if wrong != nil {
 		return false, fmt.Errorf("%w: %w", relay.ErrRefused, fault.Fields(wrong...))
 	}
+	event.KeyID, event.OwnKey = u.KeyID, true // as the admission was made
 	results, err := l.recorder.Record(ctx, []usage.Event{event})
 	if fault.CodeOf(err) == fault.Invalid {
 		return false, fmt.Errorf("%w: %w", relay.ErrRefused, err)
