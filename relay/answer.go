@@ -214,7 +214,8 @@ func (a *answer) drain() {
 	defer func() { <-a.x.relay.drains }()
 	timeout := time.AfterFunc(drainTime, func() { a.x.cancel(errDrained) })
 	defer timeout.Stop()
-	buf := make([]byte, copyBuffer)
+	buf := pooled.Get()
+	defer pooled.Put(buf)
 	for read := 0; !a.x.done(); {
 		n, err := a.Read(buf)
 		if read += n; err == nil && read > drainBytes {

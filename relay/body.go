@@ -65,7 +65,8 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request) (_ *body, err erro
 		held.memory = make([]byte, 0, min(r.ContentLength, 64<<10))
 	}
 	conn := http.NewResponseController(w)
-	chunk := make([]byte, 32<<10)
+	chunk := pooled.Get()
+	defer pooled.Put(chunk)
 	for {
 		_ = conn.SetReadDeadline(time.Now().Add(bodyPause)) // of a test's recorder: it has none
 		n, err := r.Body.Read(chunk)

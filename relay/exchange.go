@@ -33,7 +33,8 @@ type exchange struct {
 	mu      sync.Mutex
 	account *account
 	meter   meter
-	news    bool // something has come since the journal was told
+	news    bool      // something has come since the journal was told
+	told    time.Time // when the journal was told
 	settled bool
 }
 

@@ -34,7 +34,10 @@ var (
 )
 
 // copyBuffer is the size of the buffers that answers pass through, in bytes.
-const copyBuffer = 16 << 10
+const copyBuffer = 8 << 10
+
+// pooled are the buffers that bodies and answers pass through.
+var pooled = &buffers{sync.Pool{New: func() any { b := make([]byte, copyBuffer); return &b }}}
 
 type buffers struct{ sync.Pool }
 
@@ -43,15 +46,13 @@ func (b *buffers) Put(p []byte) { b.Pool.Put(&p) }
 
 // reverseProxy does what every proxy must: hop-by-hop headers, flushing, cancellation.
 func (r *Relay) reverseProxy() *httputil.ReverseProxy {
-	pool := &buffers{}
-	pool.New = func() any { b := make([]byte, copyBuffer); return &b }
 	return &httputil.ReverseProxy{
 		Rewrite: func(p *httputil.ProxyRequest) { clean(p.Out) },
 		Transport: roundTripper(func(req *http.Request) (*http.Response, error) {
 			return exchangeOf(req.Context()).roundTrip(req)
 		}),
 		FlushInterval: -1,
-		BufferPool:    pool,
+		BufferPool:    pooled,
 		ModifyResponse: func(resp *http.Response) error {
 			return exchangeOf(resp.Request.Context()).answered(resp)
 		},

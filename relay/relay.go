@@ -63,7 +63,7 @@ type Config struct {
 
 const (
 	// lease is how long a slot of concurrency lasts when the relay is gone.
-	lease = time.Minute
+	lease = 2 * time.Minute
 	// renewEvery is how often a lease is renewed while an answer flows.
 	renewEvery = lease / 3
 	// ledgerTimeout bounds one question to the ledger.
@@ -262,7 +262,7 @@ func passesFree(code, model string) bool {
 
 // begin notes an admitted request in the journal.
 func (r *Relay) begin(ctx context.Context, x *exchange) *refusal {
-	x.meter, x.renewed = x.op.format.meter(), time.Now()
+	x.meter, x.renewed, x.told = x.op.format.meter(), time.Now(), time.Now()
 	if err := r.journal.open(ctx, x.estimate()); err != nil {
 		r.metrics.journaled.WithLabelValues("journal").Inc()
 		r.log.Error("a request was refused, since the journal does not take it", "error", err)

@@ -141,19 +141,25 @@ func every(ctx context.Context, interval time.Duration, do func()) {
 	}
 }
 
-// followEvery is how far the journal may be behind what was seen.
-const followEvery = time.Second
+const (
+	// behind is how far the journal may be behind what was seen.
+	behind = time.Second
+	// followEvery is how often those answers are looked for whose time has come: each in
+	// its turn, since a thousand of them at once would hold up what flows.
+	followEvery = behind / 20
+)
 
 // follow tells the journal what has come of answers.
 func (r *Relay) follow(ctx context.Context) {
 	every(ctx, followEvery, func() {
 		var lines []line
+		now := time.Now()
 		for _, x := range r.underWay() {
 			x.mu.Lock()
-			if x.news && !x.settled {
+			if x.news && !x.settled && now.Sub(x.told) >= behind-followEvery {
 				lines = append(lines, line{ID: x.decision.AdmissionID, State: stateSeen, Usage: x.usage(true)})
+				x.news, x.told = false, now
 			}
-			x.news = false
 			x.mu.Unlock()
 		}
 		if len(lines) == 0 {
@@ -168,7 +174,7 @@ func (r *Relay) follow(ctx context.Context) {
 
 // keepLeases renews the leases of answers that flow.
 func (r *Relay) keepLeases(ctx context.Context) {
-	every(ctx, time.Second, func() {
+	every(ctx, followEvery, func() {
 		var due []*exchange
 		for _, x := range r.underWay() {
 			if time.Since(x.renewed) > renewEvery {
