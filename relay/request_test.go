@@ -96,7 +96,7 @@ func TestText(t *testing.T) {
 	t.Parallel()
 	input := func(f *format, body string) Estimate { return readAll(t, f, body).estimate }
 	plain := input(&openAIChat, `{"messages":[{"content":""}]}`).Input
-	for text, want := range map[string]int64{strings.Repeat("abc", 100): 100, strings.Repeat("日本", 100): 600, strings.Repeat(`\u65e5`, 100): 300} {
+	for text, want := range map[string]int64{strings.Repeat("abc", 100): 100, strings.Repeat("éß", 100): 400, strings.Repeat(`\u65e5`, 100): 300} {
 		if got := input(&openAIChat, `{"messages":[{"content":"`+text+`"}]}`).Input - plain; got < want || got > want+1 {
 			t.Errorf("%.20s: %d tokens, want %d", text, got, want)
 		}

@@ -36,7 +36,7 @@ func (r *Relay) settle(u Usage) {
 		}
 		close(done)
 		if recorded {
-			r.forget(u.AdmissionID) //nolint:contextcheck // it outlives whoever waits for it
+			r.forget(u.AdmissionID)
 		}
 	})
 	select {
@@ -217,7 +217,7 @@ func (r *Relay) retry(ctx context.Context) {
 			ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 			defer cancel()
 			if r.record(ctx, before[i].Usage, false) {
-				r.forget(before[i].ID)
+				r.forget(before[i].ID) //nolint:contextcheck // it outlives this round
 			}
 		})
 		switch {
