@@ -13,12 +13,11 @@ import (
 	"net/http"
 
 	"github.com/go-json-experiment/json/jsontext"
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/labstack/echo/v4"
 	"github.com/oapi-codegen/runtime"
 	openapi_types "github.com/oapi-codegen/runtime/types"
-
-	"github.com/keyledger/keyledger/client/wire"
-	"github.com/keyledger/keyledger/internal/field"
 )
 
 // Defines values for AdmissionAnswerCode.
