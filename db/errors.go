@@ -87,6 +87,13 @@ func ofState(err error, pg *pgconn.PgError) *fault.Error {
 	return fault.Wrap(err, fault.Internal, "Something went wrong in the service.")
 }
 
+// OfOneRow tells whether a statement may have failed for one row's sake: tried without it, the
+// others may pass.
+func OfOneRow(err error) bool {
+	code := Fault(err).Code
+	return code == fault.Invalid || code == fault.Conflict
+}
+
 // Stuck tells whether a statement gave up because another transaction held a row that
 // it needs for longer than the pool lets it wait.
 func Stuck(err error) bool {

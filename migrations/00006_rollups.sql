@@ -147,7 +147,8 @@ SELECT e.*
 COMMENT ON VIEW ledger_rolled IS 'The ledger rows that the rollups hold, of those that are retained.';
 
 -- One view for each rollup: the rollup and the tail, in rows to be added up. received_at is
--- infinity in rows of the rollup. A reader that has read tail_since before, in this
+-- infinity in rows of the rollup, and of tag_days, whose tail is added up by sets of tags
+-- before it is parted by tag. A reader that has read tail_since before, in this
 -- snapshot or an earlier one, asks for received_at >= that value: it leaves nothing out,
 -- and the planner passes over older partitions of the ledger at once.
 CREATE VIEW key_days AS
@@ -259,8 +260,19 @@ SELECT g.tag,
        e.cache_read_tokens,
        e.ephemeral_1h_tokens,
        e.cost,
-       e.received_at
-  FROM ledger_tail AS e
+       'infinity'
+  FROM (SELECT x.day,
+               x.model,
+               x.tag_set,
+               sum(x.requests)::bigint AS requests,
+               sum(x.input_tokens)::bigint AS input_tokens,
+               sum(x.output_tokens)::bigint AS output_tokens,
+               sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+               sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+               sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+               sum(x.cost) AS cost
+          FROM ledger_tail AS x
+         GROUP BY x.day, x.model, x.tag_set) AS e
   LEFT JOIN tag_sets AS s ON s.id = e.tag_set
  CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag);
 COMMENT ON VIEW tag_days IS 'tag_usage and the tail: what was used of each model on each day under each tag, in rows to be added up. Usage under two tags is under both.';

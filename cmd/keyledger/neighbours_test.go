@@ -48,7 +48,8 @@ var hostile = []struct {
 // an admin disables a key, and memory stays. make soak runs each for two minutes and holds
 // the 99th percentile to 100 ms, which the first seconds of a flood may pass; make test runs
 // it alone for a few seconds and holds it to 250 ms; beside other tests, which take the
-// machine from it, it must stay below three seconds.
+// machine from it, it must stay below three seconds. What the honest clients wait with nobody
+// else there is allowed three times on top, since a machine may be slow by itself.
 func TestNeighbours(t *testing.T) {
 	t.Parallel()
 	for _, h := range hostile {
@@ -72,12 +73,15 @@ func TestNeighbours(t *testing.T) {
 			if h.prepare != nil {
 				h.prepare(c)
 			}
+			quiet, done := context.WithTimeout(context.Background(), time.Second)
+			alone := c.liveOn(quiet)
+			done()
 			ctx, stop := context.WithTimeout(context.Background(), length)
 			defer stop()
 			var attack sync.WaitGroup
 			attack.Go(func() { h.run(c, ctx) })
 			time.Sleep(200 * time.Millisecond) // it has begun
-			c.liveOn(ctx, most)
+			c.fair(alone, c.liveOn(ctx), most)
 			attack.Wait()
 			if size := peakMemory(t, c.pid); size > 300<<20 {
 				t.Errorf("the service took %d MB", size>>20)
@@ -86,12 +90,12 @@ func TestNeighbours(t *testing.T) {
 	}
 }
 
-// liveOn is what honest clients do meanwhile: admissions and usage from eight relays, and an
-// admin who disables a key and enables it again.
-func (c *town) liveOn(ctx context.Context, most time.Duration) {
+// liveOn is what honest clients do: admissions and usage from eight relays, and an admin who
+// changes a key. It returns how long each of their requests took.
+func (c *town) liveOn(ctx context.Context) (latencies map[string][]time.Duration) {
 	c.t.Helper()
 	var mu sync.Mutex
-	latencies := map[string][]time.Duration{}
+	latencies = map[string][]time.Duration{}
 	timed := func(what string, do func()) {
 		start := time.Now()
 		do()
@@ -133,13 +137,22 @@ func (c *town) liveOn(ctx context.Context, most time.Duration) {
 		}
 	})
 	all.Wait()
-	for what, took := range latencies {
+	return latencies
+}
+
+// fair holds what honest clients waited against what they wait when they are alone.
+func (c *town) fair(alone, latencies map[string][]time.Duration, most time.Duration) {
+	c.t.Helper()
+	p99of := func(took []time.Duration) time.Duration {
 		slices.Sort(took)
-		p50, p99 := took[len(took)/2], took[len(took)*99/100]
-		c.t.Logf("%s: %d, p50 %s, p99 %s, longest %s", what, len(took), p50, p99, took[len(took)-1])
-		fair := most
+		return took[len(took)*99/100]
+	}
+	for what, took := range latencies {
+		quiet, p99 := p99of(alone[what]), p99of(took)
+		c.t.Logf("%s: %d, p50 %s, p99 %s (alone %s), longest %s", what, len(took), took[len(took)/2], p99, quiet, took[len(took)-1])
+		fair := most + 3*quiet
 		if what == "PATCH" { // too few to tell the 99th percentile: it works, and soon
-			fair = max(most, 2*time.Second)
+			fair = max(fair, 2*time.Second)
 		}
 		if p99 > fair {
 			c.t.Errorf("%s: p99 %s, at most %s are fair", what, p99, fair)

@@ -129,9 +129,10 @@ func usageAccounts() *cobra.Command {
 
 func usageRecord() *cobra.Command {
 	var key, account, model, requestID, at, usage, file string
+	var estimated bool
 	var asJSON *bool
 	c := remoteCommand("record", "Record usage: one event by flags, or a request body from a file", cobra.NoArgs, func(c *cobra.Command, r remote, _ []string) error {
-		body, err := recordBody(c, r, file, key, usage, map[string]string{"accountId": account, "model": model, "requestId": requestID, "occurredAt": at})
+		body, err := recordBody(c, r, file, key, usage, estimated, map[string]string{"accountId": account, "model": model, "requestId": requestID, "occurredAt": at})
 		if err != nil {
 			return err
 		}
@@ -157,12 +158,13 @@ func usageRecord() *cobra.Command {
 	f.StringVar(&requestID, "request-id", "", "counts once per key (default: a new one)")
 	f.StringVar(&at, "at", "", "when it happened, RFC 3339 (default: now)")
 	f.StringVar(&usage, "usage", "", "the provider's usage object, as JSON")
+	f.BoolVar(&estimated, "estimated", false, "it had to be estimated; the ledger keeps that")
 	f.StringVar(&file, "file", "", "a whole request body as JSON; - for standard input")
 	asJSON = wantsJSON(c)
 	return c
 }
 
-func recordBody(c *cobra.Command, r remote, file, key, usage string, texts map[string]string) ([]byte, error) {
+func recordBody(c *cobra.Command, r remote, file, key, usage string, estimated bool, texts map[string]string) ([]byte, error) {
 	switch file {
 	case "":
 	case "-":
@@ -181,6 +183,9 @@ func recordBody(c *cobra.Command, r remote, file, key, usage string, texts map[s
 		return nil, err
 	}
 	body := map[string]any{"keyId": id, "usage": json.RawMessage(usage)}
+	if estimated {
+		body["estimated"] = true
+	}
 	for name, text := range texts {
 		if text != "" {
 			body[name] = text

@@ -9,7 +9,6 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/coalesce"
-	"github.com/keyledger/keyledger/internal/fault"
 )
 
 // releaseTimeout bounds the release of admissions that nobody waits for any more.
@@ -37,10 +36,7 @@ func New(o Options) *Decider {
 // lanes are the options of lanes whose items each need the counters of one key.
 func lanes[T, R any](o Options, group coalesce.Options[T, R], key func(T) uuid.UUID) coalesce.LanesOptions[T, R, uuid.UUID] {
 	group.Limits = o.Limits
-	group.Single = func(err error) bool {
-		code := db.Fault(err).Code
-		return code == fault.Invalid || code == fault.Conflict
-	}
+	group.Single = db.OfOneRow
 	return coalesce.LanesOptions[T, R, uuid.UUID]{
 		Options:  group,
 		Writers:  o.Writers,

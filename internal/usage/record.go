@@ -61,10 +61,7 @@ func New(o Options) *Recorder {
 				return r.recordAll(ctx, units, nil)
 			},
 			Weight: func(events []Event) int { return len(events) },
-			Single: func(err error) bool {
-				code := db.Fault(err).Code
-				return code == fault.Invalid || code == fault.Conflict
-			},
+			Single: db.OfOneRow,
 		},
 		Writers:  o.Writers,
 		Patience: db.Patience,
