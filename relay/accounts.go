@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"sync"
@@ -134,7 +135,7 @@ func (a *accounts) judge(one *account, resp *http.Response) (retry bool) {
 	refused := resp != nil && (resp.StatusCode == http.StatusUnauthorized || resp.StatusCode == http.StatusTooManyRequests)
 	var last *failure
 	if resp != nil && (broken || refused) { // read before the lock: it may take its time
-		last = &failure{resp.StatusCode, resp.Header.Get("Content-Type"), one.redact(peek(resp)), retryAfter(resp.Header, a.now())}
+		last = &failure{resp.StatusCode, resp.Header.Get("Content-Type"), one.redact(plainly(resp, peek(resp))), retryAfter(resp.Header, a.now())}
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -195,9 +196,26 @@ func peek(resp *http.Response) []byte {
 	return slices.Clone(start)
 }
 
-// redact takes the account's secret out of a text.
+// plainly is the beginning of an answer as text; empty: it cannot be read.
+func plainly(resp *http.Response, start []byte) []byte {
+	open := decoders[resp.Header.Get("Content-Encoding")]
+	if open == nil {
+		return start
+	}
+	r, err := open(bytes.NewReader(start))
+	if err != nil {
+		return nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(r, maxFailure)) // what was cut ends early
+	return text
+}
+
+// masked is a secret as providers show a part of it in their errors.
+var masked = regexp.MustCompile(`[A-Za-z0-9_.-]*\*{3,}[A-Za-z0-9_.-]*`)
+
+// redact takes the account's secret out of a text, and what a provider shows of it.
 func (a *Account) redact(text []byte) []byte {
-	return bytes.ReplaceAll(text, []byte(a.secret), []byte("[redacted]"))
+	return masked.ReplaceAll(bytes.ReplaceAll(text, []byte(a.secret), []byte("[redacted]")), []byte("[redacted]"))
 }
 
 // resting counts the accounts of each service that rest.

@@ -18,6 +18,7 @@ type answer struct {
 	src      io.ReadCloser
 	split    splitter
 	document bool   // one document, not a stream
+	came     int64  // bytes that have come
 	left     int64  // bytes that are still to come; negative: nobody knows
 	out      []byte // events that may go on, where some are taken out
 	over     error  // how the provider's answer ended; nil: it has not
@@ -27,6 +28,12 @@ type answer struct {
 	decoded chan struct{}  // closed when all is decoded
 }
 
+// decoders read the encodings that the relay asks for.
+var decoders = map[string]func(io.Reader) (io.Reader, error){
+	"gzip": func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) },
+	"br":   func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil },
+}
+
 // metered puts an answer in the place of a response's body.
 func (x *exchange) metered(resp *http.Response) error {
 	a := &answer{x: x, src: resp.Body, left: resp.ContentLength}
@@ -34,25 +41,23 @@ func (x *exchange) metered(resp *http.Response) error {
 	kind, _, err := mime.ParseMediaType(resp.Header.Get("Content-Type"))
 	switch {
 	case err == nil && kind == "text/event-stream":
-		a.split = &sse{}
+		events := &sse{}
+		if x.hideUsage {
+			events.spill = func(raw []byte) { a.out = append(a.out, raw...) }
+		}
+		a.split = events
 	case x.op.stream:
 		a.split = &array{}
 	default:
 		a.split, a.document = &whole{}, true
 	}
-	var open func(io.Reader) (io.Reader, error)
-	switch encoding := resp.Header.Get("Content-Encoding"); encoding {
-	case "", "identity":
-	case "gzip":
-		open = func(r io.Reader) (io.Reader, error) { return gzip.NewReader(r) }
-	case "br":
-		open = func(r io.Reader) (io.Reader, error) { return brotli.NewReader(r), nil }
-	default:
+	encoding := resp.Header.Get("Content-Encoding")
+	switch open := decoders[encoding]; {
+	case open != nil:
+		a.startDecoding(open)
+	case encoding != "" && encoding != "identity":
 		x.relay.log.Warn("an answer came in an encoding that nobody asked for: it is estimated", "encoding", encoding)
 		a.split = &whole{}
-	}
-	if open != nil {
-		a.startDecoding(open)
 	}
 	resp.Body = a
 	if x.hideUsage && !a.document {
@@ -101,6 +106,7 @@ func (a *answer) Read(p []byte) (int, error) {
 		n, err := a.src.Read(p)
 		a.silence.Stop()
 		pass := a.take(p[:n])
+		a.came += int64(n)
 		if a.left >= 0 {
 			a.left -= int64(n)
 		}
@@ -168,6 +174,9 @@ func (a *answer) settle(err error) {
 		return
 	}
 	read := a.x.read()
+	if a.document && read.received == (textCount{}) { // too long to be read, or not to be understood
+		a.x.see(func(m meter) { m.passed(a.came) })
+	}
 	complete := read.usage != nil && (read.final && read.ended || errors.Is(err, io.EOF) && (read.final || a.document))
 	switch {
 	case complete:
@@ -187,13 +196,9 @@ func (a *answer) Close() error {
 	if a.x.done() || a.over != nil {
 		return a.shut(errGone)
 	}
-	if a.x.relay.c.OnDisconnect == Drain {
-		select {
-		case a.x.relay.drains <- struct{}{}:
-			go a.drain()
-			return nil
-		default:
-		}
+	if a.x.mayDrain() {
+		go a.drain()
+		return nil
 	}
 	a.end(errGone)
 	return a.shut(errGone)
@@ -211,9 +216,6 @@ func (a *answer) shut(why error) error {
 
 // drain reads on for a client that has gone.
 func (a *answer) drain() {
-	defer func() { <-a.x.relay.drains }()
-	timeout := time.AfterFunc(drainTime, func() { a.x.cancel(errDrained) })
-	defer timeout.Stop()
 	buf := pooled.Get()
 	defer pooled.Put(buf)
 	for read := 0; !a.x.done(); {

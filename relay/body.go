@@ -2,6 +2,7 @@ package relay
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,11 @@ const (
 	maxBody = 32 << 20
 	// maxInMemory is the size above which a body is kept in a file.
 	maxInMemory = 1 << 20
+	// bodyUnasked is as much of a body as is taken before the key is looked at: most have
+	// less, and are spared the question.
+	bodyUnasked = 64 << 10
+	// bodyTime bounds the arrival of a whole body.
+	bodyTime = 5 * time.Minute
 	// bodyPause is how long a client may send nothing of its body.
 	bodyPause = 30 * time.Second
 )
@@ -26,6 +32,7 @@ var (
 	errBodyTooLarge = fmt.Errorf("the request's body is larger than %d MiB", maxBody>>20)
 	errBodiesFull   = errors.New("too many request bodies are held at the moment")
 	errBodyBroken   = errors.New("the request's body did not arrive whole")
+	errUnknownKey   = errors.New("the key is not known")
 )
 
 // bodies are the request bodies that are held: together no more than a budget of bytes, each
@@ -50,8 +57,8 @@ type patch struct {
 	with     string
 }
 
-// read takes the whole body of a request.
-func (b *bodies) read(w http.ResponseWriter, r *http.Request) (_ *body, err error) {
+// read takes the whole body of a request. known is asked before a large one is taken.
+func (b *bodies) read(w http.ResponseWriter, r *http.Request, known func(context.Context) error) (_ *body, err error) {
 	held := &body{of: b}
 	defer func() {
 		if err != nil {
@@ -64,14 +71,24 @@ func (b *bodies) read(w http.ResponseWriter, r *http.Request) (_ *body, err erro
 	if r.ContentLength > 0 && r.ContentLength <= maxInMemory {
 		held.memory = make([]byte, 0, min(r.ContentLength, 64<<10))
 	}
-	conn := http.NewResponseController(w)
+	conn, end, asked := http.NewResponseController(w), time.Now().Add(bodyTime), false
 	chunk := pooled.Get()
 	defer pooled.Put(chunk)
 	for {
-		_ = conn.SetReadDeadline(time.Now().Add(bodyPause)) // of a test's recorder: it has none
+		pause := time.Now().Add(bodyPause)
+		if pause.After(end) {
+			pause = end
+		}
+		_ = conn.SetReadDeadline(pause) // of a test's recorder: it has none
 		n, err := r.Body.Read(chunk)
 		if n > 0 {
 			if err := held.add(chunk[:n]); err != nil {
+				return nil, err
+			}
+		}
+		if held.size > bodyUnasked && !asked {
+			asked = true
+			if err := known(r.Context()); err != nil {
 				return nil, err
 			}
 		}

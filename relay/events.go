@@ -28,34 +28,60 @@ type splitter interface {
 type held struct {
 	buf  []byte
 	long bool // its beginning is gone
+	// spill takes the bytes of a long event as they come, where others are held until they
+	// are whole. Nil: none are held.
+	spill func(raw []byte)
 }
 
 // add keeps bytes, or the end of them.
 func (h *held) add(b []byte) {
 	h.buf = append(h.buf, b...)
+	if h.spill != nil {
+		if h.long {
+			h.spill(b)
+		} else if len(h.buf) > maxEvent {
+			h.spill(h.buf)
+		}
+	}
 	if len(h.buf) > maxEvent || h.long && len(h.buf) > 2*endBytes {
 		h.buf = append(h.buf[:0], h.buf[len(h.buf)-endBytes:]...)
 		h.long = true
 	}
 }
 
-// data is the event, or, of a long one, an object with the usage that its end has. What is
-// inside of a text cannot be taken for it: its quotes are escaped there.
-func (h *held) data() []byte {
+// data is the event, or, of a long one, an object with the usage that its end has: of several
+// that look like it the one that counts the most, since an answer may repeat what the request
+// brought. What is inside of a text cannot be taken for it: its quotes are escaped there.
+func (h *held) data() (found []byte) {
 	if !h.long {
 		return h.buf
 	}
+	var most int64 = -1
 	for _, name := range []string{`"usage"`, `"usageMetadata"`} {
-		at := bytes.LastIndex(h.buf, []byte(name))
-		if at < 0 {
-			continue
-		}
-		rest := bytes.TrimLeft(h.buf[at+len(name):], " \t\r\n:")
-		if value, err := jsontext.NewDecoder(bytes.NewReader(rest)).ReadValue(); err == nil {
-			return append(append([]byte(`{`+name+`:`), value...), '}')
+		for rest := h.buf; ; {
+			at := bytes.Index(rest, []byte(name))
+			if at < 0 {
+				break
+			}
+			rest = rest[at+len(name):]
+			value, err := jsontext.NewDecoder(bytes.NewReader(bytes.TrimLeft(rest, " \t\r\n:"))).ReadValue()
+			if err != nil || value.Kind() != '{' {
+				continue
+			}
+			var members map[string]jsontext.Value
+			if unmarshal(value, &members) != nil {
+				continue
+			}
+			var sum int64
+			for member := range members {
+				sum += number(members, member)
+			}
+			if sum > most {
+				most, found = sum, append(append([]byte(`{`+name+`:`), value...), '}')
+			}
 		}
 	}
-	return nil
+	return found
 }
 
 func (h *held) reset() { h.buf, h.long = h.buf[:0], false }
@@ -110,7 +136,11 @@ func (s *sse) take(each func(data, raw []byte)) {
 	if s.long {
 		data = s.held.data()
 	}
-	each(data, s.buf)
+	raw := s.buf
+	if s.long && s.spill != nil { // has gone on already
+		raw = nil
+	}
+	each(data, raw)
 	s.reset()
 	s.data = s.data[:0]
 }

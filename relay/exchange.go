@@ -6,6 +6,7 @@ import (
 	"errors"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -25,10 +26,13 @@ type exchange struct {
 	asked     asked
 	hideUsage bool // the client did not ask for the chunk that tells the usage
 	decision  Decision
-	renewed   time.Time               // when its lease was taken; only keepLeases touches it later
-	cancel    context.CancelCauseFunc // ends the provider's side
-	cause     func() error            // why the provider's side was ended; nil: it was not
-	unwatch   func() bool             // nil: the client's leaving ends nothing
+	renewed   time.Time   // when its lease was taken; only keepLeases touches it later
+	unwatch   func() bool // nil: it has not been forwarded
+	sent      atomic.Bool // the provider has had some of it
+
+	ending sync.Mutex
+	end    context.CancelCauseFunc // ends the provider's side of the present try
+	why    func() error
 
 	mu      sync.Mutex
 	account *account
@@ -36,6 +40,8 @@ type exchange struct {
 	news    bool      // something has come since the journal was told
 	told    time.Time // when the journal was told
 	settled bool
+	drains  bool        // it has one of the places of answers that are read on
+	over    *time.Timer // ends that
 }
 
 type exchangeKey struct{}
@@ -104,6 +110,9 @@ func (x *exchange) usage(estimated bool) Usage {
 	if x.account != nil {
 		u.AccountID = x.account.ID
 	}
+	if !estimated {
+		u.Fallback = x.usage(true).Usage
+	}
 	return u
 }
 
@@ -130,6 +139,10 @@ func (x *exchange) finish(how string) {
 		return
 	}
 	x.settled = true
+	if x.drains {
+		x.over.Stop()
+		<-x.relay.drains
+	}
 	var u Usage
 	if how != settledReleased {
 		u = x.usage(how == settledEstimated)

@@ -2,15 +2,20 @@ package relay
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptrace"
 	"net/http/httputil"
+	"net/url"
+	"path"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyledger/keyledger/internal/keyheader"
@@ -72,14 +77,33 @@ func (f roundTripper) RoundTrip(req *http.Request) (*http.Response, error) { ret
 func clean(out *http.Request) {
 	keyheader.Strip(out)
 	for name := range out.Header {
-		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Keyledger-") || strings.HasPrefix(name, "Cf-") {
+		if strings.HasPrefix(name, "X-Forwarded-") || strings.HasPrefix(name, "X-Original-") || strings.HasPrefix(name, "X-Keyledger-") || strings.HasPrefix(name, "Cf-") {
 			out.Header.Del(name)
 		}
 	}
-	for _, name := range []string{"Cookie", "Forwarded", "X-Real-Ip", "Via", "Origin", "Referer", "Expect"} {
+	for _, name := range notForwarded {
 		out.Header.Del(name)
 	}
 	out.Header.Set("Accept-Encoding", readable(out.Header.Get("Accept-Encoding")))
+}
+
+// notForwarded are headers that tell of the way a request came, ask for another protocol, name
+// a part of the client's own account, or change what is answered.
+var notForwarded = []string{
+	"Cookie", "Forwarded", "X-Real-Ip", "True-Client-Ip", "Via", "Origin", "Referer", "Expect",
+	"Connection", "Upgrade", "Http2-Settings", "Openai-Organization", "Openai-Project", "X-Goog-Fieldmask", "X-Goog-User-Project", "X-Http-Method-Override",
+}
+
+// allowed are the parameters of a query that an operation takes. Gemini's answers come as JSON
+// or as events.
+func (op *operation) allowed(query url.Values) string {
+	kept := url.Values{}
+	for name := range strings.SplitSeq(op.query, ",") {
+		if value := query.Get(name); value != "" && (name != "alt" || value == "sse" || value == "json") {
+			kept.Set(name, value)
+		}
+	}
+	return kept.Encode()
 }
 
 // readable is what the client accepts of the encodings that can be read on the way.
@@ -103,26 +127,23 @@ var hidden = []string{"Set-Cookie", "Retry-After-Ms", "Anthropic-Organization-Id
 // hide takes them out; what a client is to wait for stays.
 func hide(h http.Header) {
 	for name := range h {
-		if strings.HasPrefix(name, "Anthropic-Ratelimit-") || strings.HasPrefix(name, "X-Ratelimit-") || slices.Contains(hidden, name) {
+		if strings.HasPrefix(name, "X-Keyledger-") || strings.HasPrefix(name, "Anthropic-Ratelimit-") || strings.HasPrefix(name, "X-Ratelimit-") || slices.Contains(hidden, name) {
 			h.Del(name)
 		}
 	}
 }
 
 // roundTrip sends a request with one account and, if that fails in a way that another one
-// may not, once more with another. It goes on when the client leaves, unless the relay is
-// told to cancel then.
+// may not, once more with another. It goes on when the client leaves, within bounds, unless the
+// relay is told to cancel then.
 func (x *exchange) roundTrip(req *http.Request) (*http.Response, error) {
-	ctx, cancel := context.WithCancelCause(context.WithoutCancel(req.Context()))
-	x.cancel, x.cause = cancel, func() error { return context.Cause(ctx) }
-	if x.relay.c.OnDisconnect == Cancel || x.op.format == nil {
-		x.unwatch = context.AfterFunc(req.Context(), func() { cancel(errGone) })
-	}
+	ctx := context.WithoutCancel(req.Context())
+	x.unwatch = context.AfterFunc(req.Context(), x.left)
 	first, err := x.choose(nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, retry, err := x.try(req.WithContext(ctx), first)
+	resp, retry, err := x.try(ctx, req, first)
 	if !retry || req.Context().Err() != nil || len(x.decision.Accounts) > 0 {
 		return resp, err
 	}
@@ -134,18 +155,91 @@ func (x *exchange) roundTrip(req *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 	}
 	x.relay.metrics.retried.WithLabelValues(x.service).Inc()
-	resp, _, err = x.try(req.WithContext(ctx), second)
+	resp, _, err = x.try(ctx, req, second)
 	return resp, err
 }
 
-// try sends the request with an account and judges it by the answer.
-func (x *exchange) try(req *http.Request, with *account) (resp *http.Response, retry bool, err error) {
+// left is called when the client leaves: the answer is read on, if it may be.
+func (x *exchange) left() {
+	if x.op.format == nil || !x.mayDrain() {
+		x.cancel(errGone)
+	}
+}
+
+// mayDrain tells whether the answer may be read on for a client that has gone: it takes one of
+// the places for that, until the request is settled or its time is over.
+func (x *exchange) mayDrain() bool {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case x.drains:
+		return true
+	case x.settled || x.relay.c.OnDisconnect == Cancel:
+		return false
+	}
+	select {
+	case x.relay.drains <- struct{}{}:
+		x.drains = true
+		x.over = time.AfterFunc(drainTime, func() { x.cancel(errDrained) })
+		return true
+	default:
+		return false
+	}
+}
+
+// try sends the request with an account and judges it by the answer. Each try has a context of
+// its own, so that what ends one is not held against the next. Silence is not tried again: the
+// provider has the request, and may answer it.
+func (x *exchange) try(ctx context.Context, req *http.Request, with *account) (resp *http.Response, retry bool, err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	x.ends(cancel, func() error { return context.Cause(ctx) })
 	defer x.listen()()
-	resp, err = x.send(req, with)
-	if errors.Is(err, errGone) {
+	var sent, refused atomic.Bool // the provider has had some of it; it takes no connections
+	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+		WroteHeaders: func() { sent.Store(true) },
+		ConnectDone:  func(_, _ string, err error) { refused.Store(err != nil) },
+		DNSDone:      func(i httptrace.DNSDoneInfo) { refused.Store(i.Err != nil) },
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
+			if err != nil {
+				refused.Store(true)
+			}
+		},
+	})
+	resp, err = x.send(req.WithContext(ctx), with)
+	x.sent.Store(sent.Load())
+	switch {
+	case errors.Is(err, errGone), errors.Is(err, errDrained):
+		return resp, false, err
+	case err != nil && !sent.Load() && !refused.Load(): // of the request's own making
+		return nil, false, err
+	case x.op.format == nil: // has limits of its own at the provider, and must not rest what is paid for
 		return resp, false, err
 	}
-	return resp, x.relay.accounts.judge(with, resp), err
+	retry = x.relay.accounts.judge(with, resp)
+	return resp, retry && !errors.Is(err, errSilent), err
+}
+
+// ends notes how the provider's side of the present try is ended, and why it was.
+func (x *exchange) ends(cancel context.CancelCauseFunc, cause func() error) {
+	x.ending.Lock()
+	defer x.ending.Unlock()
+	x.end, x.why = cancel, cause
+}
+
+// cancel ends the provider's side.
+func (x *exchange) cancel(why error) {
+	x.ending.Lock()
+	defer x.ending.Unlock()
+	if x.end != nil {
+		x.end(why)
+	}
+}
+
+// cause is why the provider's side was ended; nil: it was not.
+func (x *exchange) cause() error {
+	x.ending.Lock()
+	defer x.ending.Unlock()
+	return x.why()
 }
 
 // listen ends the provider's side after some silence, until what it returns is called.
@@ -172,8 +266,8 @@ func (x *exchange) choose(not *account) (*account, error) {
 // send sends the request once.
 func (x *exchange) send(req *http.Request, with *account) (*http.Response, error) {
 	out := req.Clone(req.Context())
-	base := with.base.JoinPath(x.path)
-	out.URL.Scheme, out.URL.Host, out.URL.Path, out.URL.RawPath = base.Scheme, base.Host, base.Path, base.RawPath
+	// Path is as it was matched and admitted: nothing in it is decoded once more.
+	out.URL = &url.URL{Scheme: with.base.Scheme, Host: with.base.Host, Path: path.Join(with.base.Path, x.path), RawQuery: x.op.allowed(req.URL.Query())}
 	out.Host = ""
 	name, value := with.header()
 	out.Header.Set(name, value)
@@ -210,10 +304,10 @@ func (x *exchange) answered(resp *http.Response) error {
 		// The provider's own words, but never the account's secret. One that is longer than
 		// any provider's is cut.
 		stop := x.listen()
-		body := peek(resp)
+		body := x.account.redact(plainly(resp, peek(resp)))
 		stop()
 		_ = resp.Body.Close()
-		body = x.account.redact(body)
+		resp.Header.Del("Content-Encoding")
 		resp.Body = io.NopCloser(strings.NewReader(string(body)))
 		resp.ContentLength = int64(len(body))
 		resp.Header.Set("Content-Length", fmt.Sprint(len(body)))
@@ -246,7 +340,7 @@ func (x *exchange) failed(w http.ResponseWriter, err error) {
 	switch {
 	case errors.As(err, &none):
 		x.relay.log.Warn("a request was not forwarded", "error", err)
-		f = refusal{reason: unavailable, code: "NO_ACCOUNT", message: err.Error()}
+		f = refusal{reason: unavailable, code: "NO_ACCOUNT", message: "the relay has no upstream account for this key and service"}
 	case errors.As(err, &resting) && resting.last != nil:
 		x.finish(settledReleased)
 		x.repeat(w, resting)
@@ -258,8 +352,9 @@ func (x *exchange) failed(w http.ResponseWriter, err error) {
 	case errors.Is(err, errRedirect):
 		f.message = errRedirect.Error()
 	}
-	if errors.Is(err, errGone) && x.meter != nil {
-		x.finish(settledEstimated) // the provider was asked, and may charge the input
+	unanswered := errors.Is(err, errGone) || errors.Is(err, errDrained) || errors.Is(err, errSilent)
+	if unanswered && x.meter != nil && x.sent.Load() {
+		x.finish(settledEstimated) // the provider has the request, and may charge for it
 	} else {
 		x.finish(settledReleased)
 	}

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -102,8 +103,11 @@ func newHouse(t *testing.T, change func(h *house, c *relay.Config)) *house {
 
 // addAccount adds an account whose provider is the mock.
 func (h *house) addAccount(c *relay.Config, service, id string) {
-	h.Setenv("SECRET_"+id, secrets+id)
-	c.Upstreams.Accounts = append(c.Upstreams.Accounts, relay.Account{ID: id, Service: service, APIKeyEnv: "SECRET_" + id, BaseURL: h.upstream})
+	file := filepath.Join(h.TempDir(), "secret")
+	if err := os.WriteFile(file, []byte(secrets+id+"\n"), 0o600); err != nil {
+		h.Fatal(err)
+	}
+	c.Upstreams.Accounts = append(c.Upstreams.Accounts, relay.Account{ID: id, Service: service, APIKeyFile: file, BaseURL: h.upstream})
 }
 
 func (h *house) openRelay() {

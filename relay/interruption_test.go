@@ -55,6 +55,7 @@ func (h *house) leave(secret, path, body string, lines int, headers ...string) {
 // cancelled; and so does one whose provider stalls, breaks off, or never tells the usage.
 // These are the amounts of the table in docs/relay.md.
 func TestInterruption(t *testing.T) {
+	t.Parallel()
 	const gap = "20ms"
 	for name, c := range map[string]struct {
 		path, body string
@@ -76,7 +77,7 @@ func TestInterruption(t *testing.T) {
 		"the client leaves before the answer, drained":   {"/v1/messages", with(messages, ""), relay.Drain, 0, []string{"X-Mock-Delay", "300ms"}, 1, false, [2]int64{100, 100}, [2]int64{5, 5}},
 		"the client leaves before the answer, cancelled": {"/v1/messages", with(messages, ""), relay.Cancel, 0, []string{"X-Mock-Delay", "300ms"}, 1, true, [2]int64{600, 700}, [2]int64{0, 0}},
 		"the provider stalls":                            {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Stall", "3"}, 1, true, [2]int64{100, 100}, [2]int64{3, 9}},
-		"the provider stalls before it says anything":    {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Delay", "30s"}, 0, true, [2]int64{}, [2]int64{}},
+		"the provider stalls before it says anything":    {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Delay", "30s"}, 1, true, [2]int64{600, 700}, [2]int64{0, 0}},
 		"the provider breaks off":                        {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Break", "3"}, 1, true, [2]int64{100, 100}, [2]int64{3, 9}},
 		"the provider breaks off a chat":                 {"/v1/chat/completions", with(chat, streamed), relay.Drain, -1, []string{"X-Mock-Break", "3"}, 1, true, [2]int64{600, 700}, [2]int64{3, 9}},
 		"the usage is never told":                        {"/v1/chat/completions", with(chat, streamed), relay.Drain, -1, []string{"X-Mock-No-Usage", "1"}, 1, true, [2]int64{600, 700}, [2]int64{5, 10}},
@@ -87,6 +88,7 @@ func TestInterruption(t *testing.T) {
 		"an error of the provider":                       {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Status", "400"}, 0, false, [2]int64{}, [2]int64{}},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			h := newHouse(t, func(_ *house, cfg *relay.Config) {
 				cfg.OnDisconnect = c.mode
 				cfg.IdleTimeout = time.Second
@@ -130,6 +132,7 @@ func (f *flaky) Record(ctx context.Context, u relay.Usage) (bool, error) {
 // when it can, whether the ledger had taken it before or not, and whether the relay that
 // wrote it lives or another one comes after it.
 func TestUsageWaits(t *testing.T) {
+	t.Parallel()
 	for _, lost := range []bool{false, true} {
 		for _, restart := range []bool{false, true} {
 			f := &flaky{}
@@ -206,6 +209,7 @@ func (h *house) journal() int {
 // ledger once, by estimate; a line that is not whole stops nothing; a second relay is not let
 // into the directory of a first.
 func TestJournalIsAdopted(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	if _, err := relay.New(h.config); err == nil || !strings.Contains(err.Error(), "another relay") {
 		t.Errorf("a second relay with the same directory: %v", err)
@@ -243,6 +247,7 @@ func TestJournalIsAdopted(t *testing.T) {
 // Guarantee: a journal that cannot be written refuses new work with 503, and gives the
 // admission back.
 func TestJournalUnwritable(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	id, secret := h.key(nil)
 	h.relay.BreakJournal()

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -28,11 +29,12 @@ type journal struct {
 	group *coalesce.Group[[]line, struct{}]
 	most  int64 // bytes of open requests; past it no new one is taken
 
-	mu   sync.Mutex
-	file *os.File
-	size int64 // of the file
-	live map[uuid.UUID]line
-	held int64 // bytes of live
+	mu     sync.Mutex
+	file   *os.File
+	size   int64 // of the file
+	broken bool  // a write has failed
+	live   map[uuid.UUID]line
+	held   int64 // bytes of live
 }
 
 // state is how far a request has come.
@@ -42,7 +44,9 @@ const (
 	stateOpen   state = "open"   // it goes upstream
 	stateSeen   state = "seen"   // something of its answer has come
 	stateSettle state = "settle" // what it used is known, and has to be recorded
-	stateDone   state = "done"   // it is in the ledger, or cost nothing
+	// stateRelease: it used nothing, and its admission has to be released.
+	stateRelease state = "release"
+	stateDone    state = "done" // it is in the ledger, or cost nothing
 )
 
 // line is one line of the journal: what a request would be settled by.
@@ -101,21 +105,23 @@ func (j *journal) read() error {
 		return fmt.Errorf("opening the journal: %w", err)
 	}
 	defer func() { _ = file.Close() }()
-	lines := bufio.NewScanner(file)
-	lines.Buffer(nil, maxEvent)
-	for n := 1; lines.Scan(); n++ {
+	lines := bufio.NewReader(file)
+	for n := 1; ; n++ {
+		text, err := lines.ReadBytes('\n')
+		if errors.Is(err, io.EOF) && len(text) == 0 {
+			return nil
+		}
+		if err != nil && !errors.Is(err, io.EOF) {
+			return fmt.Errorf("reading the journal: %w", err)
+		}
 		var l line
-		if err := json.Unmarshal(lines.Bytes(), &l); err != nil {
+		if err := json.Unmarshal(text, &l); err != nil {
 			j.log.Warn("a line of the journal is not whole", "line", n, "error", err)
 			continue
 		}
-		l.bytes = int64(len(lines.Bytes())) + 1
+		l.bytes = int64(len(text))
 		j.apply(l)
 	}
-	if err := lines.Err(); err != nil {
-		return fmt.Errorf("reading the journal: %w", err)
-	}
-	return nil
 }
 
 // apply notes a line. What was seen does not undo what was settled, and what is done stays so.
@@ -125,7 +131,7 @@ func (j *journal) apply(l line) {
 	case l.State == stateDone:
 		delete(j.live, l.ID)
 		l.bytes = 0
-	case l.State == stateSeen && (!known || before.State == stateSettle):
+	case l.State == stateSeen && (!known || before.State == stateSettle || before.State == stateRelease):
 		return
 	default:
 		j.live[l.ID] = l
@@ -150,9 +156,6 @@ func (j *journal) rewrite() error {
 	if err = errors.Join(err, file.Sync()); err == nil {
 		err = os.Rename(name+".new", name)
 	}
-	if err == nil {
-		err = syncDir(j.dir)
-	}
 	if err != nil {
 		_ = file.Close()
 		return fmt.Errorf("writing the journal: %w", err)
@@ -160,7 +163,10 @@ func (j *journal) rewrite() error {
 	if j.file != nil {
 		_ = j.file.Close()
 	}
-	j.file, j.size = file, int64(text.Len())
+	j.file, j.size, j.broken = file, int64(text.Len()), false
+	if err := syncDir(j.dir); err != nil {
+		return fmt.Errorf("writing the journal: %w", err)
+	}
 	return nil
 }
 
@@ -188,12 +194,17 @@ func (j *journal) flush(_ context.Context, batch [][]line) ([]struct{}, error) {
 			lines = append(lines, l)
 		}
 	}
+	if j.broken { // whatever stands behind size is not to be read again
+		if err := j.rewrite(); err != nil {
+			return nil, fmt.Errorf("%w: %w", errJournal, err)
+		}
+	}
 	_, err := j.file.WriteAt(text.Bytes(), j.size)
 	if err == nil {
 		err = j.file.Sync()
 	}
 	if err != nil {
-		_ = j.file.Truncate(j.size) // a line that is half there is passed over all the same
+		j.broken = true
 		return nil, fmt.Errorf("%w: %w", errJournal, err)
 	}
 	j.size += int64(text.Len())

@@ -87,4 +87,7 @@ type Usage struct {
 	Usage       json.RawMessage `json:"usage"` // the provider's own object
 	Estimated   bool            `json:"estimated,omitempty"`
 	OccurredAt  time.Time       `json:"occurredAt"`
+
+	// Fallback is recorded, as an estimate, where the ledger refuses Usage.
+	Fallback json.RawMessage `json:"fallback,omitempty"`
 }

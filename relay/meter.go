@@ -12,6 +12,8 @@ type meter interface {
 	event(data []byte)
 	// reading is what it knows so far.
 	reading() reading
+	// passed notes how many bytes have passed of an answer whose text was not read.
+	passed(bytes int64)
 	// estimated is a usage object in the provider's shape for an answer that never told its
 	// own: with what it told, and for the rest these numbers.
 	estimated(input Estimate, output int64) map[string]jsontext.Value
@@ -28,6 +30,9 @@ type reading struct {
 	output    int64                     // the largest number of output tokens that was told
 }
 
+// maxMember is how long a member of a usage object may be, in bytes: none that counts is longer.
+const maxMember = 4096
+
 // merge takes members of a usage object that was told later: each of them counts all there
 // has been, so the latest holds. A null says nothing, and a zero does not undo a number.
 func merge(into *map[string]jsontext.Value, later map[string]jsontext.Value) {
@@ -36,6 +41,9 @@ func merge(into *map[string]jsontext.Value, later map[string]jsontext.Value) {
 	}
 	for name, value := range later {
 		if value.Kind() == 'n' {
+			continue
+		}
+		if len(value) > maxMember {
 			continue
 		}
 		if before := (*into)[name]; string(value) == "0" && before.Kind() == '0' {
@@ -52,6 +60,8 @@ func number(members map[string]jsontext.Value, name string) (n int64) {
 	}
 	return n
 }
+
+func (r *reading) passed(bytes int64) { r.received.ascii = bytes }
 
 func numeral(n int64) jsontext.Value { return jsontext.Value(jsontext.Int(n).String()) }
 
@@ -79,6 +89,7 @@ type anthropicEvent struct {
 	Type    string                    `json:"type"`
 	ID      string                    `json:"id"`
 	Usage   map[string]jsontext.Value `json:"usage"`
+	Content jsontext.Value            `json:"content"`
 	Message struct {
 		ID    string                    `json:"id"`
 		Usage map[string]jsontext.Value `json:"usage"`
@@ -104,6 +115,7 @@ func (m *anthropicMeter) event(data []byte) {
 	case "", "message": // not a stream, or the end of a long one
 		merge(&k.usage, e.Usage)
 		k.requestID, k.final, k.ended = e.ID, e.Usage != nil, true
+		k.received.add(countText(e.Content))
 	case "message_start":
 		k.requestID = e.Message.ID
 		merge(&k.usage, e.Message.Usage)
@@ -126,6 +138,8 @@ func (m *anthropicMeter) event(data []byte) {
 }
 
 func (m *anthropicMeter) reading() reading { return m.known }
+
+func (m *anthropicMeter) passed(bytes int64) { m.known.passed(bytes) }
 
 func (m *anthropicMeter) estimated(input Estimate, output int64) map[string]jsontext.Value {
 	if m.input {
@@ -151,7 +165,8 @@ type chatEvent struct {
 	Error   jsontext.Value            `json:"error"`
 	Usage   map[string]jsontext.Value `json:"usage"`
 	Choices []struct {
-		Delta struct {
+		Message jsontext.Value `json:"message"` // not a stream
+		Delta   struct {
 			Content          string `json:"content"`
 			ReasoningContent string `json:"reasoning_content"`
 			Refusal          string `json:"refusal"`
@@ -180,6 +195,7 @@ func (m *chatMeter) event(data []byte) {
 	}
 	k.failed = k.failed || e.Error.Kind() == '{'
 	for _, c := range e.Choices {
+		k.received.add(countText(c.Message))
 		k.received.add(countText(c.Delta.Content))
 		k.received.add(countText(c.Delta.ReasoningContent))
 		k.received.add(countText(c.Delta.Refusal))
@@ -196,6 +212,8 @@ func (m *chatMeter) event(data []byte) {
 
 func (m *chatMeter) reading() reading { return m.known }
 
+func (m *chatMeter) passed(bytes int64) { m.known.passed(bytes) }
+
 func (m *chatMeter) estimated(input Estimate, output int64) map[string]jsontext.Value {
 	return filled(nil, map[string]int64{"prompt_tokens": input.Input, "completion_tokens": output})
 }
@@ -211,6 +229,7 @@ type responsesEvent struct {
 	Object   string                    `json:"object"`
 	Usage    map[string]jsontext.Value `json:"usage"`
 	Delta    jsontext.Value            `json:"delta"`
+	Output   jsontext.Value            `json:"output"` // not a stream
 	Response struct {
 		ID    string                    `json:"id"`
 		Usage map[string]jsontext.Value `json:"usage"`
@@ -229,6 +248,7 @@ func (m *responsesMeter) event(data []byte) {
 	usage := e.Response.Usage
 	switch e.Type {
 	case "": // not a stream, or the end of a long event
+		k.received.add(countText(e.Output))
 		usage, k.ended, e.Response.ID = e.Usage, true, e.ID
 	case "response.completed", "response.incomplete":
 		k.ended = true
@@ -249,6 +269,8 @@ func (m *responsesMeter) event(data []byte) {
 
 func (m *responsesMeter) reading() reading { return m.known }
 
+func (m *responsesMeter) passed(bytes int64) { m.known.passed(bytes) }
+
 func (m *responsesMeter) estimated(input Estimate, output int64) map[string]jsontext.Value {
 	return filled(nil, map[string]int64{"input_tokens": input.Input, "output_tokens": output})
 }
@@ -263,6 +285,7 @@ type geminiMeter struct {
 
 type geminiEvent struct {
 	ResponseID string                    `json:"responseId"`
+	Error      jsontext.Value            `json:"error"`
 	Usage      map[string]jsontext.Value `json:"usageMetadata"`
 	Feedback   jsontext.Value            `json:"promptFeedback"` // a blocked prompt has no candidates
 	Candidates []struct {
@@ -285,6 +308,7 @@ func (m *geminiMeter) event(data []byte) {
 	if e.ResponseID != "" {
 		k.requestID = e.ResponseID
 	}
+	k.failed = k.failed || e.Error.Kind() == '{'
 	m.done = m.done || e.Feedback != nil && len(e.Candidates) == 0
 	for _, c := range e.Candidates {
 		m.done = m.done || c.FinishReason != ""
@@ -301,6 +325,8 @@ func (m *geminiMeter) event(data []byte) {
 }
 
 func (m *geminiMeter) reading() reading { return m.known }
+
+func (m *geminiMeter) passed(bytes int64) { m.known.passed(bytes) }
 
 func (m *geminiMeter) estimated(input Estimate, output int64) map[string]jsontext.Value {
 	with := map[string]int64{"candidatesTokenCount": max(0, output-number(m.known.usage, "thoughtsTokenCount"))}

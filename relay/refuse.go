@@ -106,6 +106,8 @@ func (f refusal) write(w http.ResponseWriter, service, requestID string) {
 	}
 	wait := min(max(f.wait, time.Second), most)
 	switch {
+	case f.reason == limited && f.wait == 0: // it never passes as it is
+		h.Set("X-Should-Retry", "false")
 	case said.retry:
 		h.Set("Retry-After", seconds(wait))
 	case status == http.StatusPaymentRequired || status == http.StatusTooManyRequests:

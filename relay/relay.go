@@ -25,12 +25,15 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/keyheader"
 )
 
@@ -49,7 +52,7 @@ type Config struct {
 	// OnDisconnect is Drain or Cancel. Default: Drain.
 	OnDisconnect string
 	// IdleTimeout is how long a provider may send nothing, before or within an answer.
-	// Default: 5 minutes.
+	// Default: 10 minutes, which is as long as SDKs wait for an answer that does not stream.
 	IdleTimeout time.Duration
 	// BodyBytes bounds the request bodies that are held at once. Default: 512 MiB.
 	BodyBytes int64
@@ -68,6 +71,9 @@ const (
 	renewEvery = lease / 3
 	// ledgerTimeout bounds one question to the ledger.
 	ledgerTimeout = 10 * time.Second
+	// The lengths that the ledger takes: of a model in characters, of a User-Agent in bytes.
+	maxModel     = 200
+	maxUserAgent = 1000
 	// settleWait bounds how long the end of an answer waits for its settlement: a client that
 	// has seen the end finds its slot free and its usage counted.
 	settleWait = 2 * time.Second
@@ -121,7 +127,7 @@ func New(c Config) (*Relay, error) {
 		}
 	}
 	if c.IdleTimeout <= 0 {
-		c.IdleTimeout = 5 * time.Minute
+		c.IdleTimeout = 10 * time.Minute
 	}
 	if c.BodyBytes <= 0 {
 		c.BodyBytes = 512 << 20
@@ -156,7 +162,7 @@ func New(c Config) (*Relay, error) {
 }
 
 // Close waits for answers that are read to their end, until ctx ends: what is open then is
-// settled by the next relay. Requests must have ended before: shut the server down first.
+// ended and estimated, or else settled by the next relay. Requests must have ended before: shut the server down first.
 // Only the first call does anything.
 func (r *Relay) Close(ctx context.Context) (err error) {
 	r.closing.Do(func() { err = r.close(ctx) })
@@ -171,6 +177,12 @@ func (r *Relay) close(ctx context.Context) error {
 		case <-tick.C:
 		case <-ctx.Done():
 		}
+	}
+	for _, x := range r.underWay() { // their time is over: they are settled by what has come
+		x.cancel(errDrained)
+	}
+	for end := time.Now().Add(settleWait); len(r.underWay()) > 0 && time.Now().Before(end); {
+		<-tick.C
 	}
 	r.stop()
 	r.background.Wait()
@@ -224,14 +236,15 @@ func (r *Relay) prepare(w http.ResponseWriter, req *http.Request, x *exchange) *
 	if key == "" {
 		return &refusal{reason: badKey, code: "MALFORMED", message: "no API key was sent"}
 	}
-	if f := r.readBody(w, req, x); f != nil {
+	if f := r.readBody(w, req, x, key); f != nil {
 		return f
 	}
-	asked := Request{APIKey: key, Service: x.service, Model: x.model, UserAgent: req.UserAgent(), DryRun: x.op.format == nil, Estimate: x.asked.estimate}
+	asked := Request{APIKey: key, Service: x.service, Model: x.model, UserAgent: field.Clip(req.UserAgent(), maxUserAgent), DryRun: x.op.format == nil, Estimate: x.asked.estimate}
 	if !asked.DryRun {
 		asked.Lease = lease
 	}
-	ctx, cancel := context.WithTimeout(req.Context(), ledgerTimeout)
+	// Whether the client stays or not: an admission that nobody waits for is released below.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(req.Context()), ledgerTimeout)
 	defer cancel()
 	d, err := r.c.Ledger.Admit(ctx, asked)
 	if err != nil {
@@ -276,10 +289,12 @@ func (r *Relay) begin(ctx context.Context, x *exchange) *refusal {
 }
 
 // readBody takes the request's body and reads what it asks for.
-func (r *Relay) readBody(w http.ResponseWriter, req *http.Request, x *exchange) *refusal {
+func (r *Relay) readBody(w http.ResponseWriter, req *http.Request, x *exchange, key string) *refusal {
 	var err error
-	x.body, err = r.bodies.read(w, req)
+	x.body, err = r.bodies.read(w, req, func(ctx context.Context) error { return r.known(ctx, key) })
 	switch {
+	case errors.Is(err, errUnknownKey):
+		return &refusal{reason: badKey, code: "NOT_FOUND", message: "the API key is not valid"}
 	case errors.Is(err, errBodyTooLarge):
 		return &refusal{reason: tooLarge, code: "TOO_LARGE", message: err.Error()}
 	case errors.Is(err, errBodyBroken):
@@ -287,14 +302,18 @@ func (r *Relay) readBody(w http.ResponseWriter, req *http.Request, x *exchange) 
 	case err != nil:
 		r.log.Warn("a request was refused for its body", "error", err)
 		return &refusal{reason: unavailable, code: "UNAVAILABLE", message: "the relay holds too many requests at the moment"}
-	case x.op.format == nil:
+	case x.op.format == nil && x.body.size == 0:
 		return nil
 	}
 	if x.body.file != nil { // its largest text is in memory while it is read
 		r.scans <- struct{}{}
 		defer func() { <-r.scans }()
 	}
-	x.asked, err = readRequest(x.op.format, x.body.whole())
+	read := x.op.format
+	if read == nil {
+		read = &freeContent
+	}
+	x.asked, err = readRequest(read, x.body.whole())
 	if err == nil && x.op.format == &openAIChat && x.asked.stream && !x.asked.usageAsked {
 		x.body.patch, err = x.asked.askForUsage()
 		x.hideUsage = true
@@ -308,10 +327,24 @@ func (r *Relay) readBody(w http.ResponseWriter, req *http.Request, x *exchange) 
 	if x.model == "" {
 		x.model = x.asked.model
 	}
-	if x.model == "" {
+	switch {
+	case x.model == "" && x.op.format != nil:
 		return &refusal{reason: badRequest, code: "INVALID", message: "model is required"}
+	case utf8.RuneCountInString(x.model) > maxModel || strings.ContainsRune(x.model, 0):
+		return &refusal{reason: badRequest, code: "INVALID", message: fmt.Sprintf("model must have at most %d characters, and not U+0000", maxModel)}
 	}
 	return nil
+}
+
+// known tells whether a key is one that may be used, before much is taken for its request.
+func (r *Relay) known(ctx context.Context, key string) error {
+	ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
+	defer cancel()
+	d, err := r.c.Ledger.Admit(ctx, Request{APIKey: key, DryRun: true})
+	if err == nil && !d.Allowed && refused(d).reason == badKey {
+		return errUnknownKey
+	}
+	return err
 }
 
 // watcher sees what is answered, and gives a client that reads nothing up.

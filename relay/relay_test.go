@@ -38,6 +38,7 @@ func with(body, more string) string { return fmt.Sprintf(body, more) }
 // in the same process or elsewhere; the answer is what the provider sent, and no slot stays
 // taken once the client has seen its end.
 func TestUsageIsRead(t *testing.T) {
+	t.Parallel()
 	sonnet := row{model: "claude-sonnet-4-20250514", account: "claude-1", input: 100, output: 5, cost: decimal.RequireFromString("0.000375")}
 	sonnetStream := row{model: "claude-sonnet-4-20250514", account: "claude-1", input: 100, output: 5, cacheCreate: 30, cacheRead: 20, hour: 20, cost: decimal.RequireFromString("0.0005385")}
 	gpt := row{model: "gpt-4o", account: "openai-1", input: 60, output: 5, cacheRead: 40, cost: decimal.RequireFromString("0.00025")}
@@ -62,6 +63,7 @@ func TestUsageIsRead(t *testing.T) {
 		"generate, an array":        {"/v1beta/models/gemini-2.5-flash:streamGenerateContent", content, "STOP", gemini},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			for _, remote := range []bool{false, true} {
 				h := newHouse(t, func(h *house, c *relay.Config) {
 					if remote {
@@ -128,6 +130,7 @@ func (h *house) remote() relay.Ledger {
 // Guarantee: a client that did not ask for the chunk with the usage does not get it, nor
 // anything else that the provider did not mean for it; one that asked gets it.
 func TestUsageChunkIsHidden(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	_, secret := h.key(nil)
 	for more, want := range map[string]int{streamed: 0, streamed + `,"stream_options":{"include_usage":true}`: 1} {
@@ -142,6 +145,7 @@ func TestUsageChunkIsHidden(t *testing.T) {
 // that stood; no cookie, nothing of the way it came, and the body as it was. What comes back
 // tells nothing of the account.
 func TestNothingLeaks(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	_, secret := h.key(nil)
 	var seen *http.Request
@@ -194,6 +198,7 @@ func TestNothingLeaks(t *testing.T) {
 // Guarantee: each refusal comes in the words of the provider whose client asked, with a
 // status that its SDK neither hammers nor sleeps at; nothing goes upstream.
 func TestRefusals(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	h.mock.Seen = func(_ http.ResponseWriter, r *http.Request, _ []byte) bool {
 		t.Errorf("%s went upstream", r.URL)
@@ -246,6 +251,7 @@ func TestRefusals(t *testing.T) {
 // Guarantee: a window that is full, and slots that are taken, are told with 429 and a wait
 // of a minute at most, however long the true one is.
 func TestLimitedForAWhile(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	_, secret := h.key(key.Columns{"rate_limit_window": 600, "rate_limit_requests": 1})
 	if got := h.send(t.Context(), secret, "/v1/messages", with(messages, "")); got.status != 200 {
@@ -268,6 +274,7 @@ func TestLimitedForAWhile(t *testing.T) {
 // Guarantee: a cost limit that open reservations alone fill is no end: 429 with a wait of
 // five seconds at most, where the same limit spent is 402.
 func TestReservedIsNotSpent(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	// 100 tokens of output cost $0.0015, the input's bound less than that.
 	id, secret := h.key(key.Columns{"total_cost_limit": 0.005})
@@ -296,6 +303,7 @@ func TestReservedIsNotSpent(t *testing.T) {
 // Guarantee: with bounds that cover what is used, a hundred streams at once never take a key
 // past its limit, whatever else happens.
 func TestParallelStreams(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	limit := decimal.RequireFromString("0.01")
 	id, secret := h.key(key.Columns{"total_cost_limit": limit})
@@ -327,6 +335,7 @@ func TestParallelStreams(t *testing.T) {
 // once, works on a key of $5, and is told to come again, not to give up, when its own
 // reservations fill the key.
 func TestClaudeCode(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	id, secret := h.key(key.Columns{"total_cost_limit": 5, "enable_client_restriction": true, "allowed_clients": []string{"claude_code"}})
 	text := strings.Repeat("You are an interactive CLI tool. ", 1500)
@@ -363,6 +372,7 @@ func TestClaudeCode(t *testing.T) {
 // Guarantee: what costs nothing is passed on with a good key, whatever its limits say, and
 // leaves nothing in the ledger; what cannot be metered is not passed on at all.
 func TestFreeAndUnmetered(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	id, secret := h.key(key.Columns{"total_cost_limit": 1, "enable_model_restriction": true, "allowed_models": []string{"x"}})
 	pgtest.Exec(t, h.db, "UPDATE key_counters SET cost = 2 WHERE key_id = $1", id)
@@ -389,6 +399,7 @@ func TestFreeAndUnmetered(t *testing.T) {
 // Guarantee: a body that cannot be read, or asks for what cannot be metered, is refused with
 // what is wrong with it, and nothing goes upstream.
 func TestBadBodies(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	id, secret := h.key(nil)
 	h.mock.Seen = func(_ http.ResponseWriter, r *http.Request, _ []byte) bool {
@@ -412,6 +423,7 @@ func TestBadBodies(t *testing.T) {
 // Guarantee: a large body, which is kept in a file, arrives upstream as it was, or with what
 // asks for the usage in its place, and may be sent twice; no byte of the budget stays taken.
 func TestLargeBodies(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(h *house, c *relay.Config) {
 		h.addAccount(c, "openai", "openai-2")
 		c.BodyBytes = 12 << 20
@@ -449,6 +461,7 @@ func TestLargeBodies(t *testing.T) {
 
 // Guarantee: two requests that a provider gives the same id are both counted.
 func TestSameProviderID(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	id, secret := h.key(nil)
 	for range 2 {
@@ -462,6 +475,7 @@ func TestSameProviderID(t *testing.T) {
 
 // Guarantee: a key bound to an account is served by that one, or not at all.
 func TestBoundKeys(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(h *house, c *relay.Config) { h.addAccount(c, "claude", "claude-2") })
 	for account, status := range map[string]int{"claude-2": 200, "elsewhere": 503} {
 		id, secret := h.key(key.Columns{"claude_account_id": account})
@@ -484,6 +498,7 @@ func TestBoundKeys(t *testing.T) {
 // notice; the account that failed rests as long as the provider says; a 403 rests nobody; a
 // key bound to an account that rests gets that account's error.
 func TestRestingAccounts(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(h *house, c *relay.Config) { h.addAccount(c, "claude", "claude-2") })
 	id, secret := h.key(nil)
 	_, bound := h.key(key.Columns{"claude_account_id": "claude-1"})
@@ -531,6 +546,7 @@ func TestRestingAccounts(t *testing.T) {
 // Guarantee: a provider's redirect is not followed, and a provider that is not there is told
 // as such; both give the admission back.
 func TestUpstreamTrouble(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	id, secret := h.key(nil)
 	h.mock.Seen = func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
@@ -555,6 +571,7 @@ func TestUpstreamTrouble(t *testing.T) {
 
 // Guarantee: keyledger away is 503, in each provider's format, and nothing goes upstream.
 func TestLedgerAway(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, func(_ *house, c *relay.Config) {
 		gone := httptest.NewServer(http.NotFoundHandler())
 		gone.Close()

@@ -105,8 +105,14 @@ type block struct {
 	source  string    // kind of the object that holds the payload
 }
 
+// maxDepth is how deep a body may nest: deeper than any provider's own.
+const maxDepth = 100
+
 // object walks through an object that lies at a path of names; arrays have no part in a path.
 func (s *scanner) object(path string, b *block) error {
+	if s.dec.StackDepth() > maxDepth {
+		return fmt.Errorf("it nests deeper than %d levels", maxDepth)
+	}
 	if _, err := s.dec.ReadToken(); err != nil {
 		return err
 	}
@@ -120,7 +126,12 @@ func (s *scanner) object(path string, b *block) error {
 		}
 		name := token.String()
 		s.text.add(countText(name))
-		if err := s.value(join(path, name), name, b); err != nil {
+		if path == "" {
+			if err := s.format.plain(name); err != nil {
+				return err
+			}
+		}
+		if err := s.value(s.format.join(path, name), name, b); err != nil {
 			return err
 		}
 	}
@@ -128,18 +139,11 @@ func (s *scanner) object(path string, b *block) error {
 	return err
 }
 
-func join(path, name string) string {
-	if path == "" {
-		return name
-	}
-	return path + "." + name
-}
-
 // value walks through the value of a member of an object.
 func (s *scanner) value(path, name string, in *block) error {
 	switch s.dec.PeekKind() { //nolint:exhaustive // the rest are single values
 	case '{':
-		if name == "cache_control" || path == "stream_options" {
+		if name == "cache_control" || path == optionsName {
 			raw, err := s.dec.ReadValue()
 			if err == nil {
 				s.special(name, raw)
@@ -148,6 +152,12 @@ func (s *scanner) value(path, name string, in *block) error {
 		}
 		return s.inner(path, name, in)
 	case '[':
+		if s.dec.StackDepth() > maxDepth {
+			return fmt.Errorf("it nests deeper than %d levels", maxDepth)
+		}
+		if path == optionsName {
+			return errors.New("stream_options must be an object")
+		}
 		if _, err := s.dec.ReadToken(); err != nil {
 			return err
 		}
@@ -162,6 +172,14 @@ func (s *scanner) value(path, name string, in *block) error {
 	raw, err := s.dec.ReadValue()
 	if err != nil {
 		return err
+	}
+	switch {
+	case path == optionsName && raw.Kind() != 'n':
+		return errors.New("stream_options must be an object")
+	case path == optionsName:
+		s.special(name, raw)
+	case otherModels[path] && raw.Kind() == '"':
+		return fmt.Errorf("%s names a second model, which cannot be metered", path)
 	}
 	switch raw.Kind() { //nolint:exhaustive // null costs nothing
 	case '"':
@@ -186,6 +204,9 @@ func (s *scanner) value(path, name string, in *block) error {
 func (s *scanner) count(path string, n int64) {
 	if s.counts == nil {
 		s.counts = map[string]int64{}
+	}
+	if before, twice := s.counts[path]; twice { // of a path that lies in a list
+		n = max(n, before)
 	}
 	s.counts[path] = n
 }
@@ -233,12 +254,11 @@ func (b *block) cost(s *scanner) textCount {
 
 // string counts a text, unless it may be the bytes of a picture: then its block decides.
 func (s *scanner) string(path, name string, raw jsontext.Value, in *block) {
-	plain := strings.Trim(string(raw[:min(len(raw), maxKept)]), `"`)
 	switch name {
 	case "type":
-		in.kind = plain
+		in.kind = unquoted(raw)
 	case "media_type", "mimeType", "mime_type":
-		in.mime = plain
+		in.mime = unquoted(raw)
 	}
 	if path == "model" {
 		s.asked.model = unquoted(raw)
@@ -251,13 +271,23 @@ func (s *scanner) string(path, name string, raw jsontext.Value, in *block) {
 	s.text.add(countText(raw))
 }
 
-// maxKept is as much of a text as is looked at, in bytes.
-const maxKept = 200
+// optionsName is OpenAI's member that says how a stream is told.
+const optionsName = "stream_options"
+
+// otherModels are members by which a request may use another model than the one that it is
+// admitted for: tools that ask one, and what stands in for it.
+var otherModels = set("tools.model", "models", "fallbacks", "fallbacks.model", "route.model")
+
+// maxUnquoted is how long a text may be that is looked at, in bytes.
+const maxUnquoted = 1000
 
 // payloadNames are the members that hold the bytes or the address of a picture or a file.
 var payloadNames = map[string]bool{"data": true, "url": true, "image_url": true, "file_data": true, "file_url": true, "fileUri": true, "file_uri": true}
 
 func unquoted(raw jsontext.Value) string {
+	if len(raw) > maxUnquoted {
+		return string(raw) // is none of those that are looked for, and too long for a model
+	}
 	text, err := jsontext.AppendUnquote(nil, raw)
 	if err != nil {
 		return ""
@@ -268,7 +298,8 @@ func unquoted(raw jsontext.Value) string {
 // result puts together what was read.
 func (s *scanner) result() (asked, error) {
 	a := s.asked
-	if n, has := s.format.bound(s.counts); has {
+	n, answers, has := s.format.bound(s.counts)
+	if has {
 		a.bound = &n
 	}
 	input := s.text.tokens() + s.media + promptOverhead
@@ -280,7 +311,10 @@ func (s *scanner) result() (asked, error) {
 	default:
 		a.estimate.CacheWrite1h = input
 	}
-	a.estimate.Output = a.bound
+	if a.estimate.Output = a.bound; !has && answers > 1 {
+		most := answers * largestOutput
+		a.estimate.Output = &most
+	}
 	if s.format.noOutput {
 		a.estimate.Output = new(int64)
 	}
@@ -300,9 +334,12 @@ func (a asked) askForUsage() (patch, error) {
 	if a.options == nil {
 		return patch{a.first, a.first, `"stream_options":{"include_usage":true},`}, nil
 	}
-	options := map[string]jsontext.Value{}
+	var options map[string]jsontext.Value
 	if err := jsonv2.Unmarshal(a.options, &options); err != nil {
 		return patch{}, fmt.Errorf("%w: stream_options: %w", errNotRead, err)
+	}
+	if options == nil { // they were null
+		options = map[string]jsontext.Value{}
 	}
 	options["include_usage"] = jsontext.Value("true")
 	with, err := jsonv2.Marshal(options)

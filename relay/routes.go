@@ -28,23 +28,24 @@ type operation struct {
 	path    *regexp.Regexp // of the path without a prefix; a group named model is the model
 	// format is how its request and its answer are read; nil: it costs nothing.
 	format *format
-	stream bool // it always streams
+	stream bool   // it always streams
+	query  string // parameters that go upstream, by comma; others may change what is answered, or tell a secret
 }
 
 // operations are all that is relayed: what is not here cannot be metered.
 var operations = []operation{
-	{name: "messages", service: serviceClaude, method: http.MethodPost, path: regexp.MustCompile(`^/v1/messages$`), format: &anthropicMessages},
-	{name: "count_tokens", service: serviceClaude, method: http.MethodPost, path: regexp.MustCompile(`^/v1/messages/count_tokens$`)},
+	{name: "messages", service: serviceClaude, method: http.MethodPost, path: regexp.MustCompile(`^/v1/messages$`), format: &anthropicMessages, query: "beta"},
+	{name: "count_tokens", service: serviceClaude, method: http.MethodPost, path: regexp.MustCompile(`^/v1/messages/count_tokens$`), query: "beta"},
 	{name: "chat", service: serviceOpenAI, method: http.MethodPost, path: regexp.MustCompile(`^/v1/chat/completions$`), format: &openAIChat},
 	{name: "responses", service: serviceOpenAI, method: http.MethodPost, path: regexp.MustCompile(`^/v1/responses(/compact)?$`), format: &openAIResponses},
 	{name: "input_tokens", service: serviceOpenAI, method: http.MethodPost, path: regexp.MustCompile(`^/v1/responses/input_tokens$`)},
 	{name: "embeddings", service: serviceOpenAI, method: http.MethodPost, path: regexp.MustCompile(`^/v1/embeddings$`), format: &openAIEmbeddings},
-	{name: "generate", service: serviceGemini, method: http.MethodPost, path: regexp.MustCompile(`^/v1(beta|alpha)?/models/(?P<model>[^/:]+):generateContent$`), format: &geminiContent},
-	{name: "stream_generate", service: serviceGemini, method: http.MethodPost, path: regexp.MustCompile(`^/v1(beta|alpha)?/models/(?P<model>[^/:]+):streamGenerateContent$`), format: &geminiContent, stream: true},
-	{name: "count_tokens", service: serviceGemini, method: http.MethodPost, path: regexp.MustCompile(`^/v1(beta|alpha)?/models/(?P<model>[^/:]+):countTokens$`)},
-	{name: "models", service: serviceGemini, method: http.MethodGet, path: regexp.MustCompile(`^/v1(beta|alpha)/models(/[^/:]+)?$`)},
-	{name: "models", service: serviceClaude, method: http.MethodGet, path: regexp.MustCompile(`^/v1/models(/[^/:]+)?$`)},
-	{name: "models", service: serviceOpenAI, method: http.MethodGet, path: regexp.MustCompile(`^/v1/models(/[^/:]+)?$`)},
+	{name: "generate", service: serviceGemini, method: http.MethodPost, path: regexp.MustCompile(`^/v1(beta|alpha)?/models/(?P<model>[A-Za-z0-9][A-Za-z0-9._@-]*):generateContent$`), format: &geminiContent, query: "alt"},
+	{name: "stream_generate", service: serviceGemini, method: http.MethodPost, path: regexp.MustCompile(`^/v1(beta|alpha)?/models/(?P<model>[A-Za-z0-9][A-Za-z0-9._@-]*):streamGenerateContent$`), format: &geminiContent, stream: true, query: "alt"},
+	{name: "count_tokens", service: serviceGemini, method: http.MethodPost, path: regexp.MustCompile(`^/v1(beta|alpha)?/models/(?P<model>[A-Za-z0-9][A-Za-z0-9._@-]*):countTokens$`), query: "alt"},
+	{name: "models", service: serviceGemini, method: http.MethodGet, path: regexp.MustCompile(`^/v1(beta|alpha)/models(/[A-Za-z0-9][A-Za-z0-9._:@-]*)?$`), query: "pageSize,pageToken"},
+	{name: "models", service: serviceClaude, method: http.MethodGet, path: regexp.MustCompile(`^/v1/models(/[A-Za-z0-9][A-Za-z0-9._:@-]*)?$`), query: "limit,before_id,after_id,beta"},
+	{name: "models", service: serviceOpenAI, method: http.MethodGet, path: regexp.MustCompile(`^/v1/models(/[A-Za-z0-9][A-Za-z0-9._:@-]*)?$`), query: "limit,after,order"},
 }
 
 // match finds the operation that a request means, its path at the provider, and the model

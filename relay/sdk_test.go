@@ -28,6 +28,7 @@ type outcome struct {
 // each kind of refusal, at which they neither hammer nor sleep, a retry where the relay asks
 // for one, and an abort in mid-stream; and each call that got anything is in the ledger once.
 func TestSDKs(t *testing.T) {
+	t.Parallel()
 	h := newHouse(t, nil)
 	good, goodSecret := h.key(nil)
 	_, denied := h.key(key.Columns{"permissions": []string{"bedrock"}})

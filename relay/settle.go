@@ -59,6 +59,11 @@ func (r *Relay) keep(ctx context.Context, u Usage) {
 // from its provider: then it is recorded under one that no other request has.
 func (r *Relay) record(ctx context.Context, u Usage, first bool) (done bool) {
 	duplicate, err := r.c.Ledger.Record(ctx, u)
+	if errors.Is(err, ErrRefused) && u.Fallback != nil {
+		r.log.Error("the ledger refuses what a provider told: it is estimated", "admission", u.AdmissionID, "usage", string(u.Usage), "error", err)
+		u.Usage, u.Estimated, u.Fallback = u.Fallback, true, nil
+		duplicate, err = r.c.Ledger.Record(ctx, u)
+	}
 	if err == nil && duplicate && first && u.RequestID != "" {
 		u.RequestID = clip(u.RequestID + "#" + u.AdmissionID.String())
 		_, err = r.c.Ledger.Record(ctx, u)
@@ -103,15 +108,30 @@ func (r *Relay) forget(admission uuid.UUID) {
 	})
 }
 
-// release ends an admission of which nothing was used.
+// release ends an admission of which nothing was used. The journal knows it first, so that
+// it is tried again if the ledger is away, and nothing is estimated after a crash.
 func (r *Relay) release(x *exchange) {
 	id := x.decision.AdmissionID
+	r.claim(id)
+	defer r.unclaim(id)
 	ctx, cancel := context.WithTimeout(context.Background(), settleWait)
 	defer cancel()
-	if err := r.c.Ledger.Release(ctx, id); err != nil {
-		r.log.Warn("an admission was not released: its lease runs out by itself", "admission", id, "error", err)
+	if err := r.journal.write(ctx, line{ID: id, State: stateRelease}); err != nil {
+		r.metrics.journaled.WithLabelValues("journal").Inc()
 	}
-	r.forget(id)
+	if r.released(ctx, id) {
+		r.forget(id)
+	}
+}
+
+// released releases an admission, and tells whether that is done with.
+func (r *Relay) released(ctx context.Context, id uuid.UUID) bool {
+	if err := r.c.Ledger.Release(ctx, id); err != nil {
+		r.metrics.journaled.WithLabelValues("release").Inc()
+		r.log.Warn("an admission was not released, and is tried again", "admission", id, "error", err)
+		return false
+	}
+	return true
 }
 
 // adopt settles what an earlier relay left open, by what it last saw of it.
@@ -208,7 +228,7 @@ func (r *Relay) retry(ctx context.Context) {
 			return
 		case <-time.After(wait):
 		}
-		before := r.journal.left(stateSettle)
+		before := r.journal.left(stateSettle, stateRelease)
 		r.all(len(before), func(i int) {
 			if !r.claim(before[i].ID) {
 				return
@@ -216,12 +236,18 @@ func (r *Relay) retry(ctx context.Context) {
 			defer r.unclaim(before[i].ID)
 			ctx, cancel := context.WithTimeout(ctx, ledgerTimeout)
 			defer cancel()
-			if r.record(ctx, before[i].Usage, false) {
+			var done bool
+			if before[i].State == stateRelease {
+				done = r.released(ctx, before[i].ID)
+			} else {
+				done = r.record(ctx, before[i].Usage, false)
+			}
+			if done {
 				r.forget(before[i].ID) //nolint:contextcheck // it outlives this round
 			}
 		})
 		switch {
-		case len(before) == 0 || len(r.journal.left(stateSettle)) < len(before):
+		case len(before) == 0 || len(r.journal.left(stateSettle, stateRelease)) < len(before):
 			wait = retryLeast
 		default:
 			wait = min(max(2*wait, retryLeast), retryMost)

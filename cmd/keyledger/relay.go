@@ -120,7 +120,9 @@ func (r *relayListener) close(ctx context.Context) error {
 	if err != nil {
 		err = r.server.Close()
 	}
-	return errors.Join(err, r.relay.Close(grace))
+	closing, stop := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
+	defer stop()
+	return errors.Join(err, r.relay.Close(closing))
 }
 
 // helpOf lists variables for people.

@@ -78,7 +78,7 @@ type Relay struct {
 	UpstreamsFile string        `env:"UPSTREAMS_FILE" desc:"YAML file of the upstream accounts that the relay forwards with."`
 	SpoolDir      string        `env:"SPOOL_DIR" desc:"Directory of the relay's journal, one for each relay: what is used and not yet in the ledger."`
 	OnDisconnect  string        `env:"RELAY_ON_DISCONNECT" envDefault:"drain" desc:"drain or cancel: whether an answer is read to its usage when its client has gone, or ended and estimated."`
-	IdleTimeout   time.Duration `env:"RELAY_IDLE_TIMEOUT" envDefault:"5m" desc:"How long a provider may send nothing before the relay gives its answer up."`
+	IdleTimeout   time.Duration `env:"RELAY_IDLE_TIMEOUT" envDefault:"10m" desc:"How long a provider may send nothing before the relay gives its answer up."`
 }
 
 // RelayAlone is what keyledger relay is configured by.
