@@ -134,7 +134,9 @@ func (m *anthropicMeter) event(data []byte) {
 	case "error":
 		k.failed = true
 	}
-	k.output = max(k.output, number(k.usage, "output_tokens"))
+	if e.Usage != nil || e.Message.Usage != nil {
+		k.output = max(k.output, number(k.usage, "output_tokens"))
+	}
 }
 
 func (m *anthropicMeter) reading() reading { return m.known }
