@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -49,6 +50,10 @@ type body struct {
 	memory []byte
 	file   *os.File // nil: it is in memory
 	patch  patch    // what goes upstream in the place of a part of it
+
+	mu      sync.Mutex
+	senders int  // that read it
+	over    bool // it is not needed any more, but by them
 }
 
 // patch replaces the bytes from one offset to another.
@@ -143,23 +148,54 @@ func (h *body) part(from, to int64) io.Reader {
 // whole reads it as it came.
 func (h *body) whole() io.Reader { return h.part(0, h.size) }
 
-// outgoing reads it as it goes upstream.
+// outgoing reads it as it goes upstream. A provider may answer before it has read all of it, so
+// a file stays open until its readers are closed.
 func (h *body) outgoing() io.ReadCloser {
-	if h.patch.with == "" {
-		return io.NopCloser(h.whole())
+	h.mu.Lock()
+	h.senders++
+	h.mu.Unlock()
+	r := h.whole()
+	if h.patch.with != "" {
+		r = io.MultiReader(h.part(0, h.patch.from), bytes.NewReader([]byte(h.patch.with)), h.part(h.patch.to, h.size))
 	}
-	return io.NopCloser(io.MultiReader(h.part(0, h.patch.from), bytes.NewReader([]byte(h.patch.with)), h.part(h.patch.to, h.size)))
+	return &sending{r, sync.OnceFunc(func() {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.senders--
+		h.close()
+	})}
+}
+
+// sending is a body on its way upstream.
+type sending struct {
+	io.Reader
+
+	done func()
+}
+
+func (s *sending) Close() error {
+	s.done()
+	return nil
+}
+
+// close closes the file if nobody needs it.
+func (h *body) close() {
+	if h.over && h.senders == 0 && h.file != nil {
+		_ = h.file.Close()
+	}
 }
 
 // length is how long it is as it goes upstream.
 func (h *body) length() int64 { return h.size - (h.patch.to - h.patch.from) + int64(len(h.patch.with)) }
 
-// release gives its bytes back. It may be called more than once, by one goroutine at a time.
+// release gives its bytes back. It may be called more than once.
 func (h *body) release() {
-	h.of.left.Add(h.size)
-	h.size, h.memory = 0, nil
-	if h.file != nil {
-		_ = h.file.Close()
-		h.file = nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !h.over {
+		h.over = true
+		h.of.left.Add(h.size)
+		h.memory = nil
+		h.close()
 	}
 }

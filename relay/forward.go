@@ -193,6 +193,9 @@ func (x *exchange) mayDrain() bool {
 func (x *exchange) try(ctx context.Context, req *http.Request, with *account) (resp *http.Response, retry bool, err error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	x.ends(cancel, func() error { return context.Cause(ctx) })
+	if req.Context().Err() != nil { // the client left when there was nothing to end
+		x.left()
+	}
 	defer x.listen()()
 	var sent, refused atomic.Bool // the provider has had some of it; it takes no connections
 	ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
