@@ -624,20 +624,13 @@ WITH source AS (
      WHERE $7 = 'accounts' AND a.day BETWEEN $8 AND $9
        AND ($10 = '' OR a.model = $10) AND a.received_at >= $11
        AND ($12::text = '' OR a.account_id = $12)
-    UNION ALL -- without an account: all there is, less what has one
-    SELECT m.day, m.model, '', '',
-           m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
-           m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
-      FROM model_days AS m
-     WHERE $7 = 'accounts' AND $12 = '' AND m.day BETWEEN $8 AND $9
-       AND ($10 = '' OR m.model = $10) AND m.received_at >= $11
     UNION ALL
-    SELECT a.day, a.model, '', '',
-           -a.requests, -a.input_tokens, -a.output_tokens, -a.cache_create_tokens,
-           -a.cache_read_tokens, -a.ephemeral_1h_tokens, -a.cost
-      FROM account_days AS a
-     WHERE $7 = 'accounts' AND $12 = '' AND a.day BETWEEN $8 AND $9
-       AND ($10 = '' OR a.model = $10) AND a.received_at >= $11
+    SELECT n.day, n.model, '', '',
+           n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens,
+           n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
+      FROM accountless_days AS n
+     WHERE $7 = 'accounts' AND $12 = '' AND n.day BETWEEN $8 AND $9
+       AND ($10 = '' OR n.model = $10) AND n.received_at >= $11
     UNION ALL
     SELECT t.day, t.model, '', t.tag,
            t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,

@@ -210,6 +210,45 @@ SELECT e.account_id,
  WHERE e.account_id IS NOT NULL;
 COMMENT ON VIEW account_days IS 'account_usage and the tail: what each account served of each model on each day, in rows to be added up.';
 
+CREATE VIEW accountless_days AS
+SELECT t.day,
+       t.model,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost,
+       'infinity'::timestamptz AS received_at
+  FROM model_usage AS t
+UNION ALL
+SELECT t.day,
+       t.model,
+       -t.requests,
+       -t.input_tokens,
+       -t.output_tokens,
+       -t.cache_create_tokens,
+       -t.cache_read_tokens,
+       -t.ephemeral_1h_tokens,
+       -t.cost,
+       'infinity'
+  FROM account_usage AS t
+UNION ALL
+SELECT e.day,
+       e.model,
+       e.requests,
+       e.input_tokens,
+       e.output_tokens,
+       e.cache_create_tokens,
+       e.cache_read_tokens,
+       e.ephemeral_1h_tokens,
+       e.cost,
+       e.received_at
+  FROM ledger_tail AS e
+ WHERE e.account_id IS NULL;
+COMMENT ON VIEW accountless_days IS 'What names no account, of each model on each day, in rows to be added up: all there is in the rollups less what has an account, and the tail.';
+
 CREATE VIEW model_days AS
 SELECT t.model,
        t.day,
@@ -350,7 +389,7 @@ BEGIN
                      ('received_at',         'When the ledger row was received; infinity: a row of the rollup.')
                  ) AS m (name, meaning) ON m.name = a.attname
                 WHERE c.oid = ANY ('{usage_daily,account_usage,account_totals,model_usage,tag_usage,
-                      key_days,account_days,model_days,tag_days,cost_days,account_sums}'::regclass[])
+                      key_days,account_days,accountless_days,model_days,tag_days,cost_days,account_sums}'::regclass[])
                   AND col_description(c.oid, a.attnum) IS NULL
     LOOP
         EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', col.rollup, col.attname, col.meaning);
@@ -366,5 +405,6 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP VIEW key_days, account_days, model_days, tag_days, cost_days, account_sums, ledger_tail, ledger_rolled;
+DROP VIEW key_days, account_days, accountless_days, model_days, tag_days, cost_days, account_sums,
+    ledger_tail, ledger_rolled;
 DROP TABLE rollup_state, usage_daily, account_usage, account_totals, daily_cost, model_usage, tag_usage;

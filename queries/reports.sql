@@ -219,20 +219,13 @@ WITH source AS (
      WHERE @source = 'accounts' AND a.day BETWEEN @from_day AND @to_day
        AND (@model = '' OR a.model = @model) AND a.received_at >= @tail_since
        AND (@account_id::text = '' OR a.account_id = @account_id)
-    UNION ALL -- without an account: all there is, less what has one
-    SELECT m.day, m.model, '', '',
-           m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
-           m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
-      FROM model_days AS m
-     WHERE @source = 'accounts' AND @account_id = '' AND m.day BETWEEN @from_day AND @to_day
-       AND (@model = '' OR m.model = @model) AND m.received_at >= @tail_since
     UNION ALL
-    SELECT a.day, a.model, '', '',
-           -a.requests, -a.input_tokens, -a.output_tokens, -a.cache_create_tokens,
-           -a.cache_read_tokens, -a.ephemeral_1h_tokens, -a.cost
-      FROM account_days AS a
-     WHERE @source = 'accounts' AND @account_id = '' AND a.day BETWEEN @from_day AND @to_day
-       AND (@model = '' OR a.model = @model) AND a.received_at >= @tail_since
+    SELECT n.day, n.model, '', '',
+           n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens,
+           n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
+      FROM accountless_days AS n
+     WHERE @source = 'accounts' AND @account_id = '' AND n.day BETWEEN @from_day AND @to_day
+       AND (@model = '' OR n.model = @model) AND n.received_at >= @tail_since
     UNION ALL
     SELECT t.day, t.model, '', t.tag,
            t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
