@@ -359,32 +359,44 @@ SELECT u.model,
 -- that an instant falls in, descending, ties by id, after the account a cursor names; or
 -- the one account asked for.
 SELECT t.account_id,
-       sum(t.requests)::bigint AS requests,
-       sum(t.input_tokens)::bigint AS input_tokens,
-       sum(t.output_tokens)::bigint AS output_tokens,
-       sum(t.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(t.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(t.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(t.cost)::numeric AS cost,
-       min(t.first_used_at)::timestamptz AS first_used_at,
-       max(t.last_used_at)::timestamptz AS last_used_at,
+       t.requests::bigint AS requests,
+       t.input_tokens::bigint AS input_tokens,
+       t.output_tokens::bigint AS output_tokens,
+       t.cache_create_tokens::bigint AS cache_create_tokens,
+       t.cache_read_tokens::bigint AS cache_read_tokens,
+       t.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       t.cost::numeric AS cost,
+       t.first_used_at::timestamptz AS first_used_at,
+       t.last_used_at::timestamptz AS last_used_at,
        coalesce(sqlc.narg('as_of')::timestamptz, now())::timestamptz AS as_of,
-       coalesce(max(d.tokens), 0)::bigint AS day_tokens
-  FROM account_sums AS t
+       coalesce(d.tokens, 0)::bigint AS day_tokens
+  FROM (
+       SELECT x.account_id,
+              sum(x.requests)::bigint AS requests,
+              sum(x.input_tokens)::bigint AS input_tokens,
+              sum(x.output_tokens)::bigint AS output_tokens,
+              sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+              sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+              sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+              sum(x.cost)::numeric AS cost,
+              min(x.first_used_at) AS first_used_at,
+              max(x.last_used_at) AS last_used_at
+         FROM account_sums AS x
+        WHERE x.received_at >= @tail_since::timestamptz
+          AND (sqlc.narg('account_id')::text IS NULL OR x.account_id = sqlc.narg('account_id')::text)
+        GROUP BY x.account_id
+  ) AS t
   LEFT JOIN (
        SELECT u.account_id,
               sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS tokens
          FROM account_days AS u
         WHERE u.day = (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date
-          AND u.received_at >= @tail_since::timestamptz
+          AND u.received_at >= @tail_since
           AND (sqlc.narg('account_id')::text IS NULL OR u.account_id = sqlc.narg('account_id')::text)
         GROUP BY u.account_id
   ) AS d ON d.account_id = t.account_id
- WHERE t.received_at >= @tail_since::timestamptz
-   AND (sqlc.narg('account_id')::text IS NULL OR t.account_id = sqlc.narg('account_id')::text)
-   AND (sqlc.narg('after_id')::text IS NULL
+ WHERE (sqlc.narg('after_id')::text IS NULL
         OR coalesce(d.tokens, 0) < @after_tokens::bigint
         OR coalesce(d.tokens, 0) = @after_tokens::bigint AND t.account_id > sqlc.narg('after_id')::text)
- GROUP BY t.account_id
  ORDER BY day_tokens DESC, t.account_id
  LIMIT @row_limit;
