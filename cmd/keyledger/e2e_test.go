@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -143,15 +145,29 @@ func (p *process) wait(pattern string) string {
 	return ""
 }
 
+// ports are those that freePort gives, each once: below the range that systems take the ports
+// of connections and of listeners on port 0 from, so that nobody else gets one meanwhile.
+var ports atomic.Int64
+
+func init() { ports.Store(rand.Int64N(portRange)) } //nolint:gochecknoinits // where two runs are unlikely to meet
+
+const (
+	firstPort = 12000
+	portRange = 20000
+)
+
 // freePort is an address that nobody listens on.
 func freePort(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for range portRange {
+		addr := fmt.Sprintf("127.0.0.1:%d", firstPort+ports.Add(1)%portRange)
+		if l, err := net.Listen("tcp", addr); err == nil {
+			_ = l.Close()
+			return addr
+		}
 	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
+	t.Fatal("no port is free")
+	return ""
 }
 
 const bootstrap = "an-operators-own-first-token-of-40-chars"
