@@ -174,8 +174,9 @@ func (a *answer) settle(err error) {
 		return
 	}
 	read := a.x.read()
-	if a.document && read.received == (textCount{}) { // too long to be read, or not to be understood
+	if a.document && read.received == (textCount{}) { // too long to be read, or broken off
 		a.x.see(func(m meter) { m.passed(a.came) })
+		read = a.x.read()
 	}
 	complete := read.usage != nil && (read.final && read.ended || errors.Is(err, io.EOF) && (read.final || a.document))
 	switch {
@@ -233,11 +234,6 @@ func (a *answer) drain() {
 
 // usageAlone tells the chunk that OpenAI's chat sends only where the usage was asked for.
 func usageAlone(data []byte) bool {
-	var m chatMeter
 	var e chatEvent
-	if len(data) == 0 || data[0] != '{' || unmarshal(data, &e) != nil {
-		return false
-	}
-	m.event(data)
-	return len(e.Choices) == 0 && m.known.usage != nil
+	return unmarshal(data, &e) == nil && len(e.Choices) == 0 && e.Usage != nil
 }

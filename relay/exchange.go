@@ -96,7 +96,7 @@ func (x *exchange) usage(estimated bool) Usage {
 	read := x.meter.reading()
 	object := read.usage
 	if estimated {
-		most := int64(unboundedOutput)
+		most := int64(maxBound)
 		if x.asked.bound != nil {
 			most = *x.asked.bound
 		}
@@ -106,7 +106,7 @@ func (x *exchange) usage(estimated bool) Usage {
 	if err != nil { // of a provider that sends what is no JSON: the meter has read it, so it is
 		raw = jsontext.Value("{}")
 	}
-	u := Usage{AdmissionID: x.decision.AdmissionID, KeyID: x.decision.KeyID, RequestID: clip(read.requestID), Model: x.model, Usage: json.RawMessage(raw), Estimated: estimated, OccurredAt: time.Now().UTC().Truncate(time.Millisecond)}
+	u := Usage{AdmissionID: x.decision.AdmissionID, KeyID: x.decision.KeyID, RequestID: shortID(read.requestID), Model: x.model, Usage: json.RawMessage(raw), Estimated: estimated, OccurredAt: time.Now().UTC().Truncate(time.Millisecond)}
 	if x.account != nil {
 		u.AccountID = x.account.ID
 	}
@@ -119,7 +119,8 @@ func (x *exchange) usage(estimated bool) Usage {
 // maxID is how long an id may be in the ledger, in characters.
 const maxID = 200
 
-func clip(id string) string {
+// shortID is an id, or none if it is too long for the ledger: a part of it would be another's.
+func shortID(id string) string {
 	if len(id) > maxID {
 		return ""
 	}

@@ -259,3 +259,22 @@ func TestJournalUnwritable(t *testing.T) {
 		t.Error("an admission stayed open")
 	}
 }
+
+// Guarantee: an answer that does not stream and breaks off has been received in part, and is
+// estimated by that.
+func TestBrokenDocument(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	id, secret := h.key(nil)
+	h.mock.Seen = func(w http.ResponseWriter, _ *http.Request, _ []byte) bool {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("Content-Length", "1000")
+		_, _ = w.Write([]byte(`{"type":"message","content":[{"type":"text","text":"` + strings.Repeat("word ", 30)))
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	h.send(t.Context(), secret, "/v1/messages", with(messages, ""))
+	if r := h.ledger(id, 1)[0]; !r.estimated || r.output < 30 || r.output > 100 {
+		t.Errorf("the ledger has %+v", r)
+	}
+}

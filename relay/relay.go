@@ -83,9 +83,6 @@ const (
 	maxDrains  = 500
 	// largeScans is how many bodies that lie in files are read at once.
 	largeScans = 2
-	// unboundedOutput stands for the output of a request without a bound when it has to be
-	// estimated from what was received.
-	unboundedOutput = 1 << 40
 )
 
 // Relay is the proxy. It is safe for concurrent use.
@@ -162,8 +159,8 @@ func New(c Config) (*Relay, error) {
 }
 
 // Close waits for answers that are read to their end, until ctx ends: what is open then is
-// ended and estimated, or else settled by the next relay. Requests must have ended before: shut the server down first.
-// Only the first call does anything.
+// ended and estimated, or else settled by the next relay. Requests must have ended before:
+// shut the server down first. Only the first call does anything.
 func (r *Relay) Close(ctx context.Context) (err error) {
 	r.closing.Do(func() { err = r.close(ctx) })
 	return err

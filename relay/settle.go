@@ -65,7 +65,7 @@ func (r *Relay) record(ctx context.Context, u Usage, first bool) (done bool) {
 		duplicate, err = r.c.Ledger.Record(ctx, u)
 	}
 	if err == nil && duplicate && first && u.RequestID != "" {
-		u.RequestID = clip(u.RequestID + "#" + u.AdmissionID.String())
+		u.RequestID = shortID(u.RequestID + "#" + u.AdmissionID.String())
 		_, err = r.c.Ledger.Record(ctx, u)
 	}
 	switch {

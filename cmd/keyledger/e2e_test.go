@@ -185,17 +185,17 @@ func serve(t *testing.T, dbURL string, more ...string) (*process, []string) {
 	return p, []string{"KEYLEDGER_URL=http://" + addr, "KEYLEDGER_TOKEN=" + bootstrap, "DATABASE_URL=" + dbURL}
 }
 
-// Guarantee: README's walk-through, pasted as it stands, does what it says.
-func TestReadme(t *testing.T) {
-	t.Parallel()
-	_, env := serve(t, pgtest.URL(t))
-	readme, err := os.ReadFile("../../README.md")
+// walkThrough runs the walk-through of a document as it stands, but for what replaced says, in
+// an empty folder with the binary where the document has it.
+func walkThrough(t *testing.T, file string, env []string, replaced ...string) (out string) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", file))
 	if err != nil {
 		t.Fatal(err)
 	}
-	m := regexp.MustCompile("(?s)<!-- walk-through -->\n```sh\n(.*?)```").FindSubmatch(readme)
+	m := regexp.MustCompile("(?s)<!-- walk-through -->\n```sh\n(.*?)```").FindSubmatch(text)
 	if m == nil {
-		t.Fatal("README has no walk-through")
+		t.Fatalf("%s has no walk-through", file)
 	}
 	dir := t.TempDir()
 	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
@@ -204,14 +204,22 @@ func TestReadme(t *testing.T) {
 	if err := os.Symlink(binary, filepath.Join(dir, "bin", "keyledger")); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", string(m[1]))
+	cmd := exec.Command("bash", "-euo", "pipefail", "-c", strings.NewReplacer(replaced...).Replace(string(m[1])))
 	cmd.Dir = dir
 	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "HOME=" + dir}, env...)
-	out, err := cmd.CombinedOutput()
+	raw, err := cmd.CombinedOutput()
 	if err != nil {
-		t.Fatalf("the walk-through failed: %v\n%s", err, out)
+		t.Fatalf("the walk-through failed: %v\n%s", err, raw)
 	}
-	rest := string(out)
+	return string(raw)
+}
+
+// Guarantee: README's walk-through, pasted as it stands, does what it says.
+func TestReadme(t *testing.T) {
+	t.Parallel()
+	_, env := serve(t, pgtest.URL(t))
+	out := walkThrough(t, "README.md", env)
+	rest := out
 	for _, want := range []string{`"code":"VALID"`, "recorded", "$0.016092", "duplicate", "3070", "$0.016092", "DAILY_COST_EXCEEDED", "expired", `"code":"EXPIRED"`, "1 keys disabled", `"isActive": false`, "deleted alice-", `restored "alice-`} {
 		_, after, found := strings.Cut(rest, want)
 		if !found {

@@ -5,9 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,30 +44,9 @@ func TestRelayWalkThrough(t *testing.T) {
 	t.Parallel()
 	relayEnv, addr := mockUpstreams(t)
 	p, env := serve(t, pgtest.URL(t), relayEnv...)
-	doc, err := os.ReadFile("../../docs/relay.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	m := regexp.MustCompile("(?s)<!-- walk-through -->\n```sh\n(.*?)```").FindSubmatch(doc)
-	if m == nil {
-		t.Fatal("docs/relay.md has no walk-through")
-	}
-	dir := t.TempDir()
-	if err := os.MkdirAll(filepath.Join(dir, "bin"), 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Symlink(binary, filepath.Join(dir, "bin", "keyledger")); err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.Command("bash", "-euo", "pipefail", "-c", strings.ReplaceAll(string(m[1]), "127.0.0.1:8082", addr))
-	cmd.Dir = dir
-	cmd.Env = append(append(os.Environ(), "HOME="+dir), env...)
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		t.Fatalf("the walk-through failed: %v\n%s\n%s", err, out, p.out)
-	}
+	out := walkThrough(t, "docs/relay.md", append(os.Environ(), env...), "127.0.0.1:8082", addr)
 	for _, want := range []string{"word word word word word", "output_tokens: 5", "155", "$0.0005385"} {
-		if !strings.Contains(string(out), want) {
+		if !strings.Contains(out, want) {
 			t.Errorf("%q is not in:\n%s", want, out)
 		}
 	}
