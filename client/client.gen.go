@@ -168,6 +168,27 @@ func (e IssuedKeyEnforcement) Valid() bool {
 	}
 }
 
+// Defines values for IssuedTokenStatus.
+const (
+	IssuedTokenStatusTokenActive  IssuedTokenStatus = "active"
+	IssuedTokenStatusTokenExpired IssuedTokenStatus = "expired"
+	IssuedTokenStatusTokenRevoked IssuedTokenStatus = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the IssuedTokenStatus enum.
+func (e IssuedTokenStatus) Valid() bool {
+	switch e {
+	case IssuedTokenStatusTokenActive:
+		return true
+	case IssuedTokenStatusTokenExpired:
+		return true
+	case IssuedTokenStatusTokenRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for KeyEnforcement.
 const (
 	KeyEnforcementEnforce KeyEnforcement = "enforce"
@@ -408,6 +429,48 @@ func (e ReadinessStatus) Valid() bool {
 	}
 }
 
+// Defines values for Role.
+const (
+	RoleAdmin  Role = "admin"
+	RoleReader Role = "reader"
+	RoleRelay  Role = "relay"
+)
+
+// Valid indicates whether the value is a known member of the Role enum.
+func (e Role) Valid() bool {
+	switch e {
+	case RoleAdmin:
+		return true
+	case RoleReader:
+		return true
+	case RoleRelay:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for TokenStatus.
+const (
+	TokenStatusTokenActive  TokenStatus = "active"
+	TokenStatusTokenExpired TokenStatus = "expired"
+	TokenStatusTokenRevoked TokenStatus = "revoked"
+)
+
+// Valid indicates whether the value is a known member of the TokenStatus enum.
+func (e TokenStatus) Valid() bool {
+	switch e {
+	case TokenStatusTokenActive:
+		return true
+	case TokenStatusTokenExpired:
+		return true
+	case TokenStatusTokenRevoked:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for UsageResultStatus.
 const (
 	Duplicate UsageResultStatus = "duplicate"
@@ -462,6 +525,39 @@ const (
 func (e VerifyRequestInclude) Valid() bool {
 	switch e {
 	case VerifyRequestIncludeUsage:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAuditParamsTargetType.
+const (
+	ListAuditParamsTargetTypeEvent   ListAuditParamsTargetType = "event"
+	ListAuditParamsTargetTypeKey     ListAuditParamsTargetType = "key"
+	ListAuditParamsTargetTypeLedger  ListAuditParamsTargetType = "ledger"
+	ListAuditParamsTargetTypePrices  ListAuditParamsTargetType = "prices"
+	ListAuditParamsTargetTypeRollups ListAuditParamsTargetType = "rollups"
+	ListAuditParamsTargetTypeSecret  ListAuditParamsTargetType = "secret"
+	ListAuditParamsTargetTypeToken   ListAuditParamsTargetType = "token"
+)
+
+// Valid indicates whether the value is a known member of the ListAuditParamsTargetType enum.
+func (e ListAuditParamsTargetType) Valid() bool {
+	switch e {
+	case ListAuditParamsTargetTypeEvent:
+		return true
+	case ListAuditParamsTargetTypeKey:
+		return true
+	case ListAuditParamsTargetTypeLedger:
+		return true
+	case ListAuditParamsTargetTypePrices:
+		return true
+	case ListAuditParamsTargetTypeRollups:
+		return true
+	case ListAuditParamsTargetTypeSecret:
+		return true
+	case ListAuditParamsTargetTypeToken:
 		return true
 	default:
 		return false
@@ -690,6 +786,26 @@ type AuditList struct {
 	Data []AuditEntry `json:"data"`
 }
 
+// AuditPage defines model for AuditPage.
+type AuditPage struct {
+	Data       []AuditRow `json:"data"`
+	NextCursor string     `json:"nextCursor"`
+}
+
+// AuditRow defines model for AuditRow.
+type AuditRow struct {
+	Action string                  `json:"action"`
+	Actor  string                  `json:"actor"`
+	After  *map[string]interface{} `json:"after,omitempty"`
+
+	// At RFC 3339; in answers UTC with milliseconds.
+	At         Time                    `json:"at"`
+	Before     *map[string]interface{} `json:"before,omitempty"`
+	RequestID  *string                 `json:"requestId,omitempty"`
+	TargetID   string                  `json:"targetId"`
+	TargetType string                  `json:"targetType"`
+}
+
 // Averages Means over a whole number of days since the key was made or the account first used, at least one; tokens are input and output.
 type Averages struct {
 	// DailyRequests US dollars, all digits.
@@ -774,6 +890,17 @@ type DayRange struct {
 
 	// To Last day, included.
 	To openapi_types.Date `json:"to"`
+}
+
+// DayUse defines model for DayUse.
+type DayUse struct {
+	// CostUsd US dollars, all digits.
+	CostUsd  USD                `json:"costUsd"`
+	Day      openapi_types.Date `json:"day"`
+	Requests int64              `json:"requests"`
+
+	// Tokens All four kinds.
+	Tokens int64 `json:"tokens"`
 }
 
 // Difference defines model for Difference.
@@ -902,6 +1029,9 @@ type HolderKey struct {
 	KeyHint                 string     `json:"keyHint"`
 	LastUsedAt              *MaybeTime `json:"lastUsedAt"`
 
+	// MonthlyCost US dollars, all digits.
+	MonthlyCost USD `json:"monthlyCost"`
+
 	// MonthlyCostLimit US dollars, all digits.
 	MonthlyCostLimit  USD      `json:"monthlyCostLimit"`
 	Name              string   `json:"name"`
@@ -921,6 +1051,9 @@ type HolderKey struct {
 
 	// TotalCostLimit US dollars, all digits.
 	TotalCostLimit USD `json:"totalCostLimit"`
+
+	// WeeklyCost US dollars, all digits.
+	WeeklyCost USD `json:"weeklyCost"`
 
 	// WeeklyCostLimit US dollars, all digits.
 	WeeklyCostLimit        USD        `json:"weeklyCostLimit"`
@@ -972,6 +1105,9 @@ type IssuedKey struct {
 	KeyHint    string     `json:"keyHint"`
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
 
+	// MonthlyCost US dollars, all digits.
+	MonthlyCost USD `json:"monthlyCost"`
+
 	// MonthlyCostLimit US dollars, all digits.
 	MonthlyCostLimit  USD      `json:"monthlyCostLimit"`
 	Name              string   `json:"name"`
@@ -1004,6 +1140,9 @@ type IssuedKey struct {
 	Usage     Usage `json:"usage"`
 	Version   int64 `json:"version"`
 
+	// WeeklyCost US dollars, all digits.
+	WeeklyCost USD `json:"weeklyCost"`
+
 	// WeeklyCostLimit US dollars, all digits.
 	WeeklyCostLimit USD        `json:"weeklyCostLimit"`
 	WindowEndTime   *MaybeTime `json:"windowEndTime"`
@@ -1020,6 +1159,25 @@ type IssuedKeyEnforcement string
 type IssuedKeyList struct {
 	Data []IssuedKey `json:"data"`
 }
+
+// IssuedToken defines model for IssuedToken.
+type IssuedToken struct {
+	// CreatedAt RFC 3339; in answers UTC with milliseconds.
+	CreatedAt Time               `json:"createdAt"`
+	ExpiresAt *MaybeTime         `json:"expiresAt"`
+	Hint      string             `json:"hint"`
+	ID        openapi_types.UUID `json:"id"`
+	Name      string             `json:"name"`
+	RevokedAt *MaybeTime         `json:"revokedAt"`
+	Role      Role               `json:"role"`
+	Status    IssuedTokenStatus  `json:"status"`
+
+	// Token The token's text.
+	Token string `json:"token"`
+}
+
+// IssuedTokenStatus defines model for IssuedToken.Status.
+type IssuedTokenStatus string
 
 // Key What a key may do.
 type Key struct {
@@ -1205,6 +1363,14 @@ type KeyBatchUpdate struct {
 // KeyBatchUpdateEnforcement defines model for KeyBatchUpdate.Enforcement.
 type KeyBatchUpdateEnforcement string
 
+// KeyCost defines model for KeyCost.
+type KeyCost struct {
+	// CostUsd US dollars, all digits.
+	CostUsd USD                `json:"costUsd"`
+	KeyID   openapi_types.UUID `json:"keyId"`
+	KeyName string             `json:"keyName"`
+}
+
 // KeyCreate defines model for KeyCreate.
 type KeyCreate struct {
 	// AllowedClients Ids from GET /v1/clients; empty: all.
@@ -1307,6 +1473,9 @@ type KeyDetails struct {
 	KeyHint    string     `json:"keyHint"`
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
 
+	// MonthlyCost US dollars, all digits.
+	MonthlyCost USD `json:"monthlyCost"`
+
 	// MonthlyCostLimit US dollars, all digits.
 	MonthlyCostLimit  USD      `json:"monthlyCostLimit"`
 	Name              string   `json:"name"`
@@ -1335,6 +1504,9 @@ type KeyDetails struct {
 	UpdatedAt Time  `json:"updatedAt"`
 	Usage     Usage `json:"usage"`
 	Version   int64 `json:"version"`
+
+	// WeeklyCost US dollars, all digits.
+	WeeklyCost USD `json:"weeklyCost"`
 
 	// WeeklyCostLimit US dollars, all digits.
 	WeeklyCostLimit USD        `json:"weeklyCostLimit"`
@@ -1424,6 +1596,9 @@ type KeyNumbers struct {
 	DailyCost  USD        `json:"dailyCost"`
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
 
+	// MonthlyCost US dollars, all digits.
+	MonthlyCost USD `json:"monthlyCost"`
+
 	// ReservedCost US dollars, all digits.
 	ReservedCost USD `json:"reservedCost"`
 
@@ -1431,8 +1606,11 @@ type KeyNumbers struct {
 	ReservedTokens int64 `json:"reservedTokens"`
 
 	// TotalCost US dollars, all digits.
-	TotalCost     USD        `json:"totalCost"`
-	Usage         Usage      `json:"usage"`
+	TotalCost USD   `json:"totalCost"`
+	Usage     Usage `json:"usage"`
+
+	// WeeklyCost US dollars, all digits.
+	WeeklyCost    USD        `json:"weeklyCost"`
 	WindowEndTime *MaybeTime `json:"windowEndTime"`
 
 	// WindowRemainingSeconds null: no window was started; 0: the last one is over.
@@ -1566,6 +1744,43 @@ type ModelBlock struct {
 	Tokens int64 `json:"tokens"`
 }
 
+// Overview defines model for Overview.
+type Overview struct {
+	// Day Today, in the service's time zone.
+	Day  openapi_types.Date `json:"day"`
+	Keys struct {
+		Active   int64 `json:"active"`
+		Disabled int64 `json:"disabled"`
+		Expired  int64 `json:"expired"`
+	} `json:"keys"`
+	Live struct {
+		// Admissions Admissions with a live lease.
+		Admissions int64 `json:"admissions"`
+
+		// ReservedCost US dollars, all digits.
+		ReservedCost   USD   `json:"reservedCost"`
+		ReservedTokens int64 `json:"reservedTokens"`
+	} `json:"live"`
+
+	// Refusals Of the last 7 days, most of them first.
+	Refusals []RefusalSum `json:"refusals"`
+	Timezone string       `json:"timezone"`
+
+	// TopMonth At most 10, dearest first.
+	TopMonth []KeyCost `json:"topMonth"`
+
+	// TopToday At most 10, dearest first.
+	TopToday []KeyCost `json:"topToday"`
+}
+
+// PoolState Connections to the database.
+type PoolState struct {
+	InUse int    `json:"inUse"`
+	Most  int    `json:"most"`
+	Name  string `json:"name"`
+	Open  int    `json:"open"`
+}
+
 // Price defines model for Price.
 type Price struct {
 	Above200K *Rates `json:"above200k,omitempty"`
@@ -1615,10 +1830,21 @@ type PriceChange struct {
 	Model   string `json:"model"`
 }
 
+// PriceEdit defines model for PriceEdit.
+type PriceEdit struct {
+	After  Price  `json:"after"`
+	Before *Price `json:"before,omitempty"`
+	Model  string `json:"model"`
+}
+
 // PriceImport defines model for PriceImport.
 type PriceImport struct {
 	// Changed Entries that were new or different.
 	Changed int `json:"changed"`
+
+	// Changes At most 500 of the entries that were new or different, by model.
+	Changes []PriceEdit `json:"changes"`
+	DryRun  bool        `json:"dryRun"`
 
 	// EffectiveFrom RFC 3339; in answers UTC with milliseconds.
 	EffectiveFrom Time `json:"effectiveFrom"`
@@ -1676,6 +1902,21 @@ type Problem struct {
 	Type      string        `json:"type"`
 }
 
+// Quantiles Time to the first byte of its latest answers.
+type Quantiles struct {
+	// Of Answers these are of, at most 128; 0: there was none.
+	Of  int   `json:"of"`
+	P50 int64 `json:"p50"`
+	P95 int64 `json:"p95"`
+}
+
+// QueueState defines model for QueueState.
+type QueueState struct {
+	Name     string `json:"name"`
+	OldestMs int64  `json:"oldestMs"`
+	Waiting  int    `json:"waiting"`
+}
+
 // Rate US dollars per million tokens, a number or a string, at most 12 decimals.
 type Rate = wire.USD
 
@@ -1721,6 +1962,60 @@ type Reconciliation struct {
 	To openapi_types.Date `json:"to"`
 }
 
+// RefusalList defines model for RefusalList.
+type RefusalList struct {
+	Data []Refusals `json:"data"`
+}
+
+// RefusalSum defines model for RefusalSum.
+type RefusalSum struct {
+	Code       string `json:"code"`
+	LetThrough bool   `json:"letThrough"`
+	Today      int64  `json:"today"`
+
+	// Week Of the last 7 days, today included.
+	Week int64 `json:"week"`
+}
+
+// Refusals defines model for Refusals.
+type Refusals struct {
+	Code string             `json:"code"`
+	Day  openapi_types.Date `json:"day"`
+
+	// LetThrough The key only observes its limits, so the request went on.
+	LetThrough bool  `json:"letThrough"`
+	Refusals   int64 `json:"refusals"`
+}
+
+// RelayAccount defines model for RelayAccount.
+type RelayAccount struct {
+	// FirstByteMs Time to the first byte of its latest answers.
+	FirstByteMs Quantiles `json:"firstByteMs"`
+	ID          string    `json:"id"`
+
+	// Reason Why it rests: the provider's status, with the start of its answer; empty: it does not.
+	Reason     string     `json:"reason"`
+	Resting    bool       `json:"resting"`
+	RestsUntil *MaybeTime `json:"restsUntil"`
+
+	// Served Requests it was chosen for since the start.
+	Served   int64  `json:"served"`
+	Service  string `json:"service"`
+	UnderWay int    `json:"underWay"`
+}
+
+// RelayState defines model for RelayState.
+type RelayState struct {
+	Accounts []RelayAccount `json:"accounts"`
+	Running  bool           `json:"running"`
+
+	// UnderWay Requests that are under way.
+	UnderWay int `json:"underWay"`
+
+	// Unrecorded Settlements in the journal that are not in the ledger yet.
+	Unrecorded int `json:"unrecorded"`
+}
+
 // RenewAnswer defines model for RenewAnswer.
 type RenewAnswer struct {
 	AdmissionID openapi_types.UUID `json:"admissionId"`
@@ -1732,6 +2027,15 @@ type RenewAnswer struct {
 // RenewRequest defines model for RenewRequest.
 type RenewRequest struct {
 	LeaseSeconds *int32 `json:"leaseSeconds,omitempty"`
+}
+
+// Replica defines model for Replica.
+type Replica struct {
+	// Address As the database sees it; empty: a unix socket.
+	Address string `json:"address"`
+
+	// Since RFC 3339; in answers UTC with milliseconds.
+	Since Time `json:"since"`
 }
 
 // ReportRow One period, and what of those the report is grouped by.
@@ -1834,17 +2138,95 @@ type RepriceRequest struct {
 	To openapi_types.Date `json:"to"`
 }
 
+// Role defines model for Role.
+type Role string
+
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
 	// GraceSeconds How long the old secret works on; 0 when left out.
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 }
 
+// Secret defines model for Secret.
+type Secret struct {
+	// CreatedAt RFC 3339; in answers UTC with milliseconds.
+	CreatedAt Time       `json:"createdAt"`
+	ExpiresAt *MaybeTime `json:"expiresAt"`
+
+	// Hint Prefix, first four and last four characters.
+	Hint string `json:"hint"`
+}
+
+// SecretList defines model for SecretList.
+type SecretList struct {
+	Data []Secret `json:"data"`
+}
+
 // Self defines model for Self.
 type Self struct {
+	// Days The last 30 days on which it was used, oldest first.
+	Days []DayUse `json:"days"`
+
 	// Key What a key's holder sees of it. Nothing of what its owner notes beside it.
-	Key   HolderKey `json:"key"`
-	Usage Stats     `json:"usage"`
+	Key HolderKey `json:"key"`
+
+	// Timezone IANA name of the zone whose midnights part days.
+	Timezone string `json:"timezone"`
+	Usage    Stats  `json:"usage"`
+}
+
+// ServiceState defines model for ServiceState.
+type ServiceState struct {
+	Commit string `json:"commit"`
+	Go     string `json:"go"`
+
+	// Now RFC 3339; in answers UTC with milliseconds.
+	Now        Time         `json:"now"`
+	Pools      []PoolState  `json:"pools"`
+	Postgresql string       `json:"postgresql"`
+	Queues     []QueueState `json:"queues"`
+	Ready      Readiness    `json:"ready"`
+
+	// Replicas Replicas of the service that hear changes, this one included.
+	Replicas []Replica `json:"replicas"`
+	Rollup   struct {
+		// BehindSeconds Age of the oldest of them.
+		BehindSeconds float64 `json:"behindSeconds"`
+
+		// Rows Ledger rows that the rollups do not hold yet; answers add them.
+		Rows int64 `json:"rows"`
+	} `json:"rollup"`
+	Schema struct {
+		Current int64 `json:"current"`
+		Needed  int64 `json:"needed"`
+	} `json:"schema"`
+
+	// StartedAt RFC 3339; in answers UTC with milliseconds.
+	StartedAt Time   `json:"startedAt"`
+	Timezone  string `json:"timezone"`
+	Version   string `json:"version"`
+}
+
+// Session defines model for Session.
+type Session struct {
+	DefaultTokenLimit int64      `json:"defaultTokenLimit"`
+	ExpiresAt         *MaybeTime `json:"expiresAt"`
+
+	// Name The access token's.
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+
+	// Services Services that keys can be permitted to use.
+	Services []string `json:"services"`
+
+	// Timezone IANA name of the zone whose midnights part days.
+	Timezone string `json:"timezone"`
+	Version  string `json:"version"`
+}
+
+// SessionCreate defines model for SessionCreate.
+type SessionCreate struct {
+	Token string `json:"token"`
 }
 
 // Stats defines model for Stats.
@@ -1892,6 +2274,34 @@ type TagList struct {
 
 // Time RFC 3339; in answers UTC with milliseconds.
 type Time = wire.Time
+
+// Token defines model for Token.
+type Token struct {
+	// CreatedAt RFC 3339; in answers UTC with milliseconds.
+	CreatedAt Time               `json:"createdAt"`
+	ExpiresAt *MaybeTime         `json:"expiresAt"`
+	Hint      string             `json:"hint"`
+	ID        openapi_types.UUID `json:"id"`
+	Name      string             `json:"name"`
+	RevokedAt *MaybeTime         `json:"revokedAt"`
+	Role      Role               `json:"role"`
+	Status    TokenStatus        `json:"status"`
+}
+
+// TokenStatus defines model for Token.Status.
+type TokenStatus string
+
+// TokenCreate defines model for TokenCreate.
+type TokenCreate struct {
+	ExpiresAt *MaybeTime `json:"expiresAt,omitempty"`
+	Name      string     `json:"name"`
+	Role      Role       `json:"role"`
+}
+
+// TokenList defines model for TokenList.
+type TokenList struct {
+	Data []Token `json:"data"`
+}
 
 // USD US dollars, all digits.
 type USD = wire.USD
@@ -2079,6 +2489,12 @@ type KeyAnswer = KeyDetails
 // ProblemAnswer RFC 9457.
 type ProblemAnswer = Problem
 
+// SessionAnswer defines model for SessionAnswer.
+type SessionAnswer = Session
+
+// SessionStarted defines model for SessionStarted.
+type SessionStarted = Session
+
 // StatsAnswer defines model for StatsAnswer.
 type StatsAnswer = Stats
 
@@ -2099,6 +2515,27 @@ type GetAccountUsageParams struct {
 	// AsOf Picks the day, week, month and age; default: now.
 	AsOf *AsOf `form:"asOf,omitempty" json:"asOf,omitempty"`
 }
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// TargetType Kind of thing that was changed.
+	TargetType *ListAuditParamsTargetType `form:"targetType,omitempty" json:"targetType,omitempty"`
+
+	// TargetID Id of the thing that was changed.
+	TargetID *string `form:"targetId,omitempty" json:"targetId,omitempty"`
+
+	// Actor Name of the access token, `system`, or `cli`.
+	Actor *string `form:"actor,omitempty" json:"actor,omitempty"`
+
+	// Limit Rows a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListAuditParamsTargetType defines parameters for ListAudit.
+type ListAuditParamsTargetType string
 
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
@@ -2197,6 +2634,9 @@ type ListPricesParams struct {
 type ImportPricesParams struct {
 	// EffectiveFrom First instant at which the prices hold; default: now.
 	EffectiveFrom *Time `form:"effectiveFrom,omitempty" json:"effectiveFrom,omitempty"`
+
+	// DryRun Tell what would change and change nothing.
+	DryRun *bool `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
 // ReconcileParams defines parameters for Reconcile.
@@ -2251,6 +2691,12 @@ type ReportUsageParamsGroupBy string
 // ReportUsageParamsFormat defines parameters for ReportUsage.
 type ReportUsageParamsFormat string
 
+// EndSessionParams defines parameters for EndSession.
+type EndSessionParams struct {
+	// XKeyledgerConsole Any value.
+	XKeyledgerConsole string `json:"X-Keyledger-Console"`
+}
+
 // AdmitJSONRequestBody defines body for Admit for application/json ContentType.
 type AdmitJSONRequestBody = AdmissionRequest
 
@@ -2292,6 +2738,12 @@ type RepriceJSONRequestBody = RepriceRequest
 
 // RebuildRollupsJSONRequestBody defines body for RebuildRollups for application/json ContentType.
 type RebuildRollupsJSONRequestBody = DayRange
+
+// CreateSessionJSONRequestBody defines body for CreateSession for application/json ContentType.
+type CreateSessionJSONRequestBody = SessionCreate
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = TokenCreate
 
 // RecordUsageJSONRequestBody defines body for RecordUsage for application/json ContentType.
 type RecordUsageJSONRequestBody = UsageRequest
@@ -2456,6 +2908,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
 	RenewAdmission(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListAudit Who changed what
+	//
+	// Changes of keys, secrets, access tokens, prices and ledger rows, newest first.
+	//
+	// Corresponds with GET /v1/audit (the `ListAudit` operationId).
+	ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListClients Client programs that keys can be restricted to
 	//
@@ -2641,6 +3100,13 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/keys/{id}/audit (the `ListKeyAudit` operationId).
 	ListKeyAudit(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListKeyRefusals How often a key was refused, and why
+	//
+	// By day and reason, newest day first, of the last 30 days. Refusals are counted in groups, so those of the last seconds may be missing.
+	//
+	// Corresponds with GET /v1/keys/{id}/refusals (the `ListKeyRefusals` operationId).
+	ListKeyRefusals(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RestoreKey Bring a deleted key back
 	//
 	// 409 when the key is not deleted.
@@ -2666,6 +3132,13 @@ type ClientInterface interface {
 	// Corresponds with POST /v1/keys/{id}/rotate (the `RotateKey` operationId).
 	RotateKey(ctx context.Context, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// ListKeySecrets The secrets that a key has
+	//
+	// The current one first, then rotated ones that still work, by the end of their grace. No secret is in the answer, only its hint.
+	//
+	// Corresponds with GET /v1/keys/{id}/secrets (the `ListKeySecrets` operationId).
+	ListKeySecrets(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// GetKeyUsage What a key used
 	//
 	// Corresponds with GET /v1/keys/{id}/usage (the `GetKeyUsage` operationId).
@@ -2677,6 +3150,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/maintenance/expire (the `ExpireKeys` operationId).
 	ExpireKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetOverview How things stand at this moment
+	//
+	// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+	//
+	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
+	GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// ListPrices The price catalogue
 	//
@@ -2748,6 +3228,13 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 	ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetRelay The relay in this process and its upstream accounts
+	//
+	// `running` is false where this replica runs no relay. A relay in a process of its own is not shown here; its metrics tell of it.
+	//
+	// Corresponds with GET /v1/relay (the `GetRelay` operationId).
+	GetRelay(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// RebuildRollupsWithBody Derive the rollups of some days anew from the ledger
 	//
 	// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
@@ -2787,10 +3274,83 @@ type ClientInterface interface {
 	// Corresponds with GET /v1/self (the `GetSelf` operationId).
 	GetSelf(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
+	// GetService What runs here, and how it is
+	//
+	// Corresponds with GET /v1/service (the `GetService` operationId).
+	GetService(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// EndSession Sign out of the console
+	//
+	// Takes the cookie away; the access token stays valid. Needs the header `X-Keyledger-Console`.
+	//
+	// Corresponds with DELETE /v1/session (the `EndSession` operationId).
+	EndSession(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetSession Which access token this is
+	//
+	// Of the access token or the session that the request comes with, and what a person who uses it must know of the service.
+	//
+	// Corresponds with GET /v1/session (the `GetSession` operationId).
+	GetSession(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSessionWithBody Sign in to the console
+	//
+	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// which a page of another site cannot send.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/session (the `CreateSession` operationId).
+	CreateSessionWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateSession Sign in to the console
+	//
+	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// which a page of another site cannot send.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/session (the `CreateSession` operationId).
+	CreateSession(ctx context.Context, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
 	// ListTags Tags in use
 	//
 	// Corresponds with GET /v1/tags (the `ListTags` operationId).
 	ListTags(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ListTokens Access tokens
+	//
+	// Every token ever issued, newest first. No token's text is in the answer, only its hint.
+	//
+	// Corresponds with GET /v1/tokens (the `ListTokens` operationId).
+	ListTokens(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateTokenWithBody Issue an access token
+	//
+	// Its text (`token`) is in this answer and nowhere else.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+	CreateTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// CreateToken Issue an access token
+	//
+	// Its text (`token`) is in this answer and nowhere else.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+	CreateToken(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeToken Revoke an access token
+	//
+	// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+	//
+	// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
+	RevokeToken(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RecordUsageWithBody Record what requests used
 	//
@@ -2990,6 +3550,23 @@ func (c *Client) RenewAdmissionWithBody(ctx context.Context, id AdmissionID, con
 // Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
 func (c *Client) RenewAdmission(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRenewAdmissionRequest(c.Server, id, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListAudit Who changed what
+//
+// Changes of keys, secrets, access tokens, prices and ledger rows, newest first.
+//
+// Corresponds with GET /v1/audit (the `ListAudit` operationId).
+func (c *Client) ListAudit(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListAuditRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -3404,6 +3981,23 @@ func (c *Client) ListKeyAudit(ctx context.Context, id KeyID, reqEditors ...Reque
 	return c.Client.Do(req)
 }
 
+// ListKeyRefusals How often a key was refused, and why
+//
+// By day and reason, newest day first, of the last 30 days. Refusals are counted in groups, so those of the last seconds may be missing.
+//
+// Corresponds with GET /v1/keys/{id}/refusals (the `ListKeyRefusals` operationId).
+func (c *Client) ListKeyRefusals(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeyRefusalsRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // RestoreKey Bring a deleted key back
 //
 // 409 when the key is not deleted.
@@ -3459,6 +4053,23 @@ func (c *Client) RotateKey(ctx context.Context, id KeyID, params *RotateKeyParam
 	return c.Client.Do(req)
 }
 
+// ListKeySecrets The secrets that a key has
+//
+// The current one first, then rotated ones that still work, by the end of their grace. No secret is in the answer, only its hint.
+//
+// Corresponds with GET /v1/keys/{id}/secrets (the `ListKeySecrets` operationId).
+func (c *Client) ListKeySecrets(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListKeySecretsRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // GetKeyUsage What a key used
 //
 // Corresponds with GET /v1/keys/{id}/usage (the `GetKeyUsage` operationId).
@@ -3481,6 +4092,23 @@ func (c *Client) GetKeyUsage(ctx context.Context, id KeyID, params *GetKeyUsageP
 // Corresponds with POST /v1/maintenance/expire (the `ExpireKeys` operationId).
 func (c *Client) ExpireKeys(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewExpireKeysRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetOverview How things stand at this moment
+//
+// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+//
+// Corresponds with GET /v1/overview (the `GetOverview` operationId).
+func (c *Client) GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetOverviewRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -3641,6 +4269,23 @@ func (c *Client) ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn
 	return c.Client.Do(req)
 }
 
+// GetRelay The relay in this process and its upstream accounts
+//
+// `running` is false where this replica runs no relay. A relay in a process of its own is not shown here; its metrics tell of it.
+//
+// Corresponds with GET /v1/relay (the `GetRelay` operationId).
+func (c *Client) GetRelay(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetRelayRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // RebuildRollupsWithBody Derive the rollups of some days anew from the ledger
 //
 // For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
@@ -3730,11 +4375,174 @@ func (c *Client) GetSelf(ctx context.Context, reqEditors ...RequestEditorFn) (*h
 	return c.Client.Do(req)
 }
 
+// GetService What runs here, and how it is
+//
+// Corresponds with GET /v1/service (the `GetService` operationId).
+func (c *Client) GetService(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetServiceRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// EndSession Sign out of the console
+//
+// Takes the cookie away; the access token stays valid. Needs the header `X-Keyledger-Console`.
+//
+// Corresponds with DELETE /v1/session (the `EndSession` operationId).
+func (c *Client) EndSession(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewEndSessionRequest(c.Server, params)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetSession Which access token this is
+//
+// Of the access token or the session that the request comes with, and what a person who uses it must know of the service.
+//
+// Corresponds with GET /v1/session (the `GetSession` operationId).
+func (c *Client) GetSession(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetSessionRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSessionWithBody Sign in to the console
+//
+// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// which a page of another site cannot send.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/session (the `CreateSession` operationId).
+func (c *Client) CreateSessionWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSessionRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateSession Sign in to the console
+//
+// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// which a page of another site cannot send.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/session (the `CreateSession` operationId).
+func (c *Client) CreateSession(ctx context.Context, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateSessionRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
 // ListTags Tags in use
 //
 // Corresponds with GET /v1/tags (the `ListTags` operationId).
 func (c *Client) ListTags(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewListTagsRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ListTokens Access tokens
+//
+// Every token ever issued, newest first. No token's text is in the answer, only its hint.
+//
+// Corresponds with GET /v1/tokens (the `ListTokens` operationId).
+func (c *Client) ListTokens(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewListTokensRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateTokenWithBody Issue an access token
+//
+// Its text (`token`) is in this answer and nowhere else.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+func (c *Client) CreateTokenWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTokenRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// CreateToken Issue an access token
+//
+// Its text (`token`) is in this answer and nowhere else.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewCreateTokenRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeToken Revoke an access token
+//
+// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+//
+// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
+func (c *Client) RevokeToken(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeTokenRequest(c.Server, id)
 	if err != nil {
 		return nil, err
 	}
@@ -4105,6 +4913,108 @@ func NewRenewAdmissionRequestWithBody(server string, id AdmissionID, contentType
 	}
 
 	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewListAuditRequest constructs an http.Request for the ListAudit method
+func NewListAuditRequest(server string, params *ListAuditParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/audit")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.TargetType != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "targetType", *params.TargetType, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.TargetID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "targetId", *params.TargetID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Actor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "actor", *params.Actor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Limit != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "limit", *params.Limit, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.Cursor != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "cursor", *params.Cursor, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
 
 	return req, nil
 }
@@ -4945,6 +5855,40 @@ func NewListKeyAuditRequest(server string, id KeyID) (*http.Request, error) {
 	return req, nil
 }
 
+// NewListKeyRefusalsRequest constructs an http.Request for the ListKeyRefusals method
+func NewListKeyRefusalsRequest(server string, id KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys/%s/refusals", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewRestoreKeyRequest constructs an http.Request for the RestoreKey method
 func NewRestoreKeyRequest(server string, id KeyID) (*http.Request, error) {
 	var err error
@@ -5041,6 +5985,40 @@ func NewRotateKeyRequestWithBody(server string, id KeyID, params *RotateKeyParam
 	return req, nil
 }
 
+// NewListKeySecretsRequest constructs an http.Request for the ListKeySecrets method
+func NewListKeySecretsRequest(server string, id KeyID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys/%s/secrets", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewGetKeyUsageRequest constructs an http.Request for the GetKeyUsage method
 func NewGetKeyUsageRequest(server string, id KeyID, params *GetKeyUsageParams) (*http.Request, error) {
 	var err error
@@ -5122,6 +6100,33 @@ func NewExpireKeysRequest(server string) (*http.Request, error) {
 	}
 
 	req, err := http.NewRequest(http.MethodPost, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetOverviewRequest constructs an http.Request for the GetOverview method
+func NewGetOverviewRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/overview")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -5310,6 +6315,18 @@ func NewImportPricesRequestWithBody(server string, params *ImportPricesParams, c
 
 		}
 
+		if params.DryRun != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "dryRun", *params.DryRun, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "boolean", Format: ""}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
 		if encoded := queryValues.Encode(); encoded != "" {
 			rawQueryFragments = append(rawQueryFragments, encoded)
 		}
@@ -5376,6 +6393,33 @@ func NewListUnpricedRequest(server string) (*http.Request, error) {
 	}
 
 	operationPath := fmt.Sprintf("/v1/prices/unpriced")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewGetRelayRequest constructs an http.Request for the GetRelay method
+func NewGetRelayRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/relay")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -5700,6 +6744,140 @@ func NewGetSelfRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewGetServiceRequest constructs an http.Request for the GetService method
+func NewGetServiceRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/service")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewEndSessionRequest constructs an http.Request for the EndSession method
+func NewEndSessionRequest(server string, params *EndSessionParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/session")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+
+		var headerParam0 string
+
+		headerParam0, err = runtime.StyleParamWithOptions("simple", false, "X-Keyledger-Console", params.XKeyledgerConsole, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationHeader, Type: "string", Format: ""})
+		if err != nil {
+			return nil, err
+		}
+
+		req.Header.Set("X-Keyledger-Console", headerParam0)
+
+	}
+
+	return req, nil
+}
+
+// NewGetSessionRequest constructs an http.Request for the GetSession method
+func NewGetSessionRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/session")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateSessionRequest calls the generic CreateSession builder with application/json body
+func NewCreateSessionRequest(server string, body CreateSessionJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateSessionRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateSessionRequestWithBody constructs an http.Request for the CreateSession method, with any body, and a specified content type
+func NewCreateSessionRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/session")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
 // NewListTagsRequest constructs an http.Request for the ListTags method
 func NewListTagsRequest(server string) (*http.Request, error) {
 	var err error
@@ -5720,6 +6898,107 @@ func NewListTagsRequest(server string) (*http.Request, error) {
 	}
 
 	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewListTokensRequest constructs an http.Request for the ListTokens method
+func NewListTokensRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tokens")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
+// NewCreateTokenRequest calls the generic CreateToken builder with application/json body
+func NewCreateTokenRequest(server string, body CreateTokenJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewCreateTokenRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewCreateTokenRequestWithBody constructs an http.Request for the CreateToken method, with any body, and a specified content type
+func NewCreateTokenRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tokens")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRevokeTokenRequest constructs an http.Request for the RevokeToken method
+func NewRevokeTokenRequest(server string, id openapi_types.UUID) (*http.Request, error) {
+	var err error
+
+	var pathParam0 string
+
+	pathParam0, err = runtime.StyleParamWithOptions("simple", false, "id", id, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationPath, Type: "string", Format: "uuid"})
+	if err != nil {
+		return nil, err
+	}
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/tokens/%s", pathParam0)
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodDelete, queryURL.String(), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -5907,6 +7186,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/admissions/{id}/renew (the `RenewAdmission` operationId).
 	RenewAdmissionWithResponse(ctx context.Context, id AdmissionID, body RenewAdmissionJSONRequestBody, reqEditors ...RequestEditorFn) (*RenewAdmissionResponse, error)
+
+	// ListAuditWithResponse Who changed what
+	//
+	// Changes of keys, secrets, access tokens, prices and ledger rows, newest first.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/audit (the `ListAudit` operationId).
+	ListAuditWithResponse(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*ListAuditResponse, error)
 
 	// ListClientsWithResponse Client programs that keys can be restricted to
 	//
@@ -6108,6 +7396,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/keys/{id}/audit (the `ListKeyAudit` operationId).
 	ListKeyAuditWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeyAuditResponse, error)
 
+	// ListKeyRefusalsWithResponse How often a key was refused, and why
+	//
+	// By day and reason, newest day first, of the last 30 days. Refusals are counted in groups, so those of the last seconds may be missing.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/keys/{id}/refusals (the `ListKeyRefusals` operationId).
+	ListKeyRefusalsWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeyRefusalsResponse, error)
+
 	// RestoreKeyWithResponse Bring a deleted key back
 	//
 	// 409 when the key is not deleted.
@@ -6135,6 +7432,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/keys/{id}/rotate (the `RotateKey` operationId).
 	RotateKeyWithResponse(ctx context.Context, id KeyID, params *RotateKeyParams, body RotateKeyJSONRequestBody, reqEditors ...RequestEditorFn) (*RotateKeyResponse, error)
 
+	// ListKeySecretsWithResponse The secrets that a key has
+	//
+	// The current one first, then rotated ones that still work, by the end of their grace. No secret is in the answer, only its hint.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/keys/{id}/secrets (the `ListKeySecrets` operationId).
+	ListKeySecretsWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeySecretsResponse, error)
+
 	// GetKeyUsageWithResponse What a key used
 	//
 	// Returns a wrapper object for the known response body format(s).
@@ -6150,6 +7456,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with POST /v1/maintenance/expire (the `ExpireKeys` operationId).
 	ExpireKeysWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ExpireKeysResponse, error)
+
+	// GetOverviewWithResponse How things stand at this moment
+	//
+	// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
+	GetOverviewWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOverviewResponse, error)
 
 	// ListPricesWithResponse The price catalogue
 	//
@@ -6225,6 +7540,15 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/prices/unpriced (the `ListUnpriced` operationId).
 	ListUnpricedWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListUnpricedResponse, error)
 
+	// GetRelayWithResponse The relay in this process and its upstream accounts
+	//
+	// `running` is false where this replica runs no relay. A relay in a process of its own is not shown here; its metrics tell of it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/relay (the `GetRelay` operationId).
+	GetRelayWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRelayResponse, error)
+
 	// RebuildRollupsWithBodyWithResponse Derive the rollups of some days anew from the ledger
 	//
 	// For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
@@ -6270,12 +7594,95 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with GET /v1/self (the `GetSelf` operationId).
 	GetSelfWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetSelfResponse, error)
 
+	// GetServiceWithResponse What runs here, and how it is
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/service (the `GetService` operationId).
+	GetServiceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetServiceResponse, error)
+
+	// EndSessionWithResponse Sign out of the console
+	//
+	// Takes the cookie away; the access token stays valid. Needs the header `X-Keyledger-Console`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/session (the `EndSession` operationId).
+	EndSessionWithResponse(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*EndSessionResponse, error)
+
+	// GetSessionWithResponse Which access token this is
+	//
+	// Of the access token or the session that the request comes with, and what a person who uses it must know of the service.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/session (the `GetSession` operationId).
+	GetSessionWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetSessionResponse, error)
+
+	// CreateSessionWithBodyWithResponse Sign in to the console
+	//
+	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// which a page of another site cannot send.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/session (the `CreateSession` operationId).
+	CreateSessionWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error)
+
+	// CreateSessionWithResponse Sign in to the console
+	//
+	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// which a page of another site cannot send.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/session (the `CreateSession` operationId).
+	CreateSessionWithResponse(ctx context.Context, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error)
+
 	// ListTagsWithResponse Tags in use
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
 	// Corresponds with GET /v1/tags (the `ListTags` operationId).
 	ListTagsWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTagsResponse, error)
+
+	// ListTokensWithResponse Access tokens
+	//
+	// Every token ever issued, newest first. No token's text is in the answer, only its hint.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/tokens (the `ListTokens` operationId).
+	ListTokensWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTokensResponse, error)
+
+	// CreateTokenWithBodyWithResponse Issue an access token
+	//
+	// Its text (`token`) is in this answer and nowhere else.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+	CreateTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error)
+
+	// CreateTokenWithResponse Issue an access token
+	//
+	// Its text (`token`) is in this answer and nowhere else.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+	CreateTokenWithResponse(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error)
+
+	// RevokeTokenWithResponse Revoke an access token
+	//
+	// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
+	RevokeTokenWithResponse(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*RevokeTokenResponse, error)
 
 	// RecordUsageWithBodyWithResponse Record what requests used
 	//
@@ -6659,6 +8066,61 @@ func (r RenewAdmissionResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r RenewAdmissionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListAuditResponseDefaultHeaders the declared response headers of an HTTP default response for ListAudit
+type ListAuditResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ListAuditResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *AuditPage
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ListAuditResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListAuditResponse) GetJSON200() *AuditPage {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListAuditResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListAuditResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListAuditResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListAuditResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListAuditResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -7518,6 +8980,61 @@ func (r ListKeyAuditResponse) ContentType() string {
 	return ""
 }
 
+// ListKeyRefusalsResponseDefaultHeaders the declared response headers of an HTTP default response for ListKeyRefusals
+type ListKeyRefusalsResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ListKeyRefusalsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RefusalList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ListKeyRefusalsResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeyRefusalsResponse) GetJSON200() *RefusalList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListKeyRefusalsResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeyRefusalsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeyRefusalsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeyRefusalsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeyRefusalsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RestoreKeyResponse200Headers the declared response headers of an HTTP 200 response for RestoreKey
 type RestoreKeyResponse200Headers struct {
 	ETag *string
@@ -7642,6 +9159,61 @@ func (r RotateKeyResponse) ContentType() string {
 	return ""
 }
 
+// ListKeySecretsResponseDefaultHeaders the declared response headers of an HTTP default response for ListKeySecrets
+type ListKeySecretsResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ListKeySecretsResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SecretList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ListKeySecretsResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListKeySecretsResponse) GetJSON200() *SecretList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListKeySecretsResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListKeySecretsResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListKeySecretsResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListKeySecretsResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListKeySecretsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // GetKeyUsageResponseDefaultHeaders the declared response headers of an HTTP default response for GetKeyUsage
 type GetKeyUsageResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -7746,6 +9318,61 @@ func (r ExpireKeysResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ExpireKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetOverviewResponseDefaultHeaders the declared response headers of an HTTP default response for GetOverview
+type GetOverviewResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type GetOverviewResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Overview
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetOverviewResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetOverviewResponse) GetJSON200() *Overview {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetOverviewResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetOverviewResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetOverviewResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetOverviewResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetOverviewResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8027,6 +9654,61 @@ func (r ListUnpricedResponse) ContentType() string {
 	return ""
 }
 
+// GetRelayResponseDefaultHeaders the declared response headers of an HTTP default response for GetRelay
+type GetRelayResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type GetRelayResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *RelayState
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetRelayResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetRelayResponse) GetJSON200() *RelayState {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetRelayResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetRelayResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetRelayResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetRelayResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetRelayResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RebuildRollupsResponseDefaultHeaders the declared response headers of an HTTP default response for RebuildRollups
 type RebuildRollupsResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -8247,6 +9929,233 @@ func (r GetSelfResponse) ContentType() string {
 	return ""
 }
 
+// GetServiceResponseDefaultHeaders the declared response headers of an HTTP default response for GetService
+type GetServiceResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type GetServiceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *ServiceState
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetServiceResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetServiceResponse) GetJSON200() *ServiceState {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetServiceResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetServiceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetServiceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetServiceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetServiceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// EndSessionResponse204Headers the declared response headers of an HTTP 204 response for EndSession
+type EndSessionResponse204Headers struct {
+	SetCookie *string
+}
+
+// EndSessionResponseDefaultHeaders the declared response headers of an HTTP default response for EndSession
+type EndSessionResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type EndSessionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// Headers204 the parsed response headers for an HTTP 204 response
+	Headers204 *EndSessionResponse204Headers
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *EndSessionResponseDefaultHeaders
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r EndSessionResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r EndSessionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r EndSessionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r EndSessionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r EndSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// GetSessionResponseDefaultHeaders the declared response headers of an HTTP default response for GetSession
+type GetSessionResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type GetSessionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *SessionAnswer
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetSessionResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetSessionResponse) GetJSON200() *SessionAnswer {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetSessionResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetSessionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetSessionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetSessionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateSessionResponse201Headers the declared response headers of an HTTP 201 response for CreateSession
+type CreateSessionResponse201Headers struct {
+	SetCookie *string
+}
+
+// CreateSessionResponseDefaultHeaders the declared response headers of an HTTP default response for CreateSession
+type CreateSessionResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type CreateSessionResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *SessionStarted
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// Headers201 the parsed response headers for an HTTP 201 response
+	Headers201 *CreateSessionResponse201Headers
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *CreateSessionResponseDefaultHeaders
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateSessionResponse) GetJSON201() *SessionStarted {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateSessionResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateSessionResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateSessionResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateSessionResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateSessionResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // ListTagsResponseDefaultHeaders the declared response headers of an HTTP default response for ListTags
 type ListTagsResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -8296,6 +10205,164 @@ func (r ListTagsResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r ListTagsResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// ListTokensResponseDefaultHeaders the declared response headers of an HTTP default response for ListTokens
+type ListTokensResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ListTokensResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *TokenList
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ListTokensResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r ListTokensResponse) GetJSON200() *TokenList {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ListTokensResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ListTokensResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ListTokensResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ListTokensResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ListTokensResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// CreateTokenResponseDefaultHeaders the declared response headers of an HTTP default response for CreateToken
+type CreateTokenResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type CreateTokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON201 the response for an HTTP 201 `application/json` response
+	JSON201 *IssuedToken
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *CreateTokenResponseDefaultHeaders
+}
+
+// GetJSON201 returns the response for an HTTP 201 `application/json` response
+func (r CreateTokenResponse) GetJSON201() *IssuedToken {
+	return r.JSON201
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r CreateTokenResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r CreateTokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r CreateTokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r CreateTokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r CreateTokenResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RevokeTokenResponseDefaultHeaders the declared response headers of an HTTP default response for RevokeToken
+type RevokeTokenResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type RevokeTokenResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RevokeTokenResponseDefaultHeaders
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeTokenResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeTokenResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeTokenResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeTokenResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeTokenResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -8506,6 +10573,21 @@ func (c *ClientWithResponses) RenewAdmissionWithResponse(ctx context.Context, id
 		return nil, err
 	}
 	return ParseRenewAdmissionResponse(rsp)
+}
+
+// ListAuditWithResponse Who changed what
+//
+// Changes of keys, secrets, access tokens, prices and ledger rows, newest first.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/audit (the `ListAudit` operationId).
+func (c *ClientWithResponses) ListAuditWithResponse(ctx context.Context, params *ListAuditParams, reqEditors ...RequestEditorFn) (*ListAuditResponse, error) {
+	rsp, err := c.ListAudit(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListAuditResponse(rsp)
 }
 
 // ListClientsWithResponse Client programs that keys can be restricted to
@@ -8840,6 +10922,21 @@ func (c *ClientWithResponses) ListKeyAuditWithResponse(ctx context.Context, id K
 	return ParseListKeyAuditResponse(rsp)
 }
 
+// ListKeyRefusalsWithResponse How often a key was refused, and why
+//
+// By day and reason, newest day first, of the last 30 days. Refusals are counted in groups, so those of the last seconds may be missing.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/keys/{id}/refusals (the `ListKeyRefusals` operationId).
+func (c *ClientWithResponses) ListKeyRefusalsWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeyRefusalsResponse, error) {
+	rsp, err := c.ListKeyRefusals(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeyRefusalsResponse(rsp)
+}
+
 // RestoreKeyWithResponse Bring a deleted key back
 //
 // 409 when the key is not deleted.
@@ -8885,6 +10982,21 @@ func (c *ClientWithResponses) RotateKeyWithResponse(ctx context.Context, id KeyI
 	return ParseRotateKeyResponse(rsp)
 }
 
+// ListKeySecretsWithResponse The secrets that a key has
+//
+// The current one first, then rotated ones that still work, by the end of their grace. No secret is in the answer, only its hint.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/keys/{id}/secrets (the `ListKeySecrets` operationId).
+func (c *ClientWithResponses) ListKeySecretsWithResponse(ctx context.Context, id KeyID, reqEditors ...RequestEditorFn) (*ListKeySecretsResponse, error) {
+	rsp, err := c.ListKeySecrets(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListKeySecretsResponse(rsp)
+}
+
 // GetKeyUsageWithResponse What a key used
 //
 // Returns a wrapper object for the known response body format(s).
@@ -8911,6 +11023,21 @@ func (c *ClientWithResponses) ExpireKeysWithResponse(ctx context.Context, reqEdi
 		return nil, err
 	}
 	return ParseExpireKeysResponse(rsp)
+}
+
+// GetOverviewWithResponse How things stand at this moment
+//
+// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/overview (the `GetOverview` operationId).
+func (c *ClientWithResponses) GetOverviewWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetOverviewResponse, error) {
+	rsp, err := c.GetOverview(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetOverviewResponse(rsp)
 }
 
 // ListPricesWithResponse The price catalogue
@@ -9035,6 +11162,21 @@ func (c *ClientWithResponses) ListUnpricedWithResponse(ctx context.Context, reqE
 	return ParseListUnpricedResponse(rsp)
 }
 
+// GetRelayWithResponse The relay in this process and its upstream accounts
+//
+// `running` is false where this replica runs no relay. A relay in a process of its own is not shown here; its metrics tell of it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/relay (the `GetRelay` operationId).
+func (c *ClientWithResponses) GetRelayWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRelayResponse, error) {
+	rsp, err := c.GetRelay(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetRelayResponse(rsp)
+}
+
 // RebuildRollupsWithBodyWithResponse Derive the rollups of some days anew from the ledger
 //
 // For when reconcile says that they differ. The ledger must still hold these days whole. Reports are exact before and after; an audit row tells of it.
@@ -9110,6 +11252,83 @@ func (c *ClientWithResponses) GetSelfWithResponse(ctx context.Context, reqEditor
 	return ParseGetSelfResponse(rsp)
 }
 
+// GetServiceWithResponse What runs here, and how it is
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/service (the `GetService` operationId).
+func (c *ClientWithResponses) GetServiceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetServiceResponse, error) {
+	rsp, err := c.GetService(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetServiceResponse(rsp)
+}
+
+// EndSessionWithResponse Sign out of the console
+//
+// Takes the cookie away; the access token stays valid. Needs the header `X-Keyledger-Console`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/session (the `EndSession` operationId).
+func (c *ClientWithResponses) EndSessionWithResponse(ctx context.Context, params *EndSessionParams, reqEditors ...RequestEditorFn) (*EndSessionResponse, error) {
+	rsp, err := c.EndSession(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseEndSessionResponse(rsp)
+}
+
+// GetSessionWithResponse Which access token this is
+//
+// Of the access token or the session that the request comes with, and what a person who uses it must know of the service.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/session (the `GetSession` operationId).
+func (c *ClientWithResponses) GetSessionWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetSessionResponse, error) {
+	rsp, err := c.GetSession(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetSessionResponse(rsp)
+}
+
+// CreateSessionWithBodyWithResponse Sign in to the console
+//
+// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// which a page of another site cannot send.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/session (the `CreateSession` operationId).
+func (c *ClientWithResponses) CreateSessionWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error) {
+	rsp, err := c.CreateSessionWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSessionResponse(rsp)
+}
+
+// CreateSessionWithResponse Sign in to the console
+//
+// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
+// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// which a page of another site cannot send.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/session (the `CreateSession` operationId).
+func (c *ClientWithResponses) CreateSessionWithResponse(ctx context.Context, body CreateSessionJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateSessionResponse, error) {
+	rsp, err := c.CreateSession(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateSessionResponse(rsp)
+}
+
 // ListTagsWithResponse Tags in use
 //
 // Returns a wrapper object for the known response body format(s).
@@ -9121,6 +11340,66 @@ func (c *ClientWithResponses) ListTagsWithResponse(ctx context.Context, reqEdito
 		return nil, err
 	}
 	return ParseListTagsResponse(rsp)
+}
+
+// ListTokensWithResponse Access tokens
+//
+// Every token ever issued, newest first. No token's text is in the answer, only its hint.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/tokens (the `ListTokens` operationId).
+func (c *ClientWithResponses) ListTokensWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*ListTokensResponse, error) {
+	rsp, err := c.ListTokens(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseListTokensResponse(rsp)
+}
+
+// CreateTokenWithBodyWithResponse Issue an access token
+//
+// Its text (`token`) is in this answer and nowhere else.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+func (c *ClientWithResponses) CreateTokenWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error) {
+	rsp, err := c.CreateTokenWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateTokenResponse(rsp)
+}
+
+// CreateTokenWithResponse Issue an access token
+//
+// Its text (`token`) is in this answer and nowhere else.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/tokens (the `CreateToken` operationId).
+func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, body CreateTokenJSONRequestBody, reqEditors ...RequestEditorFn) (*CreateTokenResponse, error) {
+	rsp, err := c.CreateToken(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseCreateTokenResponse(rsp)
+}
+
+// RevokeTokenWithResponse Revoke an access token
+//
+// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
+func (c *ClientWithResponses) RevokeTokenWithResponse(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*RevokeTokenResponse, error) {
+	rsp, err := c.RevokeToken(ctx, id, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeTokenResponse(rsp)
 }
 
 // RecordUsageWithBodyWithResponse Record what requests used
@@ -9437,6 +11716,52 @@ func ParseRenewAdmissionResponse(rsp *http.Response) (*RenewAdmissionResponse, e
 	switch {
 	case true:
 		var headers RenewAdmissionResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListAuditResponse parses an HTTP response from a ListAuditWithResponse call
+func ParseListAuditResponse(rsp *http.Response) (*ListAuditResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListAuditResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest AuditPage
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ListAuditResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -10183,6 +12508,52 @@ func ParseListKeyAuditResponse(rsp *http.Response) (*ListKeyAuditResponse, error
 	return response, nil
 }
 
+// ParseListKeyRefusalsResponse parses an HTTP response from a ListKeyRefusalsWithResponse call
+func ParseListKeyRefusalsResponse(rsp *http.Response) (*ListKeyRefusalsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeyRefusalsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RefusalList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ListKeyRefusalsResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseRestoreKeyResponse parses an HTTP response from a RestoreKeyWithResponse call
 func ParseRestoreKeyResponse(rsp *http.Response) (*RestoreKeyResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10295,6 +12666,52 @@ func ParseRotateKeyResponse(rsp *http.Response) (*RotateKeyResponse, error) {
 	return response, nil
 }
 
+// ParseListKeySecretsResponse parses an HTTP response from a ListKeySecretsWithResponse call
+func ParseListKeySecretsResponse(rsp *http.Response) (*ListKeySecretsResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListKeySecretsResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SecretList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ListKeySecretsResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseGetKeyUsageResponse parses an HTTP response from a GetKeyUsageWithResponse call
 func ParseGetKeyUsageResponse(rsp *http.Response) (*GetKeyUsageResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10374,6 +12791,52 @@ func ParseExpireKeysResponse(rsp *http.Response) (*ExpireKeysResponse, error) {
 	switch {
 	case true:
 		var headers ExpireKeysResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetOverviewResponse parses an HTTP response from a GetOverviewWithResponse call
+func ParseGetOverviewResponse(rsp *http.Response) (*GetOverviewResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetOverviewResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Overview
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetOverviewResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -10617,6 +13080,52 @@ func ParseListUnpricedResponse(rsp *http.Response) (*ListUnpricedResponse, error
 	return response, nil
 }
 
+// ParseGetRelayResponse parses an HTTP response from a GetRelayWithResponse call
+func ParseGetRelayResponse(rsp *http.Response) (*GetRelayResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetRelayResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest RelayState
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetRelayResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseRebuildRollupsResponse parses an HTTP response from a RebuildRollupsWithResponse call
 func ParseRebuildRollupsResponse(rsp *http.Response) (*RebuildRollupsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10804,6 +13313,206 @@ func ParseGetSelfResponse(rsp *http.Response) (*GetSelfResponse, error) {
 	return response, nil
 }
 
+// ParseGetServiceResponse parses an HTTP response from a GetServiceWithResponse call
+func ParseGetServiceResponse(rsp *http.Response) (*GetServiceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetServiceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest ServiceState
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetServiceResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseEndSessionResponse parses an HTTP response from a EndSessionWithResponse call
+func ParseEndSessionResponse(rsp *http.Response) (*EndSessionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &EndSessionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		var headers EndSessionResponse204Headers
+		if values := rsp.Header.Values("Set-Cookie"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Set-Cookie", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.SetCookie = &value
+		}
+		response.Headers204 = &headers
+	case true:
+		var headers EndSessionResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetSessionResponse parses an HTTP response from a GetSessionWithResponse call
+func ParseGetSessionResponse(rsp *http.Response) (*GetSessionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetSessionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest SessionAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetSessionResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateSessionResponse parses an HTTP response from a CreateSessionWithResponse call
+func ParseCreateSessionResponse(rsp *http.Response) (*CreateSessionResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateSessionResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest SessionStarted
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case rsp.StatusCode == 201:
+		var headers CreateSessionResponse201Headers
+		if values := rsp.Header.Values("Set-Cookie"); len(values) > 0 {
+			var value string
+			if err := runtime.BindStyledParameterWithOptions("simple", "Set-Cookie", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "string", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.SetCookie = &value
+		}
+		response.Headers201 = &headers
+	case true:
+		var headers CreateSessionResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
 // ParseListTagsResponse parses an HTTP response from a ListTagsWithResponse call
 func ParseListTagsResponse(rsp *http.Response) (*ListTagsResponse, error) {
 	bodyBytes, err := io.ReadAll(rsp.Body)
@@ -10837,6 +13546,140 @@ func ParseListTagsResponse(rsp *http.Response) (*ListTagsResponse, error) {
 	switch {
 	case true:
 		var headers ListTagsResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseListTokensResponse parses an HTTP response from a ListTokensWithResponse call
+func ParseListTokensResponse(rsp *http.Response) (*ListTokensResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ListTokensResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest TokenList
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ListTokensResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseCreateTokenResponse parses an HTTP response from a CreateTokenWithResponse call
+func ParseCreateTokenResponse(rsp *http.Response) (*CreateTokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &CreateTokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 201:
+		var dest IssuedToken
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON201 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers CreateTokenResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRevokeTokenResponse parses an HTTP response from a RevokeTokenWithResponse call
+func ParseRevokeTokenResponse(rsp *http.Response) (*RevokeTokenResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeTokenResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case rsp.StatusCode == 204:
+		break // No content-type
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RevokeTokenResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

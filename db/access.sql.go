@@ -114,6 +114,39 @@ func (q *Queries) TokenCreate(ctx context.Context, arg TokenCreateParams) (Acces
 	return i, err
 }
 
+const tokenEnd = `-- name: TokenEnd :one
+WITH admins AS MATERIALIZED (
+    SELECT t.id
+      FROM access_tokens AS t
+     WHERE t.role = 'admin' AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at >= now())
+     ORDER BY t.id
+       FOR UPDATE
+), ended AS (
+    UPDATE access_tokens AS t SET revoked_at = coalesce(t.revoked_at, now())
+     WHERE t.id = $1
+       AND (NOT EXISTS (SELECT FROM admins AS a WHERE a.id = t.id)
+            OR EXISTS (SELECT FROM admins AS a WHERE a.id <> t.id))
+    RETURNING t.id
+)
+SELECT EXISTS (SELECT FROM access_tokens AS t WHERE t.id = $1)::boolean AS known,
+       EXISTS (SELECT FROM ended)::boolean AS ended
+`
+
+type TokenEndRow struct {
+	Known bool
+	Ended bool
+}
+
+// Revokes the token with this id, at once for every later request, unless it is the last
+// live admin token. One revoked before keeps its first time. Live admin tokens are locked,
+// so that of two that are revoked at the same time one stays.
+func (q *Queries) TokenEnd(ctx context.Context, id uuid.UUID) (TokenEndRow, error) {
+	row := q.db.QueryRow(ctx, tokenEnd, id)
+	var i TokenEndRow
+	err := row.Scan(&i.Known, &i.Ended)
+	return i, err
+}
+
 const tokenList = `-- name: TokenList :many
 SELECT id, name, role, hash, hint, created_at, expires_at, revoked_at FROM access_tokens ORDER BY created_at DESC, id
 `

@@ -214,6 +214,28 @@ func (q *Queries) AdmissionsLive(ctx context.Context, arg AdmissionsLiveParams) 
 	return items, nil
 }
 
+const admissionsLiveSum = `-- name: AdmissionsLiveSum :one
+SELECT count(*) FILTER (WHERE a.lease_expires_at > now()) AS leases,
+       coalesce(sum(a.reserved_tokens) FILTER (WHERE a.reserved_until > now()), 0)::bigint AS tokens,
+       coalesce(sum(a.reserved_cost) FILTER (WHERE a.reserved_until > now()), 0)::numeric AS cost
+  FROM admissions AS a
+ WHERE a.is_open
+`
+
+type AdmissionsLiveSumRow struct {
+	Leases int64
+	Tokens int64
+	Cost   decimal.Decimal
+}
+
+// What is admitted and not settled, of all keys: live leases, reserved tokens and USD.
+func (q *Queries) AdmissionsLiveSum(ctx context.Context) (AdmissionsLiveSumRow, error) {
+	row := q.db.QueryRow(ctx, admissionsLiveSum)
+	var i AdmissionsLiveSumRow
+	err := row.Scan(&i.Leases, &i.Tokens, &i.Cost)
+	return i, err
+}
+
 const admit = `-- name: Admit :many
 WITH clock AS MATERIALIZED (
     -- After the wait for the locks: now() is the transaction's start.
@@ -729,6 +751,104 @@ func (q *Queries) RefusalsAdd(ctx context.Context, arg RefusalsAddParams) error 
 		arg.Refusals,
 	)
 	return err
+}
+
+const refusalsByReason = `-- name: RefusalsByReason :many
+SELECT r.code,
+       r.let_through,
+       coalesce(sum(r.refusals) FILTER (WHERE r.day = $1::date), 0)::bigint AS today,
+       sum(r.refusals)::bigint AS week
+  FROM admission_refusals AS r
+ WHERE r.day > CAST($1 AS date) - 7 AND r.day <= $1::date
+ GROUP BY r.code, r.let_through
+ ORDER BY sum(r.refusals) DESC, r.code, r.let_through
+`
+
+type RefusalsByReasonRow struct {
+	Code       string
+	LetThrough bool
+	Today      int64
+	Week       int64
+}
+
+// How often all keys together were refused on a day and in the seven days up to it, by reason,
+// most first.
+func (q *Queries) RefusalsByReason(ctx context.Context, day time.Time) ([]RefusalsByReasonRow, error) {
+	rows, err := q.db.Query(ctx, refusalsByReason, day)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []RefusalsByReasonRow{}
+	for rows.Next() {
+		var i RefusalsByReasonRow
+		if err := rows.Scan(
+			&i.Code,
+			&i.LetThrough,
+			&i.Today,
+			&i.Week,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const refusalsOfKey = `-- name: RefusalsOfKey :many
+SELECT r.day, r.code, r.let_through, r.refusals
+  FROM admission_refusals AS r
+ WHERE r.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = $1)
+   AND r.day > (coalesce($3::timestamptz, now()) AT TIME ZONE $2::text)::date - $4::integer
+ ORDER BY r.day DESC, r.refusals DESC, r.code, r.let_through
+`
+
+type RefusalsOfKeyParams struct {
+	KeyID    uuid.UUID
+	Timezone string
+	Now      *time.Time
+	Days     int32
+}
+
+type RefusalsOfKeyRow struct {
+	Day        time.Time
+	Code       string
+	LetThrough bool
+	Refusals   int64
+}
+
+// How often a key was refused in so many days up to today, by day and reason.
+func (q *Queries) RefusalsOfKey(ctx context.Context, arg RefusalsOfKeyParams) ([]RefusalsOfKeyRow, error) {
+	rows, err := q.db.Query(ctx, refusalsOfKey,
+		arg.KeyID,
+		arg.Timezone,
+		arg.Now,
+		arg.Days,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []RefusalsOfKeyRow{}
+	for rows.Next() {
+		var i RefusalsOfKeyRow
+		if err := rows.Scan(
+			&i.Day,
+			&i.Code,
+			&i.LetThrough,
+			&i.Refusals,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const refusalsPrune = `-- name: RefusalsPrune :execrows

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
 )
 
 const idempotencyClaim = `-- name: IdempotencyClaim :one
@@ -603,6 +604,95 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 	return items, nil
 }
 
+const keyStates = `-- name: KeyStates :one
+SELECT count(*) FILTER (WHERE k.is_active AND coalesce(k.expires_at, 'infinity') >= now()) AS active,
+       count(*) FILTER (WHERE NOT k.is_active AND coalesce(k.expires_at, 'infinity') >= now()) AS disabled,
+       count(*) FILTER (WHERE k.expires_at < now()) AS expired,
+       (now() AT TIME ZONE $1::text)::date AS today
+  FROM api_keys AS k
+ WHERE k.deleted_at IS NULL
+`
+
+type KeyStatesRow struct {
+	Active   int64
+	Disabled int64
+	Expired  int64
+	Today    time.Time
+}
+
+// How many keys there are by status, deleted ones left out, with the present day in the
+// service's time zone.
+func (q *Queries) KeyStates(ctx context.Context, timezone string) (KeyStatesRow, error) {
+	row := q.db.QueryRow(ctx, keyStates, timezone)
+	var i KeyStatesRow
+	err := row.Scan(
+		&i.Active,
+		&i.Disabled,
+		&i.Expired,
+		&i.Today,
+	)
+	return i, err
+}
+
+const keyTop = `-- name: KeyTop :many
+WITH top AS MATERIALIZED (
+    (SELECT 'today' AS period, c.key_id, c.day_cost AS cost
+       FROM key_counters AS c
+      WHERE c.day = $1::date AND c.day_cost > 0
+      ORDER BY c.day_cost DESC, c.key_id
+      LIMIT $2)
+    UNION ALL
+    (SELECT 'month', c.key_id, c.month_cost
+       FROM key_counters AS c
+      WHERE c.month = date_trunc('month', $1::date)::date AND c.month_cost > 0
+      ORDER BY c.month_cost DESC, c.key_id
+      LIMIT $2)
+)
+SELECT t.period::text AS period, t.key_id, k.name, t.cost::numeric AS cost
+  FROM top AS t
+  JOIN api_keys AS k ON k.id = t.key_id
+ ORDER BY t.period, t.cost DESC, t.key_id
+`
+
+type KeyTopParams struct {
+	Today    time.Time
+	RowLimit int32
+}
+
+type KeyTopRow struct {
+	Period string
+	KeyID  uuid.UUID
+	Name   string
+	Cost   decimal.Decimal
+}
+
+// The keys that cost most today and this month, dearest first, at most so many of each:
+// from the counters that limits are read from.
+func (q *Queries) KeyTop(ctx context.Context, arg KeyTopParams) ([]KeyTopRow, error) {
+	rows, err := q.db.Query(ctx, keyTop, arg.Today, arg.RowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []KeyTopRow{}
+	for rows.Next() {
+		var i KeyTopRow
+		if err := rows.Scan(
+			&i.Period,
+			&i.KeyID,
+			&i.Name,
+			&i.Cost,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const keyTouch = `-- name: KeyTouch :execrows
 UPDATE api_keys SET updated_at = now(), version = version + 1
  WHERE id = $1 AND deleted_at IS NULL
@@ -845,6 +935,46 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]Secre
 			&i.SecretEnds,
 			&i.AsOf,
 		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const secretList = `-- name: SecretList :many
+SELECT s.hint, s.created_at, s.expires_at
+  FROM api_key_secrets AS s
+ WHERE s.key_id = $1
+   AND (s.expires_at IS NULL OR s.expires_at > coalesce($2::timestamptz, now()))
+ ORDER BY s.expires_at DESC NULLS FIRST
+`
+
+type SecretListParams struct {
+	KeyID uuid.UUID
+	Now   *time.Time
+}
+
+type SecretListRow struct {
+	Hint      string
+	CreatedAt time.Time
+	ExpiresAt *time.Time
+}
+
+// The secrets of a key that work, the current one first, then by the end of their grace.
+func (q *Queries) SecretList(ctx context.Context, arg SecretListParams) ([]SecretListRow, error) {
+	rows, err := q.db.Query(ctx, secretList, arg.KeyID, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []SecretListRow{}
+	for rows.Next() {
+		var i SecretListRow
+		if err := rows.Scan(&i.Hint, &i.CreatedAt, &i.ExpiresAt); err != nil {
 			return nil, err
 		}
 		items = append(items, i)

@@ -154,7 +154,7 @@ type AuditLog struct {
 	ActorID *uuid.UUID
 	// What was done, for example key.create, key.update, key.expire, token.revoke, usage.void.
 	Action string
-	// Kind of thing changed: key, secret, token, prices, event.
+	// Kind of thing changed: key, secret, token, prices, event, ledger, rollups.
 	TargetType string
 	// Id of the thing changed.
 	TargetID string

@@ -142,7 +142,7 @@ func (q *Queries) PriceRevision(ctx context.Context) (PriceRevisionRow, error) {
 	return i, err
 }
 
-const priceUpsert = `-- name: PriceUpsert :execrows
+const priceUpsert = `-- name: PriceUpsert :many
 INSERT INTO model_prices (model, effective_from, provider, source,
     input_per_million, output_per_million, cache_read_per_million, cache_write_per_million, cache_write_1h_per_million,
     long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million,
@@ -198,6 +198,7 @@ WHERE (NOT $16::boolean OR model_prices.source = excluded.source)
        excluded.long_input_per_million, excluded.long_output_per_million, excluded.long_cache_read_per_million,
        excluded.long_cache_write_per_million, excluded.long_cache_write_1h_per_million,
        excluded.max_output_tokens)
+RETURNING model
 `
 
 type PriceUpsertParams struct {
@@ -221,10 +222,10 @@ type PriceUpsertParams struct {
 
 // Stores catalogue entries, all or nothing, from parallel arrays; an entry with
 // the same model and start is replaced if any price differs, and one that says
-// what is in force at that start already is passed over. Returns how many rows
-// changed. A price of -1 means none, and 0 that the largest output is unknown.
-func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64, error) {
-	result, err := q.db.Exec(ctx, priceUpsert,
+// what is in force at that start already is passed over. Returns the models whose
+// rows changed. A price of -1 means none, and 0 that the largest output is unknown.
+func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) ([]string, error) {
+	rows, err := q.db.Query(ctx, priceUpsert,
 		arg.EffectiveFrom,
 		arg.Source,
 		arg.Models,
@@ -243,9 +244,21 @@ func (q *Queries) PriceUpsert(ctx context.Context, arg PriceUpsertParams) (int64
 		arg.KeepOthers,
 	)
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
-	return result.RowsAffected(), nil
+	defer rows.Close()
+	items := []string{}
+	for rows.Next() {
+		var model string
+		if err := rows.Scan(&model); err != nil {
+			return nil, err
+		}
+		items = append(items, model)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
 }
 
 const unpricedModels = `-- name: UnpricedModels :many

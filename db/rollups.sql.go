@@ -371,6 +371,67 @@ func (q *Queries) ChunkWait(ctx context.Context) error {
 	return err
 }
 
+const keyUsageDays = `-- name: KeyUsageDays :many
+SELECT u.day,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS tokens,
+       sum(u.cost)::numeric AS cost
+  FROM key_days AS u
+ WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = $1)
+   AND u.day > (coalesce($3::timestamptz, now()) AT TIME ZONE $2::text)::date - $4::integer
+   AND u.received_at >= $5::timestamptz
+ GROUP BY u.day
+ ORDER BY u.day
+`
+
+type KeyUsageDaysParams struct {
+	KeyID     uuid.UUID
+	Timezone  string
+	Now       *time.Time
+	Days      int32
+	TailSince time.Time
+}
+
+type KeyUsageDaysRow struct {
+	Day      time.Time
+	Requests int64
+	Tokens   int64
+	Cost     decimal.Decimal
+}
+
+// What a key used on each of so many days up to today, oldest first; none for a day without
+// use.
+func (q *Queries) KeyUsageDays(ctx context.Context, arg KeyUsageDaysParams) ([]KeyUsageDaysRow, error) {
+	rows, err := q.db.Query(ctx, keyUsageDays,
+		arg.KeyID,
+		arg.Timezone,
+		arg.Now,
+		arg.Days,
+		arg.TailSince,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []KeyUsageDaysRow{}
+	for rows.Next() {
+		var i KeyUsageDaysRow
+		if err := rows.Scan(
+			&i.Day,
+			&i.Requests,
+			&i.Tokens,
+			&i.Cost,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const keyUsageModels = `-- name: KeyUsageModels :many
 SELECT u.model,
        sum(u.requests)::bigint AS requests,
@@ -968,4 +1029,25 @@ func (q *Queries) TailSince(ctx context.Context) (time.Time, error) {
 	var tail_since time.Time
 	err := row.Scan(&tail_since)
 	return tail_since, err
+}
+
+const tailSize = `-- name: TailSize :one
+SELECT count(*) AS row_count,
+       coalesce(extract(epoch FROM clock_timestamp() - min(t.received_at)), 0)::float8 AS behind_seconds
+  FROM (SELECT e.received_at FROM ledger_tail AS e
+         WHERE e.received_at >= $1::timestamptz LIMIT 1000000) AS t
+`
+
+type TailSizeRow struct {
+	RowCount      int64
+	BehindSeconds float64
+}
+
+// How many ledger rows the rollups do not hold yet, counted up to a million, and when the
+// oldest of them was received. tail_since was read before: see key_days.
+func (q *Queries) TailSize(ctx context.Context, tailSince time.Time) (TailSizeRow, error) {
+	row := q.db.QueryRow(ctx, tailSize, tailSince)
+	var i TailSizeRow
+	err := row.Scan(&i.RowCount, &i.BehindSeconds)
+	return i, err
 }

@@ -124,6 +124,63 @@ func (q *Queries) AuditList(ctx context.Context, arg AuditListParams) ([]AuditLo
 	return items, nil
 }
 
+const auditTrail = `-- name: AuditTrail :many
+SELECT id, at, actor, actor_id, action, target_type, target_id, before, after, request_id FROM audit_log AS a
+ WHERE ($1::text IS NULL OR a.target_type = $1::text)
+   AND ($2::text IS NULL OR a.target_id = $2::text)
+   AND ($3::text IS NULL OR a.actor = $3::text)
+   AND ($4::bigint IS NULL OR a.id < $4::bigint)
+ ORDER BY a.id DESC
+ LIMIT $5
+`
+
+type AuditTrailParams struct {
+	TargetType *string
+	TargetID   *string
+	Actor      *string
+	BeforeID   *int64
+	RowLimit   int32
+}
+
+// A page of the audit trail, newest first, before a row already seen; optionally of one
+// kind of thing, of one thing, or by one actor.
+func (q *Queries) AuditTrail(ctx context.Context, arg AuditTrailParams) ([]AuditLog, error) {
+	rows, err := q.db.Query(ctx, auditTrail,
+		arg.TargetType,
+		arg.TargetID,
+		arg.Actor,
+		arg.BeforeID,
+		arg.RowLimit,
+	)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []AuditLog{}
+	for rows.Next() {
+		var i AuditLog
+		if err := rows.Scan(
+			&i.ID,
+			&i.At,
+			&i.Actor,
+			&i.ActorID,
+			&i.Action,
+			&i.TargetType,
+			&i.TargetID,
+			&i.Before,
+			&i.After,
+			&i.RequestID,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const now = `-- name: Now :one
 SELECT clock_timestamp()::timestamptz AS now
 `
@@ -134,6 +191,53 @@ func (q *Queries) Now(ctx context.Context) (time.Time, error) {
 	var now time.Time
 	err := row.Scan(&now)
 	return now, err
+}
+
+const replicas = `-- name: Replicas :many
+SELECT r.address::text AS address, r.since::timestamptz AS since FROM replicas() AS r ORDER BY r.since, r.address
+`
+
+type ReplicasRow struct {
+	Address string
+	Since   time.Time
+}
+
+// The replicas that hear changes on this database, longest first.
+func (q *Queries) Replicas(ctx context.Context) ([]ReplicasRow, error) {
+	rows, err := q.db.Query(ctx, replicas)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []ReplicasRow{}
+	for rows.Next() {
+		var i ReplicasRow
+		if err := rows.Scan(&i.Address, &i.Since); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const serverVersion = `-- name: ServerVersion :one
+SELECT current_setting('server_version')::text AS version, clock_timestamp()::timestamptz AS now
+`
+
+type ServerVersionRow struct {
+	Version string
+	Now     time.Time
+}
+
+// PostgreSQL's version, and the database's clock.
+func (q *Queries) ServerVersion(ctx context.Context) (ServerVersionRow, error) {
+	row := q.db.QueryRow(ctx, serverVersion)
+	var i ServerVersionRow
+	err := row.Scan(&i.Version, &i.Now)
+	return i, err
 }
 
 const setting = `-- name: Setting :one

@@ -45,17 +45,27 @@ CREATE TABLE audit_log (
     request_id  text
 );
 CREATE INDEX audit_log_target ON audit_log (target_type, target_id, id);
+CREATE INDEX audit_log_actor ON audit_log (actor, id);
 COMMENT ON TABLE  audit_log IS 'Who changed what. Written by triggers in the transaction of the change itself, so that no change is without its row, not even one made in psql. Never holds a secret or a hash.';
 COMMENT ON COLUMN audit_log.id IS 'Order of writing.';
 COMMENT ON COLUMN audit_log.at IS 'Start of the transaction that made the change.';
 COMMENT ON COLUMN audit_log.actor IS 'Name of the access token, "system" for background passes, "cli" for commands on the database, else "psql:" and the database role.';
 COMMENT ON COLUMN audit_log.actor_id IS 'Id of the access token; null where none was used.';
 COMMENT ON COLUMN audit_log.action IS 'What was done, for example key.create, key.update, key.expire, token.revoke, usage.void.';
-COMMENT ON COLUMN audit_log.target_type IS 'Kind of thing changed: key, secret, token, prices, event.';
+COMMENT ON COLUMN audit_log.target_type IS 'Kind of thing changed: key, secret, token, prices, event, ledger, rollups.';
 COMMENT ON COLUMN audit_log.target_id IS 'Id of the thing changed.';
 COMMENT ON COLUMN audit_log.before IS 'Columns that changed, as they were; null for something new.';
 COMMENT ON COLUMN audit_log.after IS 'Columns that changed, as they are now (all of them for something new); null for something erased.';
 COMMENT ON COLUMN audit_log.request_id IS 'X-Request-Id of the HTTP request, where there was one.';
+
+-- Each replica has one connection that listens. Those that reach the database under another
+-- role are not seen.
+CREATE FUNCTION replicas() RETURNS TABLE (address text, since timestamptz) LANGUAGE sql STABLE AS $$
+    SELECT coalesce(host(s.client_addr), ''), s.backend_start
+      FROM pg_stat_activity AS s
+     WHERE s.datname = current_database() AND s.application_name = 'keyledger listener' AND s.backend_start IS NOT NULL
+$$;
+COMMENT ON FUNCTION replicas() IS 'The replicas of the service that hear changes on this database: their address (empty: a unix socket), and since when.';
 
 -- audit_row writes one audit_log row for a changed row. The actor and the
 -- action come from the transaction's settings (see AuditBegin); a change made
@@ -125,4 +135,5 @@ END $$;
 -- +goose Down
 DROP TABLE access_tokens, audit_log, service_settings;
 DROP FUNCTION audit_row();
+DROP FUNCTION replicas();
 DROP FUNCTION tell_change();

@@ -49,6 +49,8 @@ CREATE TABLE admission_refusals (
     refusals    bigint  NOT NULL,
     PRIMARY KEY (ledger_id, day, code, let_through)
 );
+-- What the overview adds up, and what is forgotten after some months.
+CREATE INDEX admission_refusals_day ON admission_refusals (day);
 COMMENT ON TABLE  admission_refusals IS 'How often each key was refused, by reason and day. Written in groups, apart from the refusals themselves, so the newest few seconds may be missing.';
 COMMENT ON COLUMN admission_refusals.ledger_id IS 'The key, by the id that the ledger has for it.';
 COMMENT ON COLUMN admission_refusals.day IS 'Day in the service''s time zone.';

@@ -372,6 +372,34 @@ SELECT k.ledger_id, (r.at AT TIME ZONE @timezone::text)::date, r.code, r.let_thr
  ORDER BY k.ledger_id, (r.at AT TIME ZONE @timezone::text)::date, r.code, r.let_through
 ON CONFLICT (ledger_id, day, code, let_through) DO UPDATE SET refusals = t.refusals + excluded.refusals;
 
+-- name: RefusalsOfKey :many
+-- How often a key was refused in so many days up to today, by day and reason.
+SELECT r.day, r.code, r.let_through, r.refusals
+  FROM admission_refusals AS r
+ WHERE r.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = @key_id)
+   AND r.day > (coalesce(sqlc.narg('now')::timestamptz, now()) AT TIME ZONE @timezone::text)::date - @days::integer
+ ORDER BY r.day DESC, r.refusals DESC, r.code, r.let_through;
+
+-- name: RefusalsByReason :many
+-- How often all keys together were refused on a day and in the seven days up to it, by reason,
+-- most first.
+SELECT r.code,
+       r.let_through,
+       coalesce(sum(r.refusals) FILTER (WHERE r.day = @day::date), 0)::bigint AS today,
+       sum(r.refusals)::bigint AS week
+  FROM admission_refusals AS r
+ WHERE r.day > CAST(@day AS date) - 7 AND r.day <= @day::date
+ GROUP BY r.code, r.let_through
+ ORDER BY sum(r.refusals) DESC, r.code, r.let_through;
+
+-- name: AdmissionsLiveSum :one
+-- What is admitted and not settled, of all keys: live leases, reserved tokens and USD.
+SELECT count(*) FILTER (WHERE a.lease_expires_at > now()) AS leases,
+       coalesce(sum(a.reserved_tokens) FILTER (WHERE a.reserved_until > now()), 0)::bigint AS tokens,
+       coalesce(sum(a.reserved_cost) FILTER (WHERE a.reserved_until > now()), 0)::numeric AS cost
+  FROM admissions AS a
+ WHERE a.is_open;
+
 -- name: RefusalsPrune :execrows
 -- Forgets up to a thousand counts of refusals from before so many days ago.
 DELETE FROM admission_refusals AS r

@@ -131,6 +131,14 @@ DELETE FROM api_key_secrets AS s
  WHERE s.hash IN (SELECT d.hash FROM api_key_secrets AS d
                    WHERE d.expires_at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '30 days' LIMIT 1000);
 
+-- name: SecretList :many
+-- The secrets of a key that work, the current one first, then by the end of their grace.
+SELECT s.hint, s.created_at, s.expires_at
+  FROM api_key_secrets AS s
+ WHERE s.key_id = @key_id
+   AND (s.expires_at IS NULL OR s.expires_at > coalesce(sqlc.narg('now')::timestamptz, now()))
+ ORDER BY s.expires_at DESC NULLS FIRST;
+
 -- name: PepperUse :many
 -- How many live secrets hang on each pepper.
 SELECT pepper_id, count(*) AS secrets FROM api_key_secrets
@@ -255,6 +263,37 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
               CASE WHEN @descending::boolean THEN p.by_count END DESC,
           CASE WHEN NOT @descending::boolean THEN p.id END,
               CASE WHEN @descending::boolean THEN p.id END DESC;
+
+-- name: KeyStates :one
+-- How many keys there are by status, deleted ones left out, with the present day in the
+-- service's time zone.
+SELECT count(*) FILTER (WHERE k.is_active AND coalesce(k.expires_at, 'infinity') >= now()) AS active,
+       count(*) FILTER (WHERE NOT k.is_active AND coalesce(k.expires_at, 'infinity') >= now()) AS disabled,
+       count(*) FILTER (WHERE k.expires_at < now()) AS expired,
+       (now() AT TIME ZONE @timezone::text)::date AS today
+  FROM api_keys AS k
+ WHERE k.deleted_at IS NULL;
+
+-- name: KeyTop :many
+-- The keys that cost most today and this month, dearest first, at most so many of each:
+-- from the counters that limits are read from.
+WITH top AS MATERIALIZED (
+    (SELECT 'today' AS period, c.key_id, c.day_cost AS cost
+       FROM key_counters AS c
+      WHERE c.day = @today::date AND c.day_cost > 0
+      ORDER BY c.day_cost DESC, c.key_id
+      LIMIT @row_limit)
+    UNION ALL
+    (SELECT 'month', c.key_id, c.month_cost
+       FROM key_counters AS c
+      WHERE c.month = date_trunc('month', @today::date)::date AND c.month_cost > 0
+      ORDER BY c.month_cost DESC, c.key_id
+      LIMIT @row_limit)
+)
+SELECT t.period::text AS period, t.key_id, k.name, t.cost::numeric AS cost
+  FROM top AS t
+  JOIN api_keys AS k ON k.id = t.key_id
+ ORDER BY t.period, t.cost DESC, t.key_id;
 
 -- name: TagList :many
 -- Tags of live keys, each with the number of keys that carry it.

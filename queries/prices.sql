@@ -19,11 +19,11 @@ SELECT * FROM model_prices
  ORDER BY model, effective_from
  LIMIT @row_limit;
 
--- name: PriceUpsert :execrows
+-- name: PriceUpsert :many
 -- Stores catalogue entries, all or nothing, from parallel arrays; an entry with
 -- the same model and start is replaced if any price differs, and one that says
--- what is in force at that start already is passed over. Returns how many rows
--- changed. A price of -1 means none, and 0 that the largest output is unknown.
+-- what is in force at that start already is passed over. Returns the models whose
+-- rows changed. A price of -1 means none, and 0 that the largest output is unknown.
 INSERT INTO model_prices (model, effective_from, provider, source,
     input_per_million, output_per_million, cache_read_per_million, cache_write_per_million, cache_write_1h_per_million,
     long_input_per_million, long_output_per_million, long_cache_read_per_million, long_cache_write_per_million,
@@ -78,7 +78,8 @@ WHERE (NOT @keep_others::boolean OR model_prices.source = excluded.source)
        excluded.cache_write_per_million, excluded.cache_write_1h_per_million,
        excluded.long_input_per_million, excluded.long_output_per_million, excluded.long_cache_read_per_million,
        excluded.long_cache_write_per_million, excluded.long_cache_write_1h_per_million,
-       excluded.max_output_tokens);
+       excluded.max_output_tokens)
+RETURNING model;
 
 -- name: UnpricedModels :many
 -- Models used without a price within the ledger's retention, most requests

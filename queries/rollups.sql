@@ -296,6 +296,28 @@ SELECT k.id AS key_id,
    AND u.day >= (SELECT min(x.first) FROM period AS x)
  GROUP BY k.id, p.name;
 
+-- name: KeyUsageDays :many
+-- What a key used on each of so many days up to today, oldest first; none for a day without
+-- use.
+SELECT u.day,
+       sum(u.requests)::bigint AS requests,
+       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS tokens,
+       sum(u.cost)::numeric AS cost
+  FROM key_days AS u
+ WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = @key_id)
+   AND u.day > (coalesce(sqlc.narg('now')::timestamptz, now()) AT TIME ZONE @timezone::text)::date - @days::integer
+   AND u.received_at >= @tail_since::timestamptz
+ GROUP BY u.day
+ ORDER BY u.day;
+
+-- name: TailSize :one
+-- How many ledger rows the rollups do not hold yet, counted up to a million, and when the
+-- oldest of them was received. tail_since was read before: see key_days.
+SELECT count(*) AS row_count,
+       coalesce(extract(epoch FROM clock_timestamp() - min(t.received_at)), 0)::float8 AS behind_seconds
+  FROM (SELECT e.received_at FROM ledger_tail AS e
+         WHERE e.received_at >= @tail_since::timestamptz LIMIT 1000000) AS t;
+
 -- name: AccountUsagePeriods :many
 -- The same for accounts.
 WITH asked AS (

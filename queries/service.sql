@@ -57,3 +57,22 @@ UPDATE audit_log
 SELECT * FROM audit_log
  WHERE target_type = ANY(@target_types::text[]) AND target_id = @target_id
  ORDER BY id DESC LIMIT @row_limit;
+
+-- name: AuditTrail :many
+-- A page of the audit trail, newest first, before a row already seen; optionally of one
+-- kind of thing, of one thing, or by one actor.
+SELECT * FROM audit_log AS a
+ WHERE (sqlc.narg('target_type')::text IS NULL OR a.target_type = sqlc.narg('target_type')::text)
+   AND (sqlc.narg('target_id')::text IS NULL OR a.target_id = sqlc.narg('target_id')::text)
+   AND (sqlc.narg('actor')::text IS NULL OR a.actor = sqlc.narg('actor')::text)
+   AND (sqlc.narg('before_id')::bigint IS NULL OR a.id < sqlc.narg('before_id')::bigint)
+ ORDER BY a.id DESC
+ LIMIT @row_limit;
+
+-- name: Replicas :many
+-- The replicas that hear changes on this database, longest first.
+SELECT r.address::text AS address, r.since::timestamptz AS since FROM replicas() AS r ORDER BY r.since, r.address;
+
+-- name: ServerVersion :one
+-- PostgreSQL's version, and the database's clock.
+SELECT current_setting('server_version')::text AS version, clock_timestamp()::timestamptz AS now;

@@ -39,6 +39,8 @@ type account struct {
 	breaks    int   // 5xx and broken connections in a row
 	rests     int   // in a row
 	restUntil time.Time
+	took      [timesKept]time.Duration // to the first byte of its latest answers, a ring
+	answers   int
 	last      *failure // what it rests for
 }
 

@@ -208,7 +208,11 @@ func (x *exchange) try(ctx context.Context, req *http.Request, with *account) (r
 			}
 		},
 	})
+	start := time.Now()
 	resp, err = x.send(req.WithContext(ctx), with)
+	if err == nil {
+		x.relay.accounts.answered(with, time.Since(start))
+	}
 	x.sent.Store(sent.Load())
 	switch {
 	case errors.Is(err, errGone), errors.Is(err, errDrained):

@@ -156,7 +156,7 @@ func (h *house) openService() {
 	s := api.New(api.Options{DB: d, Listening: func() bool { return true }, Hot: d, Log: log, Metrics: metrics.New(), Tokens: tokens,
 		Keys: keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: key.Rules{}}), Verifier: verifier, Decider: decider, LeaseTTL: 5 * time.Minute,
 		Usage: recorder, Stats: usage.NewStats(d, "UTC"), Reports: report.New(d, "UTC"), Rollup: rollup.New(d, "UTC"), Prices: prices, Passes: passes, Clients: cfg.Clients,
-		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
+		Schema: func(context.Context) (int64, int64, error) { return 1, 1, nil },
 	})
 	h.service = s.Handler()
 	if h.token, _, err = tokens.Create(ctx, db.Actor{Name: "test"}, "relay", access.Relay, nil); err != nil {

@@ -15,6 +15,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spf13/cobra"
 
+	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/relay"
@@ -80,6 +82,22 @@ type relayListener struct {
 	listener
 
 	relay *relay.Relay
+}
+
+// relayState tells the API how the relay in this process is.
+func (s *service) relayState() api.RelayState {
+	answer := api.RelayState{Accounts: []api.RelayAccount{}}
+	if s.relay == nil {
+		return answer
+	}
+	state := s.relay.relay.State()
+	answer.Running, answer.UnderWay, answer.Unrecorded = true, state.UnderWay, state.Unrecorded
+	for _, a := range state.Accounts {
+		answer.Accounts = append(answer.Accounts, api.RelayAccount{ID: a.ID, Service: a.Service, UnderWay: a.UnderWay, Served: a.Served,
+			Resting: a.RestsUntil != nil, RestsUntil: wire.AtOrNil(a.RestsUntil), Reason: a.Reason,
+			FirstByteMs: api.Quantiles{P50: a.FirstByte.P50.Milliseconds(), P95: a.FirstByte.P95.Milliseconds(), Of: a.FirstByte.Of}})
+	}
+	return answer
 }
 
 // relayHeaderTimeout is how long a client may take to send the headers of a request.

@@ -55,7 +55,8 @@ func (s *service) wire(ctx context.Context) (err error) {
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
-		Prices: prices, Passes: s.passes, Clients: cfg.Clients, SchemaBehind: s.schemaBehind, TrustedProxies: cfg.TrustedProxies,
+		Prices: prices, Passes: s.passes, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
+		Build: api.Build{Version: version, Commit: commitHash()}, Relay: s.relayState,
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
 	mux := http.NewServeMux()

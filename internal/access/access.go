@@ -41,9 +41,10 @@ const MinBootstrap = 32
 
 // Identity is the token that a request came with.
 type Identity struct {
-	ID   uuid.UUID
-	Name string
-	Role Role
+	ID        uuid.UUID
+	Name      string
+	Role      Role
+	ExpiresAt *time.Time // nil: never
 }
 
 // Memory is what Tokens remembers live tokens in, by hash; nil is remembered too,
@@ -51,11 +52,7 @@ type Identity struct {
 type Memory = cache.Cache[[32]byte, *Live]
 
 // Live is a token that was live when it was read.
-type Live struct {
-	Identity
-
-	expiresAt *time.Time // nil: never
-}
+type Live struct{ Identity }
 
 // remembered is how many tokens are remembered, wrong ones included.
 const remembered = 10_000
@@ -84,7 +81,7 @@ func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("checking a token: %w", err)
 	}
-	if live && found != nil && found.expiresAt != nil && now.After(*found.expiresAt) {
+	if live && found != nil && found.ExpiresAt != nil && now.After(*found.ExpiresAt) {
 		found = nil
 	}
 	if found == nil {
@@ -102,7 +99,7 @@ func (t *Tokens) find(ctx context.Context, hash [32]byte) (*Live, error) {
 		if err != nil {
 			return nil, uuid.Nil, err
 		}
-		return &Live{Identity{ID: row.ID, Name: row.Name, Role: Role(row.Role)}, row.ExpiresAt}, row.ID, nil
+		return &Live{Identity{ID: row.ID, Name: row.Name, Role: Role(row.Role), ExpiresAt: row.ExpiresAt}}, row.ID, nil
 	}
 	return t.memory.Get(ctx, hash, load)
 }
@@ -180,6 +177,25 @@ func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row
 		return row, fault.New(fault.Conflict, fmt.Sprintf("%d live tokens are named %q: revoke one by its id: %s.", len(ids), idOrName, strings.Join(ids, ", ")))
 	}
 	return found[0], nil
+}
+
+// End revokes the token with an id. NotFound when there is none, Conflict when it is the
+// last live admin token: without one nobody could issue another.
+func (t *Tokens) End(ctx context.Context, who db.Actor, id uuid.UUID) error {
+	var found db.TokenEndRow
+	err := t.db.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
+		found, err = q.TokenEnd(ctx, id)
+		return err
+	})
+	switch {
+	case err != nil:
+		return fmt.Errorf("revoking a token: %w", err)
+	case !found.Known:
+		return fault.New(fault.NotFound, "There is no such access token.")
+	case !found.Ended:
+		return fault.New(fault.Conflict, "This is the last live admin token. Issue another one before you revoke it.")
+	}
+	return nil
 }
 
 // NewText makes a token text that Bootstrap can store.

@@ -39,8 +39,8 @@ func TestRoles(t *testing.T) {
 	operations := 0
 	for path, methods := range loose.Paths {
 		for method, node := range methods {
-			if method == "parameters" || !strings.HasPrefix(path, "/v1/") || path == "/v1/self" {
-				continue
+			if method == "parameters" || !strings.HasPrefix(path, "/v1/") || path == "/v1/self" || path == "/v1/session" && method != "get" {
+				continue // asked without an access token
 			}
 			var op struct {
 				Security []map[string][]string `yaml:"security"`

@@ -3,6 +3,8 @@ package api
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"io"
@@ -119,6 +121,7 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 			c.Error(err)
 		}
 		c.Response().Writer = plain
+		a.unchanged(c.Request())
 		if a.body.Len() <= freeAnswer {
 			leave()
 		}
@@ -227,6 +230,24 @@ func (a *answer) Flush() { _ = a.FlushError() }
 
 // Unwrap is the writer below, for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
+
+// unchanged gives an answer to a GET an entity tag, and leaves its body out where the client
+// has it already: who asks every few seconds is sent what has changed.
+func (a *answer) unchanged(r *http.Request) {
+	header := a.Header()
+	if r.Method != http.MethodGet || a.streaming || a.status != 0 && a.status != http.StatusOK || header.Get(echo.HeaderContentType) != "application/json" || header.Get(headerETag) != "" {
+		return
+	}
+	sum := sha256.Sum256(a.body.Bytes())
+	tag := `W/"` + base64.RawURLEncoding.EncodeToString(sum[:12]) + `"`
+	header.Set(headerETag, tag)
+	if r.Header.Get("If-None-Match") == tag {
+		header.Del(echo.HeaderContentType)
+		a.status, a.body = http.StatusNotModified, bytes.Buffer{}
+	}
+}
+
+const headerETag = "Etag"
 
 // send writes what was gathered, to a client that has a bounded time to take it.
 func (a *answer) send() error {

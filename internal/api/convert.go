@@ -68,7 +68,7 @@ func details(row db.KeyShowRow, now numbers) keyDetails {
 		keySettings: settings(row.APIKey, row.Hint, row.AsOf),
 		Usage:       usageOf(total, now.periods, row.APIKey.CreatedAt, row.AsOf, usage.Block.All),
 		keyUse: keyUse{
-			DailyCost: usd(now.periods.Daily.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyCounter.LastUsedAt),
+			DailyCost: usd(now.periods.Daily.Cost), WeeklyCost: usd(now.periods.Weekly.Cost), MonthlyCost: usd(now.periods.Monthly.Cost), TotalCost: usd(total.Cost), LastUsedAt: wire.AtOrNil(row.KeyCounter.LastUsedAt),
 			CurrentConcurrency: now.held.Leases, ReservedTokens: now.held.Tokens, ReservedCost: usd(now.held.Cost),
 			CurrentWindowRequests: w.Requests, CurrentWindowTokens: w.Tokens,
 			WindowStartTime: wire.AtOrNil(w.Start), WindowEndTime: wire.AtOrNil(w.End), WindowRemainingSeconds: w.RemainingSeconds,

@@ -4,9 +4,14 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // ListKeyAudit answers GET /v1/keys/{id}/audit.
@@ -20,10 +25,50 @@ func (s *Server) ListKeyAudit(ctx context.Context, r ListKeyAuditRequestObject) 
 	}
 	answer := ListKeyAudit200JSONResponse{Data: make([]AuditEntry, len(rows))}
 	for i, row := range rows {
-		answer.Data[i] = AuditEntry{At: wire.At(row.At), Actor: row.Actor, Action: row.Action, RequestID: row.RequestID,
-			Before: object(row.Before), After: object(row.After)}
+		answer.Data[i] = auditEntry(row)
 	}
 	return answer, nil
+}
+
+// ListAudit answers GET /v1/audit.
+func (s *Server) ListAudit(ctx context.Context, r ListAuditRequestObject) (ListAuditResponseObject, error) {
+	size, read, wrongSize := pageSize(r.Params.Limit)
+	p := db.AuditTrailParams{TargetID: r.Params.TargetID, Actor: r.Params.Actor, RowLimit: read}
+	var wrong []field.Error
+	if kind := r.Params.TargetType; kind != nil {
+		text := string(*kind)
+		if p.TargetType = &text; !slices.Contains(auditTargets, text) {
+			wrong = append(wrong, field.Error{Field: "targetType", Message: "must be one of " + strings.Join(auditTargets, ", ")})
+		}
+	}
+	after, err := readCursor(r.Params.Cursor, 1)
+	if err := fault.Join(wrongSize, fault.OrNil(wrong), err); err != nil {
+		return nil, err
+	}
+	if after != nil {
+		id, err := strconv.ParseInt(after[0], 10, 64)
+		if err != nil {
+			return nil, badCursor()
+		}
+		p.BeforeID = &id
+	}
+	rows, err := s.DB.AuditTrail(ctx, p)
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit trail: %w", err)
+	}
+	answer := ListAudit200JSONResponse{Data: []auditRow{}}
+	rows, answer.NextCursor = page(rows, size, func(last db.AuditLog) []string { return []string{strconv.FormatInt(last.ID, 10)} })
+	for _, row := range rows {
+		answer.Data = append(answer.Data, auditRow{auditEntry(row), row.TargetType, row.TargetID})
+	}
+	return answer, nil
+}
+
+// auditTargets are the kinds of things that the audit trail tells of.
+var auditTargets = []string{"key", "secret", "token", "prices", "event", "ledger", "rollups"}
+
+func auditEntry(row db.AuditLog) AuditEntry {
+	return AuditEntry{At: wire.At(row.At), Actor: row.Actor, Action: row.Action, RequestID: row.RequestID, Before: object(row.Before), After: object(row.After)}
 }
 
 // object makes a JSON object of one in the database; nil when there is none.

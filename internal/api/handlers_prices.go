@@ -147,11 +147,20 @@ func (s *Server) ImportPrices(ctx context.Context, r ImportPricesRequestObject) 
 	} else if from, err = s.DB.Now(ctx); err != nil {
 		return nil, fmt.Errorf("reading the database's clock: %w", err)
 	}
-	changed, err := s.Prices.Put(ctx, actor(ctx), price.SourceLiteLLM, from, file.Prices)
+	before, _, err := s.Prices.Current(ctx)
 	if err != nil {
 		return nil, err
 	}
-	answer := ImportPrices200JSONResponse{Models: len(file.Prices), Changed: int(changed), EffectiveFrom: wire.At(from)}
+	dryRun, put := flag(r.Params.DryRun), s.Prices.Put
+	if dryRun {
+		put = s.Prices.Preview
+	}
+	changed, err := put(ctx, actor(ctx), price.SourceLiteLLM, from, file.Prices)
+	if err != nil {
+		return nil, err
+	}
+	answer := ImportPrices200JSONResponse{DryRun: dryRun, Models: len(file.Prices), Changed: len(changed), EffectiveFrom: wire.At(from),
+		Changes: priceEdits(before, file.Prices, changed[:min(len(changed), maxPriceEdits)], from)}
 	answer.Skipped = make([]struct {
 		Count  int    `json:"count"`
 		Reason string `json:"reason"`
@@ -160,6 +169,28 @@ func (s *Server) ImportPrices(ctx context.Context, r ImportPricesRequestObject) 
 		answer.Skipped[i].Count, answer.Skipped[i].Reason = skipped.Count, skipped.Reason
 	}
 	return answer, nil
+}
+
+// maxPriceEdits is how many changes of prices an answer lists.
+const maxPriceEdits = 500
+
+// priceEdits are what changes for models, by name, at an instant.
+func priceEdits(before *price.Catalogue, after []price.Price, changed []string, from time.Time) []PriceEdit {
+	byModel := make(map[string]price.Price, len(after))
+	for _, p := range after {
+		byModel[p.Model] = p
+	}
+	edits := make([]PriceEdit, len(changed))
+	for i, model := range changed {
+		p := byModel[model]
+		p.Source, p.EffectiveFrom = price.SourceLiteLLM, from
+		edits[i] = PriceEdit{Model: model, After: priceOf(p)}
+		if old, known := before.InForce(model, from); known {
+			view := priceOf(old)
+			edits[i].Before = &view
+		}
+	}
+	return edits
 }
 
 // ListUnpriced answers GET /v1/prices/unpriced.

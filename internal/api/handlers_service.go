@@ -29,45 +29,61 @@ const slow = 2 * time.Second
 // GetReady answers GET /readyz. Ready: all is well. Degraded: it works, and checks
 // tell what is slow or missing. Unready: it cannot work.
 func (s *Server) GetReady(ctx context.Context, _ GetReadyRequestObject) (GetReadyResponseObject, error) {
+	if state := s.readiness(ctx); state.Status == Unready {
+		return GetReady503JSONResponse(state), nil
+	} else { //nolint:revive // the two answers are of two types
+		return GetReady200JSONResponse(state), nil
+	}
+}
+
+// readiness checks what the service needs.
+func (s *Server) readiness(ctx context.Context) Readiness {
 	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
 	defer cancel()
 	checks := map[string]string{"database": ok, "schema": ok, "connections": ok, "changes": ok,
 		"admissions": waited(s.Decider.State()), "usage": waited(s.Usage.State())}
 	if _, err := s.Hot.Now(ctx); err != nil {
 		checks["database"], checks["schema"] = "does not answer", "unknown"
-		return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
+		return Readiness{Status: Unready, Checks: checks}
 	}
 	if full := s.fullPool(); full != "" {
 		checks["connections"] = full
-	} else if behind, err := s.SchemaBehind(ctx); err != nil {
+	} else if current, needed, err := s.Schema(ctx); err != nil {
 		checks["connections"] = "the database takes no more connections: lists and reports may fail"
 		checks["schema"] = "could not be read"
-	} else if behind {
+	} else if current < needed {
 		checks["schema"] = "is behind: run keyledger migrate up"
-		return GetReady503JSONResponse{Status: Unready, Checks: checks}, nil
+		return Readiness{Status: Unready, Checks: checks}
 	}
 	if !s.Listening() {
 		checks["changes"] = "are not heard: every request asks the database"
 	}
 	for _, state := range checks {
 		if state != ok {
-			return GetReady200JSONResponse{Status: Degraded, Checks: checks}, nil
+			return Readiness{Status: Degraded, Checks: checks}
 		}
 	}
-	return GetReady200JSONResponse{Status: Ready, Checks: checks}, nil
+	return Readiness{Status: Ready, Checks: checks}
 }
 
 // fullPool tells of a pool whose connections are all in use; empty: there is none.
 func (s *Server) fullPool() string {
-	for _, pool := range []struct {
-		of   string
-		stat func() (open, inUse, most int32)
-	}{{"changes of keys", s.Keys.PoolStat}, {"lists", s.DB.PoolStat}, {"reports", s.Reports.PoolStat}} {
+	for _, pool := range s.pools() {
 		if _, inUse, most := pool.stat(); inUse == most {
 			return fmt.Sprintf("all %d for %s are in use: they wait", most, pool.of)
 		}
 	}
 	return ""
+}
+
+// pool is one of the pools of connections that requests other than a relay's use.
+type pool struct {
+	name, of string // in answers, and in a sentence
+	stat     func() (open, inUse, most int32)
+}
+
+func (s *Server) pools() []pool {
+	return []pool{{"changes", "changes of keys", s.Keys.PoolStat}, {"reads", "lists", s.DB.PoolStat}, {"reports", "reports", s.Reports.PoolStat}}
 }
 
 const ok = "ok"

@@ -5,6 +5,7 @@ import (
 
 	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/google/uuid"
+	openapi_types "github.com/oapi-codegen/runtime/types"
 
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
@@ -53,6 +54,9 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 	answer.Key, answer.Usage, answer.DailyCost = &shown, &full.Body.Usage, &full.Body.DailyCost
 	return answer, nil
 }
+
+// selfDays is for how many days a holder sees what was used on each.
+const selfDays = 30
 
 // GetSelf answers GET /v1/self, for the holder of a key.
 func (s *Server) GetSelf(ctx context.Context, _ GetSelfRequestObject) (GetSelfResponseObject, error) {
@@ -105,5 +109,13 @@ func (s *Server) self(ctx context.Context, id uuid.UUID) (none GetSelf200JSONRes
 	if err != nil {
 		return none, err
 	}
-	return GetSelf200JSONResponse{Key: holderKeyOf(shown.Body), Usage: full}, nil
+	rows, err := s.Stats.KeyDays(ctx, id, selfDays)
+	if err != nil {
+		return none, err
+	}
+	days := make([]DayUse, len(rows))
+	for i, d := range rows {
+		days[i] = DayUse{Day: openapi_types.Date{Time: d.Day}, Requests: d.Requests, Tokens: d.Tokens, CostUsd: usd(d.Cost)}
+	}
+	return GetSelf200JSONResponse{Key: holderKeyOf(shown.Body), Usage: full, Days: days, Timezone: s.Stats.Timezone()}, nil
 }

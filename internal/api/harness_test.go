@@ -117,7 +117,7 @@ func newHarness(t testing.TB, o options) *harness {
 		Stats:   usage.NewStats(d, o.zone),
 		Reports: report.New(d, o.zone), Rollup: rollup.New(d, o.zone),
 		Prices: prices, Passes: passes, Clients: clients,
-		SchemaBehind: func(context.Context) (bool, error) { return false, nil },
+		Schema: func(context.Context) (int64, int64, error) { return 1, 1, nil },
 	})
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)

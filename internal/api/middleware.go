@@ -27,6 +27,7 @@ type call struct {
 	requestID string
 	identity  access.Identity
 	apiKey    string // a key holder's own secret, on /v1/self only; never logged
+	secure    bool   // it came by TLS, as far as the client can tell
 
 	untimed context.Context //nolint:containedctx // the request's, before it had a time
 }
@@ -71,7 +72,7 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			header["Cache-Control"] = noStore
 		}
-		who := &call{requestID: id}
+		who := &call{requestID: id, secure: r.TLS != nil || r.Header.Get(echo.HeaderXForwardedProto) == "https"}
 		who.untimed = context.WithValue(r.Context(), callKey{}, who)
 		ctx, cancel := context.WithTimeout(who.untimed, routeOf(c).timeout)
 		defer cancel()
@@ -142,6 +143,14 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		who := callOf(r.Context())
 		text := keyheader.Bearer(r.Header)
 		route := routeOf(c)
+		if text == "" {
+			if text = sessionToken(r); text != "" && !sameSite(r) {
+				return fault.New(fault.Forbidden, "A request by session that changes something needs the header X-Keyledger-Console.")
+			}
+		}
+		if route.open {
+			return next(c)
+		}
 		if route.holder {
 			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {
 				who.apiKey = text

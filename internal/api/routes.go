@@ -13,6 +13,8 @@ import (
 // that says so; an operation without a row is what otherRoute says.
 type route struct {
 	may     access.Role   // the role that suffices beside admin; empty: none does
+	anyone  bool          // any role suffices
+	open    bool          // asked without an access token
 	holder  bool          // asked by a key itself and not with an access token
 	body    int64         // bytes that its body may have
 	timeout time.Duration // that the work on it may take
@@ -29,7 +31,8 @@ var (
 	sums   = route{may: access.Reader, body: maxBody, timeout: reportTimeout, report: true}
 	redo   = route{body: maxBody, timeout: reportTimeout, report: true}
 	holder = route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
-	state  = route{body: maxBody, timeout: requestTimeout}                // how the service is: asked without a token
+	state  = route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is, and sessions
+	who    = route{anyone: true, body: maxBody, timeout: requestTimeout}
 )
 
 // routes are all operations of openapi.yaml, by method and path.
@@ -38,6 +41,7 @@ var routes = map[string]route{
 	"GET /readyz":                       state,
 	"GET /v1/accounts/:accountId/usage": read,
 	"GET /v1/accounts/usage":            read,
+	"GET /v1/audit":                     read,
 	"GET /v1/clients":                   read,
 	"GET /v1/events":                    read,
 	"GET /v1/events/:id":                read,
@@ -45,10 +49,19 @@ var routes = map[string]route{
 	"GET /v1/keys/:id":                  read,
 	"GET /v1/keys/:id/admissions":       read,
 	"GET /v1/keys/:id/audit":            read,
+	"GET /v1/keys/:id/refusals":         read,
+	"GET /v1/keys/:id/secrets":          read,
 	"GET /v1/keys/:id/usage":            read,
+	"GET /v1/overview":                  read,
 	"GET /v1/prices":                    read,
 	"GET /v1/prices/unpriced":           read,
+	"GET /v1/relay":                     read,
+	"GET /v1/service":                   read,
 	"GET /v1/tags":                      read,
+	"GET /v1/tokens":                    read,
+	"GET /v1/session":                   who,
+	"POST /v1/session":                  state,
+	"DELETE /v1/session":                state,
 	"GET /v1/reports/reconcile":         sums,
 	"GET /v1/reports/usage":             sums,
 	"GET /v1/self":                      holder,
@@ -67,6 +80,8 @@ var routes = map[string]route{
 	"POST /v1/keys/batch-delete":        batch,
 	"POST /v1/events/:id/void":          change,
 	"POST /v1/maintenance/expire":       change,
+	"POST /v1/tokens":                   change,
+	"DELETE /v1/tokens/:id":             change,
 	"POST /v1/prices":                   change,
 	"POST /v1/prices/import":            batch,
 	"POST /v1/prices/reprice":           redo,
@@ -92,5 +107,5 @@ func routeOf(c echo.Context) route {
 
 // allows reports whether a role may do what a route does.
 func (r route) allows(role access.Role) bool {
-	return role == access.Admin || r.may != "" && role == r.may
+	return role == access.Admin || r.anyone || r.may != "" && role == r.may
 }

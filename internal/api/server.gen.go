@@ -251,6 +251,27 @@ func (e ReadinessStatus) Valid() bool {
 	}
 }
 
+// Defines values for Role.
+const (
+	RoleAdmin  Role = "admin"
+	RoleReader Role = "reader"
+	RoleRelay  Role = "relay"
+)
+
+// Valid indicates whether the value is a known member of the Role enum.
+func (e Role) Valid() bool {
+	switch e {
+	case RoleAdmin:
+		return true
+	case RoleReader:
+		return true
+	case RoleRelay:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for UsageResultStatus.
 const (
 	Duplicate UsageResultStatus = "duplicate"
@@ -305,6 +326,39 @@ const (
 func (e VerifyRequestInclude) Valid() bool {
 	switch e {
 	case VerifyRequestIncludeUsage:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for ListAuditParamsTargetType.
+const (
+	ListAuditParamsTargetTypeEvent   ListAuditParamsTargetType = "event"
+	ListAuditParamsTargetTypeKey     ListAuditParamsTargetType = "key"
+	ListAuditParamsTargetTypeLedger  ListAuditParamsTargetType = "ledger"
+	ListAuditParamsTargetTypePrices  ListAuditParamsTargetType = "prices"
+	ListAuditParamsTargetTypeRollups ListAuditParamsTargetType = "rollups"
+	ListAuditParamsTargetTypeSecret  ListAuditParamsTargetType = "secret"
+	ListAuditParamsTargetTypeToken   ListAuditParamsTargetType = "token"
+)
+
+// Valid indicates whether the value is a known member of the ListAuditParamsTargetType enum.
+func (e ListAuditParamsTargetType) Valid() bool {
+	switch e {
+	case ListAuditParamsTargetTypeEvent:
+		return true
+	case ListAuditParamsTargetTypeKey:
+		return true
+	case ListAuditParamsTargetTypeLedger:
+		return true
+	case ListAuditParamsTargetTypePrices:
+		return true
+	case ListAuditParamsTargetTypeRollups:
+		return true
+	case ListAuditParamsTargetTypeSecret:
+		return true
+	case ListAuditParamsTargetTypeToken:
 		return true
 	default:
 		return false
@@ -513,6 +567,15 @@ type AuditList struct {
 	Data []AuditEntry `json:"data"`
 }
 
+// AuditPage defines model for AuditPage.
+type AuditPage struct {
+	Data       []AuditRow `json:"data"`
+	NextCursor string     `json:"nextCursor"`
+}
+
+// AuditRow defines model for AuditRow.
+type AuditRow = auditRow
+
 // Averages Means over a whole number of days since the key was made or the account first used, at least one; tokens are input and output.
 type Averages struct {
 	// DailyRequests US dollars, all digits.
@@ -597,6 +660,17 @@ type DayRange struct {
 
 	// To Last day, included.
 	To openapi_types.Date `json:"to"`
+}
+
+// DayUse defines model for DayUse.
+type DayUse struct {
+	// CostUsd US dollars, all digits.
+	CostUsd  USD                `json:"costUsd"`
+	Day      openapi_types.Date `json:"day"`
+	Requests int64              `json:"requests"`
+
+	// Tokens All four kinds.
+	Tokens int64 `json:"tokens"`
 }
 
 // Difference defines model for Difference.
@@ -716,6 +790,9 @@ type IssuedKeyList struct {
 	Data []IssuedKey `json:"data"`
 }
 
+// IssuedToken defines model for IssuedToken.
+type IssuedToken = issuedToken
+
 // Key What a key may do.
 type Key = keySettings
 
@@ -729,6 +806,14 @@ type KeyBatchDelete struct {
 
 // KeyBatchUpdate defines model for KeyBatchUpdate.
 type KeyBatchUpdate = field.Object
+
+// KeyCost defines model for KeyCost.
+type KeyCost struct {
+	// CostUsd US dollars, all digits.
+	CostUsd USD                `json:"costUsd"`
+	KeyID   openapi_types.UUID `json:"keyId"`
+	KeyName string             `json:"keyName"`
+}
 
 // KeyCreate defines model for KeyCreate.
 type KeyCreate = field.Object
@@ -812,6 +897,9 @@ type KeyNumbers struct {
 	DailyCost  USD        `json:"dailyCost"`
 	LastUsedAt *MaybeTime `json:"lastUsedAt"`
 
+	// MonthlyCost US dollars, all digits.
+	MonthlyCost USD `json:"monthlyCost"`
+
 	// ReservedCost US dollars, all digits.
 	ReservedCost USD `json:"reservedCost"`
 
@@ -819,8 +907,11 @@ type KeyNumbers struct {
 	ReservedTokens int64 `json:"reservedTokens"`
 
 	// TotalCost US dollars, all digits.
-	TotalCost     USD        `json:"totalCost"`
-	Usage         Usage      `json:"usage"`
+	TotalCost USD   `json:"totalCost"`
+	Usage     Usage `json:"usage"`
+
+	// WeeklyCost US dollars, all digits.
+	WeeklyCost    USD        `json:"weeklyCost"`
 	WindowEndTime *MaybeTime `json:"windowEndTime"`
 
 	// WindowRemainingSeconds null: no window was started; 0: the last one is over.
@@ -881,6 +972,43 @@ type MaybeTime = wire.Time
 // ModelBlock defines model for ModelBlock.
 type ModelBlock = modelBlock
 
+// Overview defines model for Overview.
+type Overview struct {
+	// Day Today, in the service's time zone.
+	Day  openapi_types.Date `json:"day"`
+	Keys struct {
+		Active   int64 `json:"active"`
+		Disabled int64 `json:"disabled"`
+		Expired  int64 `json:"expired"`
+	} `json:"keys"`
+	Live struct {
+		// Admissions Admissions with a live lease.
+		Admissions int64 `json:"admissions"`
+
+		// ReservedCost US dollars, all digits.
+		ReservedCost   USD   `json:"reservedCost"`
+		ReservedTokens int64 `json:"reservedTokens"`
+	} `json:"live"`
+
+	// Refusals Of the last 7 days, most of them first.
+	Refusals []RefusalSum `json:"refusals"`
+	Timezone string       `json:"timezone"`
+
+	// TopMonth At most 10, dearest first.
+	TopMonth []KeyCost `json:"topMonth"`
+
+	// TopToday At most 10, dearest first.
+	TopToday []KeyCost `json:"topToday"`
+}
+
+// PoolState Connections to the database.
+type PoolState struct {
+	InUse int    `json:"inUse"`
+	Most  int    `json:"most"`
+	Name  string `json:"name"`
+	Open  int    `json:"open"`
+}
+
 // Price defines model for Price.
 type Price = priceView
 
@@ -901,10 +1029,21 @@ type PriceChange struct {
 	Model   string `json:"model"`
 }
 
+// PriceEdit defines model for PriceEdit.
+type PriceEdit struct {
+	After  Price  `json:"after"`
+	Before *Price `json:"before,omitempty"`
+	Model  string `json:"model"`
+}
+
 // PriceImport defines model for PriceImport.
 type PriceImport struct {
 	// Changed Entries that were new or different.
 	Changed int `json:"changed"`
+
+	// Changes At most 500 of the entries that were new or different, by model.
+	Changes []PriceEdit `json:"changes"`
+	DryRun  bool        `json:"dryRun"`
 
 	// EffectiveFrom RFC 3339; in answers UTC with milliseconds.
 	EffectiveFrom Time `json:"effectiveFrom"`
@@ -935,6 +1074,21 @@ type Problem struct {
 	Status    int           `json:"status"`
 	Title     string        `json:"title"`
 	Type      string        `json:"type"`
+}
+
+// Quantiles Time to the first byte of its latest answers.
+type Quantiles struct {
+	// Of Answers these are of, at most 128; 0: there was none.
+	Of  int   `json:"of"`
+	P50 int64 `json:"p50"`
+	P95 int64 `json:"p95"`
+}
+
+// QueueState defines model for QueueState.
+type QueueState struct {
+	Name     string `json:"name"`
+	OldestMs int64  `json:"oldestMs"`
+	Waiting  int    `json:"waiting"`
 }
 
 // Rate US dollars per million tokens, a number or a string, at most 12 decimals.
@@ -982,6 +1136,60 @@ type Reconciliation struct {
 	To openapi_types.Date `json:"to"`
 }
 
+// RefusalList defines model for RefusalList.
+type RefusalList struct {
+	Data []Refusals `json:"data"`
+}
+
+// RefusalSum defines model for RefusalSum.
+type RefusalSum struct {
+	Code       string `json:"code"`
+	LetThrough bool   `json:"letThrough"`
+	Today      int64  `json:"today"`
+
+	// Week Of the last 7 days, today included.
+	Week int64 `json:"week"`
+}
+
+// Refusals defines model for Refusals.
+type Refusals struct {
+	Code string             `json:"code"`
+	Day  openapi_types.Date `json:"day"`
+
+	// LetThrough The key only observes its limits, so the request went on.
+	LetThrough bool  `json:"letThrough"`
+	Refusals   int64 `json:"refusals"`
+}
+
+// RelayAccount defines model for RelayAccount.
+type RelayAccount struct {
+	// FirstByteMs Time to the first byte of its latest answers.
+	FirstByteMs Quantiles `json:"firstByteMs"`
+	ID          string    `json:"id"`
+
+	// Reason Why it rests: the provider's status, with the start of its answer; empty: it does not.
+	Reason     string     `json:"reason"`
+	Resting    bool       `json:"resting"`
+	RestsUntil *MaybeTime `json:"restsUntil"`
+
+	// Served Requests it was chosen for since the start.
+	Served   int64  `json:"served"`
+	Service  string `json:"service"`
+	UnderWay int    `json:"underWay"`
+}
+
+// RelayState defines model for RelayState.
+type RelayState struct {
+	Accounts []RelayAccount `json:"accounts"`
+	Running  bool           `json:"running"`
+
+	// UnderWay Requests that are under way.
+	UnderWay int `json:"underWay"`
+
+	// Unrecorded Settlements in the journal that are not in the ledger yet.
+	Unrecorded int `json:"unrecorded"`
+}
+
 // RenewAnswer defines model for RenewAnswer.
 type RenewAnswer struct {
 	AdmissionID openapi_types.UUID `json:"admissionId"`
@@ -993,6 +1201,15 @@ type RenewAnswer struct {
 // RenewRequest defines model for RenewRequest.
 type RenewRequest struct {
 	LeaseSeconds *int32 `json:"leaseSeconds,omitempty"`
+}
+
+// Replica defines model for Replica.
+type Replica struct {
+	// Address As the database sees it; empty: a unix socket.
+	Address string `json:"address"`
+
+	// Since RFC 3339; in answers UTC with milliseconds.
+	Since Time `json:"since"`
 }
 
 // ReportRow One period, and what of those the report is grouped by.
@@ -1051,17 +1268,95 @@ type RepriceRequest struct {
 	To openapi_types.Date `json:"to"`
 }
 
+// Role defines model for Role.
+type Role string
+
 // RotateRequest defines model for RotateRequest.
 type RotateRequest struct {
 	// GraceSeconds How long the old secret works on; 0 when left out.
 	GraceSeconds *int32 `json:"graceSeconds,omitempty"`
 }
 
+// Secret defines model for Secret.
+type Secret struct {
+	// CreatedAt RFC 3339; in answers UTC with milliseconds.
+	CreatedAt Time       `json:"createdAt"`
+	ExpiresAt *MaybeTime `json:"expiresAt"`
+
+	// Hint Prefix, first four and last four characters.
+	Hint string `json:"hint"`
+}
+
+// SecretList defines model for SecretList.
+type SecretList struct {
+	Data []Secret `json:"data"`
+}
+
 // Self defines model for Self.
 type Self struct {
+	// Days The last 30 days on which it was used, oldest first.
+	Days []DayUse `json:"days"`
+
 	// Key What a key's holder sees of it. Nothing of what its owner notes beside it.
-	Key   HolderKey `json:"key"`
-	Usage Stats     `json:"usage"`
+	Key HolderKey `json:"key"`
+
+	// Timezone IANA name of the zone whose midnights part days.
+	Timezone string `json:"timezone"`
+	Usage    Stats  `json:"usage"`
+}
+
+// ServiceState defines model for ServiceState.
+type ServiceState struct {
+	Commit string `json:"commit"`
+	Go     string `json:"go"`
+
+	// Now RFC 3339; in answers UTC with milliseconds.
+	Now        Time         `json:"now"`
+	Pools      []PoolState  `json:"pools"`
+	Postgresql string       `json:"postgresql"`
+	Queues     []QueueState `json:"queues"`
+	Ready      Readiness    `json:"ready"`
+
+	// Replicas Replicas of the service that hear changes, this one included.
+	Replicas []Replica `json:"replicas"`
+	Rollup   struct {
+		// BehindSeconds Age of the oldest of them.
+		BehindSeconds float64 `json:"behindSeconds"`
+
+		// Rows Ledger rows that the rollups do not hold yet; answers add them.
+		Rows int64 `json:"rows"`
+	} `json:"rollup"`
+	Schema struct {
+		Current int64 `json:"current"`
+		Needed  int64 `json:"needed"`
+	} `json:"schema"`
+
+	// StartedAt RFC 3339; in answers UTC with milliseconds.
+	StartedAt Time   `json:"startedAt"`
+	Timezone  string `json:"timezone"`
+	Version   string `json:"version"`
+}
+
+// Session defines model for Session.
+type Session struct {
+	DefaultTokenLimit int64      `json:"defaultTokenLimit"`
+	ExpiresAt         *MaybeTime `json:"expiresAt"`
+
+	// Name The access token's.
+	Name string `json:"name"`
+	Role Role   `json:"role"`
+
+	// Services Services that keys can be permitted to use.
+	Services []string `json:"services"`
+
+	// Timezone IANA name of the zone whose midnights part days.
+	Timezone string `json:"timezone"`
+	Version  string `json:"version"`
+}
+
+// SessionCreate defines model for SessionCreate.
+type SessionCreate struct {
+	Token string `json:"token"`
 }
 
 // Stats defines model for Stats.
@@ -1090,6 +1385,21 @@ type TagList struct {
 
 // Time RFC 3339; in answers UTC with milliseconds.
 type Time = wire.Time
+
+// Token defines model for Token.
+type Token = tokenView
+
+// TokenCreate defines model for TokenCreate.
+type TokenCreate struct {
+	ExpiresAt *MaybeTime `json:"expiresAt,omitempty"`
+	Name      string     `json:"name"`
+	Role      Role       `json:"role"`
+}
+
+// TokenList defines model for TokenList.
+type TokenList struct {
+	Data []Token `json:"data"`
+}
 
 // USD US dollars, all digits.
 type USD = wire.USD
@@ -1253,6 +1563,12 @@ type KeyAnswer = KeyDetails
 // ProblemAnswer RFC 9457.
 type ProblemAnswer = Problem
 
+// SessionAnswer defines model for SessionAnswer.
+type SessionAnswer = Session
+
+// SessionStarted defines model for SessionStarted.
+type SessionStarted = Session
+
 // StatsAnswer defines model for StatsAnswer.
 type StatsAnswer = Stats
 
@@ -1273,6 +1589,27 @@ type GetAccountUsageParams struct {
 	// AsOf Picks the day, week, month and age; default: now.
 	AsOf *AsOf `form:"asOf,omitempty" json:"asOf,omitempty"`
 }
+
+// ListAuditParams defines parameters for ListAudit.
+type ListAuditParams struct {
+	// TargetType Kind of thing that was changed.
+	TargetType *ListAuditParamsTargetType `form:"targetType,omitempty" json:"targetType,omitempty"`
+
+	// TargetID Id of the thing that was changed.
+	TargetID *string `form:"targetId,omitempty" json:"targetId,omitempty"`
+
+	// Actor Name of the access token, `system`, or `cli`.
+	Actor *string `form:"actor,omitempty" json:"actor,omitempty"`
+
+	// Limit Rows a page.
+	Limit *Limit `form:"limit,omitempty" json:"limit,omitempty"`
+
+	// Cursor `nextCursor` of the page before.
+	Cursor *Cursor `form:"cursor,omitempty" json:"cursor,omitempty"`
+}
+
+// ListAuditParamsTargetType defines parameters for ListAudit.
+type ListAuditParamsTargetType string
 
 // ListEventsParams defines parameters for ListEvents.
 type ListEventsParams struct {
@@ -1371,6 +1708,9 @@ type ListPricesParams struct {
 type ImportPricesParams struct {
 	// EffectiveFrom First instant at which the prices hold; default: now.
 	EffectiveFrom *Time `form:"effectiveFrom,omitempty" json:"effectiveFrom,omitempty"`
+
+	// DryRun Tell what would change and change nothing.
+	DryRun *bool `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
 // ReconcileParams defines parameters for Reconcile.
@@ -1425,6 +1765,12 @@ type ReportUsageParamsGroupBy string
 // ReportUsageParamsFormat defines parameters for ReportUsage.
 type ReportUsageParamsFormat string
 
+// EndSessionParams defines parameters for EndSession.
+type EndSessionParams struct {
+	// XKeyledgerConsole Any value.
+	XKeyledgerConsole string `json:"X-Keyledger-Console"`
+}
+
 // AdmitJSONRequestBody defines body for Admit for application/json ContentType.
 type AdmitJSONRequestBody = AdmissionRequest
 
@@ -1467,6 +1813,12 @@ type RepriceJSONRequestBody = RepriceRequest
 // RebuildRollupsJSONRequestBody defines body for RebuildRollups for application/json ContentType.
 type RebuildRollupsJSONRequestBody = DayRange
 
+// CreateSessionJSONRequestBody defines body for CreateSession for application/json ContentType.
+type CreateSessionJSONRequestBody = SessionCreate
+
+// CreateTokenJSONRequestBody defines body for CreateToken for application/json ContentType.
+type CreateTokenJSONRequestBody = TokenCreate
+
 // RecordUsageJSONRequestBody defines body for RecordUsage for application/json ContentType.
 type RecordUsageJSONRequestBody = UsageRequest
 
@@ -1493,6 +1845,9 @@ type ServerInterface interface {
 	// RenewAdmission Extend a live lease
 	// (POST /v1/admissions/{id}/renew)
 	RenewAdmission(ctx echo.Context, id AdmissionID) error
+	// ListAudit Who changed what
+	// (GET /v1/audit)
+	ListAudit(ctx echo.Context, params ListAuditParams) error
 	// ListClients Client programs that keys can be restricted to
 	// (GET /v1/clients)
 	ListClients(ctx echo.Context) error
@@ -1538,18 +1893,27 @@ type ServerInterface interface {
 	// ListKeyAudit Who changed a key
 	// (GET /v1/keys/{id}/audit)
 	ListKeyAudit(ctx echo.Context, id KeyID) error
+	// ListKeyRefusals How often a key was refused, and why
+	// (GET /v1/keys/{id}/refusals)
+	ListKeyRefusals(ctx echo.Context, id KeyID) error
 	// RestoreKey Bring a deleted key back
 	// (POST /v1/keys/{id}/restore)
 	RestoreKey(ctx echo.Context, id KeyID) error
 	// RotateKey Give a key a new secret
 	// (POST /v1/keys/{id}/rotate)
 	RotateKey(ctx echo.Context, id KeyID, params RotateKeyParams) error
+	// ListKeySecrets The secrets that a key has
+	// (GET /v1/keys/{id}/secrets)
+	ListKeySecrets(ctx echo.Context, id KeyID) error
 	// GetKeyUsage What a key used
 	// (GET /v1/keys/{id}/usage)
 	GetKeyUsage(ctx echo.Context, id KeyID, params GetKeyUsageParams) error
 	// ExpireKeys Disable keys past their end now
 	// (POST /v1/maintenance/expire)
 	ExpireKeys(ctx echo.Context) error
+	// GetOverview How things stand at this moment
+	// (GET /v1/overview)
+	GetOverview(ctx echo.Context) error
 	// ListPrices The price catalogue
 	// (GET /v1/prices)
 	ListPrices(ctx echo.Context, params ListPricesParams) error
@@ -1565,6 +1929,9 @@ type ServerInterface interface {
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx echo.Context) error
+	// GetRelay The relay in this process and its upstream accounts
+	// (GET /v1/relay)
+	GetRelay(ctx echo.Context) error
 	// RebuildRollups Derive the rollups of some days anew from the ledger
 	// (POST /v1/reports/rebuild)
 	RebuildRollups(ctx echo.Context) error
@@ -1577,9 +1944,30 @@ type ServerInterface interface {
 	// GetSelf A key's own limits, use and cost
 	// (GET /v1/self)
 	GetSelf(ctx echo.Context) error
+	// GetService What runs here, and how it is
+	// (GET /v1/service)
+	GetService(ctx echo.Context) error
+	// EndSession Sign out of the console
+	// (DELETE /v1/session)
+	EndSession(ctx echo.Context, params EndSessionParams) error
+	// GetSession Which access token this is
+	// (GET /v1/session)
+	GetSession(ctx echo.Context) error
+	// CreateSession Sign in to the console
+	// (POST /v1/session)
+	CreateSession(ctx echo.Context) error
 	// ListTags Tags in use
 	// (GET /v1/tags)
 	ListTags(ctx echo.Context) error
+	// ListTokens Access tokens
+	// (GET /v1/tokens)
+	ListTokens(ctx echo.Context) error
+	// CreateToken Issue an access token
+	// (POST /v1/tokens)
+	CreateToken(ctx echo.Context) error
+	// RevokeToken Revoke an access token
+	// (DELETE /v1/tokens/{id})
+	RevokeToken(ctx echo.Context, id openapi_types.UUID) error
 	// RecordUsage Record what requests used
 	// (POST /v1/usage)
 	RecordUsage(ctx echo.Context) error
@@ -1703,6 +2091,52 @@ func (w *ServerInterfaceWrapper) RenewAdmission(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.RenewAdmission(ctx, id)
+	return err
+}
+
+// ListAudit converts echo context to params.
+func (w *ServerInterfaceWrapper) ListAudit(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ListAuditParams
+	// ------------- Optional query parameter "targetType" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "targetType", ctx.QueryParams(), &params.TargetType, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter targetType: %s", err))
+	}
+
+	// ------------- Optional query parameter "targetId" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "targetId", ctx.QueryParams(), &params.TargetID, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter targetId: %s", err))
+	}
+
+	// ------------- Optional query parameter "actor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "actor", ctx.QueryParams(), &params.Actor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter actor: %s", err))
+	}
+
+	// ------------- Optional query parameter "limit" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "limit", ctx.QueryParams(), &params.Limit, runtime.BindQueryParameterOptions{Type: "integer", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter limit: %s", err))
+	}
+
+	// ------------- Optional query parameter "cursor" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "cursor", ctx.QueryParams(), &params.Cursor, runtime.BindQueryParameterOptions{Type: "string", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter cursor: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListAudit(ctx, params)
 	return err
 }
 
@@ -2062,6 +2496,22 @@ func (w *ServerInterfaceWrapper) ListKeyAudit(ctx echo.Context) error {
 	return err
 }
 
+// ListKeyRefusals converts echo context to params.
+func (w *ServerInterfaceWrapper) ListKeyRefusals(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListKeyRefusals(ctx, id)
+	return err
+}
+
 // RestoreKey converts echo context to params.
 func (w *ServerInterfaceWrapper) RestoreKey(ctx echo.Context) error {
 	var err error
@@ -2114,6 +2564,22 @@ func (w *ServerInterfaceWrapper) RotateKey(ctx echo.Context) error {
 	return err
 }
 
+// ListKeySecrets converts echo context to params.
+func (w *ServerInterfaceWrapper) ListKeySecrets(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id KeyID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListKeySecrets(ctx, id)
+	return err
+}
+
 // GetKeyUsage converts echo context to params.
 func (w *ServerInterfaceWrapper) GetKeyUsage(ctx echo.Context) error {
 	var err error
@@ -2145,6 +2611,15 @@ func (w *ServerInterfaceWrapper) ExpireKeys(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ExpireKeys(ctx)
+	return err
+}
+
+// GetOverview converts echo context to params.
+func (w *ServerInterfaceWrapper) GetOverview(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetOverview(ctx)
 	return err
 }
 
@@ -2209,6 +2684,13 @@ func (w *ServerInterfaceWrapper) ImportPrices(ctx echo.Context) error {
 		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter effectiveFrom: %s", err))
 	}
 
+	// ------------- Optional query parameter "dryRun" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "dryRun", ctx.QueryParams(), &params.DryRun, runtime.BindQueryParameterOptions{Type: "boolean", Format: ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter dryRun: %s", err))
+	}
+
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ImportPrices(ctx, params)
 	return err
@@ -2229,6 +2711,15 @@ func (w *ServerInterfaceWrapper) ListUnpriced(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListUnpriced(ctx)
+	return err
+}
+
+// GetRelay converts echo context to params.
+func (w *ServerInterfaceWrapper) GetRelay(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetRelay(ctx)
 	return err
 }
 
@@ -2363,12 +2854,104 @@ func (w *ServerInterfaceWrapper) GetSelf(ctx echo.Context) error {
 	return err
 }
 
+// GetService converts echo context to params.
+func (w *ServerInterfaceWrapper) GetService(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetService(ctx)
+	return err
+}
+
+// EndSession converts echo context to params.
+func (w *ServerInterfaceWrapper) EndSession(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params EndSessionParams
+
+	headers := ctx.Request().Header
+	// ------------- Required header parameter "X-Keyledger-Console" -------------
+	if valueList, found := headers[http.CanonicalHeaderKey("X-Keyledger-Console")]; found {
+		var XKeyledgerConsole string
+		n := len(valueList)
+		if n != 1 {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Expected one value for X-Keyledger-Console, got %d", n))
+		}
+
+		err = runtime.BindStyledParameterWithOptions("simple", "X-Keyledger-Console", valueList[0], &XKeyledgerConsole, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: true, Type: "string", Format: ""})
+		if err != nil {
+			return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter X-Keyledger-Console: %s", err))
+		}
+
+		params.XKeyledgerConsole = XKeyledgerConsole
+	} else {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Header parameter X-Keyledger-Console is required, but not found"))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.EndSession(ctx, params)
+	return err
+}
+
+// GetSession converts echo context to params.
+func (w *ServerInterfaceWrapper) GetSession(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetSession(ctx)
+	return err
+}
+
+// CreateSession converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateSession(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateSession(ctx)
+	return err
+}
+
 // ListTags converts echo context to params.
 func (w *ServerInterfaceWrapper) ListTags(ctx echo.Context) error {
 	var err error
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.ListTags(ctx)
+	return err
+}
+
+// ListTokens converts echo context to params.
+func (w *ServerInterfaceWrapper) ListTokens(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ListTokens(ctx)
+	return err
+}
+
+// CreateToken converts echo context to params.
+func (w *ServerInterfaceWrapper) CreateToken(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.CreateToken(ctx)
+	return err
+}
+
+// RevokeToken converts echo context to params.
+func (w *ServerInterfaceWrapper) RevokeToken(ctx echo.Context) error {
+	var err error
+	// ------------- Path parameter "id" -------------
+	var id openapi_types.UUID
+
+	err = runtime.BindStyledParameterWithOptions("simple", "id", ctx.Param("id"), &id, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationPath, Explode: false, Required: true, Type: "string", Format: "uuid", ValueIsUnescaped: ctx.Request().URL.RawPath == ""})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter id: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RevokeToken(ctx, id)
 	return err
 }
 
@@ -2435,6 +3018,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/admissions", wrapper.Admit, options.OperationMiddlewares["Admit"]...)
 	router.DELETE(options.BaseURL+"/v1/admissions/:id", wrapper.ReleaseAdmission, options.OperationMiddlewares["ReleaseAdmission"]...)
 	router.POST(options.BaseURL+"/v1/admissions/:id/renew", wrapper.RenewAdmission, options.OperationMiddlewares["RenewAdmission"]...)
+	router.GET(options.BaseURL+"/v1/audit", wrapper.ListAudit, options.OperationMiddlewares["ListAudit"]...)
 	router.GET(options.BaseURL+"/v1/clients", wrapper.ListClients, options.OperationMiddlewares["ListClients"]...)
 	router.GET(options.BaseURL+"/v1/events", wrapper.ListEvents, options.OperationMiddlewares["ListEvents"]...)
 	router.GET(options.BaseURL+"/v1/events/:id", wrapper.GetEvent, options.OperationMiddlewares["GetEvent"]...)
@@ -2446,24 +3030,35 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.PATCH(options.BaseURL+"/v1/keys/:id", wrapper.UpdateKey, options.OperationMiddlewares["UpdateKey"]...)
 	router.GET(options.BaseURL+"/v1/keys/:id/admissions", wrapper.ListKeyAdmissions, options.OperationMiddlewares["ListKeyAdmissions"]...)
 	router.GET(options.BaseURL+"/v1/keys/:id/audit", wrapper.ListKeyAudit, options.OperationMiddlewares["ListKeyAudit"]...)
+	router.GET(options.BaseURL+"/v1/keys/:id/refusals", wrapper.ListKeyRefusals, options.OperationMiddlewares["ListKeyRefusals"]...)
 	router.POST(options.BaseURL+"/v1/keys/:id/restore", wrapper.RestoreKey, options.OperationMiddlewares["RestoreKey"]...)
 	router.POST(options.BaseURL+"/v1/keys/:id/rotate", wrapper.RotateKey, options.OperationMiddlewares["RotateKey"]...)
+	router.GET(options.BaseURL+"/v1/keys/:id/secrets", wrapper.ListKeySecrets, options.OperationMiddlewares["ListKeySecrets"]...)
 	router.GET(options.BaseURL+"/v1/keys/:id/usage", wrapper.GetKeyUsage, options.OperationMiddlewares["GetKeyUsage"]...)
 	router.PATCH(options.BaseURL+"/v1/keys/batch", wrapper.UpdateKeys, options.OperationMiddlewares["UpdateKeys"]...)
 	router.POST(options.BaseURL+"/v1/keys/batch", wrapper.CreateKeys, options.OperationMiddlewares["CreateKeys"]...)
 	router.POST(options.BaseURL+"/v1/keys/batch-delete", wrapper.DeleteKeys, options.OperationMiddlewares["DeleteKeys"]...)
 	router.POST(options.BaseURL+"/v1/keys/verify", wrapper.VerifyKey, options.OperationMiddlewares["VerifyKey"]...)
 	router.POST(options.BaseURL+"/v1/maintenance/expire", wrapper.ExpireKeys, options.OperationMiddlewares["ExpireKeys"]...)
+	router.GET(options.BaseURL+"/v1/overview", wrapper.GetOverview, options.OperationMiddlewares["GetOverview"]...)
 	router.GET(options.BaseURL+"/v1/prices", wrapper.ListPrices, options.OperationMiddlewares["ListPrices"]...)
 	router.POST(options.BaseURL+"/v1/prices", wrapper.PutPrice, options.OperationMiddlewares["PutPrice"]...)
 	router.POST(options.BaseURL+"/v1/prices/import", wrapper.ImportPrices, options.OperationMiddlewares["ImportPrices"]...)
 	router.POST(options.BaseURL+"/v1/prices/reprice", wrapper.Reprice, options.OperationMiddlewares["Reprice"]...)
 	router.GET(options.BaseURL+"/v1/prices/unpriced", wrapper.ListUnpriced, options.OperationMiddlewares["ListUnpriced"]...)
+	router.GET(options.BaseURL+"/v1/relay", wrapper.GetRelay, options.OperationMiddlewares["GetRelay"]...)
 	router.POST(options.BaseURL+"/v1/reports/rebuild", wrapper.RebuildRollups, options.OperationMiddlewares["RebuildRollups"]...)
 	router.GET(options.BaseURL+"/v1/reports/reconcile", wrapper.Reconcile, options.OperationMiddlewares["Reconcile"]...)
 	router.GET(options.BaseURL+"/v1/reports/usage", wrapper.ReportUsage, options.OperationMiddlewares["ReportUsage"]...)
 	router.GET(options.BaseURL+"/v1/self", wrapper.GetSelf, options.OperationMiddlewares["GetSelf"]...)
+	router.GET(options.BaseURL+"/v1/service", wrapper.GetService, options.OperationMiddlewares["GetService"]...)
+	router.DELETE(options.BaseURL+"/v1/session", wrapper.EndSession, options.OperationMiddlewares["EndSession"]...)
+	router.GET(options.BaseURL+"/v1/session", wrapper.GetSession, options.OperationMiddlewares["GetSession"]...)
+	router.POST(options.BaseURL+"/v1/session", wrapper.CreateSession, options.OperationMiddlewares["CreateSession"]...)
 	router.GET(options.BaseURL+"/v1/tags", wrapper.ListTags, options.OperationMiddlewares["ListTags"]...)
+	router.GET(options.BaseURL+"/v1/tokens", wrapper.ListTokens, options.OperationMiddlewares["ListTokens"]...)
+	router.POST(options.BaseURL+"/v1/tokens", wrapper.CreateToken, options.OperationMiddlewares["CreateToken"]...)
+	router.DELETE(options.BaseURL+"/v1/tokens/:id", wrapper.RevokeToken, options.OperationMiddlewares["RevokeToken"]...)
 	router.POST(options.BaseURL+"/v1/usage", wrapper.RecordUsage, options.OperationMiddlewares["RecordUsage"]...)
 
 }
@@ -2495,6 +3090,17 @@ type ProblemAnswerApplicationProblemPlusJSONResponse struct {
 	Body Problem
 
 	Headers ProblemAnswerResponseHeaders
+}
+
+type SessionAnswerJSONResponse Session
+
+type SessionStartedResponseHeaders struct {
+	SetCookie *string
+}
+type SessionStartedJSONResponse struct {
+	Body Session
+
+	Headers SessionStartedResponseHeaders
 }
 
 type StatsAnswerJSONResponse Stats
@@ -2752,6 +3358,49 @@ type RenewAdmissiondefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response RenewAdmissiondefaultApplicationProblemPlusJSONResponse) VisitRenewAdmissionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAuditRequestObject struct {
+	Params ListAuditParams
+}
+
+type ListAuditResponseObject interface {
+	VisitListAuditResponse(w http.ResponseWriter) error
+}
+
+type ListAudit200JSONResponse AuditPage
+
+func (response ListAudit200JSONResponse) VisitListAuditResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListAuditdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ListAuditdefaultApplicationProblemPlusJSONResponse) VisitListAuditResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3442,6 +4091,49 @@ func (response ListKeyAuditdefaultApplicationProblemPlusJSONResponse) VisitListK
 	return err
 }
 
+type ListKeyRefusalsRequestObject struct {
+	ID KeyID `json:"id"`
+}
+
+type ListKeyRefusalsResponseObject interface {
+	VisitListKeyRefusalsResponse(w http.ResponseWriter) error
+}
+
+type ListKeyRefusals200JSONResponse RefusalList
+
+func (response ListKeyRefusals200JSONResponse) VisitListKeyRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeyRefusalsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ListKeyRefusalsdefaultApplicationProblemPlusJSONResponse) VisitListKeyRefusalsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RestoreKeyRequestObject struct {
 	ID KeyID `json:"id"`
 }
@@ -3536,6 +4228,49 @@ func (response RotateKeydefaultApplicationProblemPlusJSONResponse) VisitRotateKe
 	return err
 }
 
+type ListKeySecretsRequestObject struct {
+	ID KeyID `json:"id"`
+}
+
+type ListKeySecretsResponseObject interface {
+	VisitListKeySecretsResponse(w http.ResponseWriter) error
+}
+
+type ListKeySecrets200JSONResponse SecretList
+
+func (response ListKeySecrets200JSONResponse) VisitListKeySecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListKeySecretsdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ListKeySecretsdefaultApplicationProblemPlusJSONResponse) VisitListKeySecretsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type GetKeyUsageRequestObject struct {
 	ID     KeyID `json:"id"`
 	Params GetKeyUsageParams
@@ -3608,6 +4343,48 @@ type ExpireKeysdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ExpireKeysdefaultApplicationProblemPlusJSONResponse) VisitExpireKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetOverviewRequestObject struct {
+}
+
+type GetOverviewResponseObject interface {
+	VisitGetOverviewResponse(w http.ResponseWriter) error
+}
+
+type GetOverview200JSONResponse Overview
+
+func (response GetOverview200JSONResponse) VisitGetOverviewResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetOverviewdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response GetOverviewdefaultApplicationProblemPlusJSONResponse) VisitGetOverviewResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -3837,6 +4614,48 @@ func (response ListUnpriceddefaultApplicationProblemPlusJSONResponse) VisitListU
 	return err
 }
 
+type GetRelayRequestObject struct {
+}
+
+type GetRelayResponseObject interface {
+	VisitGetRelayResponse(w http.ResponseWriter) error
+}
+
+type GetRelay200JSONResponse RelayState
+
+func (response GetRelay200JSONResponse) VisitGetRelayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetRelaydefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response GetRelaydefaultApplicationProblemPlusJSONResponse) VisitGetRelayResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RebuildRollupsRequestObject struct {
 	Body *RebuildRollupsJSONRequestBody
 }
@@ -4028,6 +4847,181 @@ func (response GetSelfdefaultApplicationProblemPlusJSONResponse) VisitGetSelfRes
 	return err
 }
 
+type GetServiceRequestObject struct {
+}
+
+type GetServiceResponseObject interface {
+	VisitGetServiceResponse(w http.ResponseWriter) error
+}
+
+type GetService200JSONResponse ServiceState
+
+func (response GetService200JSONResponse) VisitGetServiceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetServicedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response GetServicedefaultApplicationProblemPlusJSONResponse) VisitGetServiceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type EndSessionRequestObject struct {
+	Params EndSessionParams
+}
+
+type EndSessionResponseObject interface {
+	VisitEndSessionResponse(w http.ResponseWriter) error
+}
+
+type EndSession204ResponseHeaders struct {
+	SetCookie *string
+}
+
+type EndSession204Response struct {
+	Headers EndSession204ResponseHeaders
+}
+
+func (response EndSession204Response) VisitEndSessionResponse(w http.ResponseWriter) error {
+	if response.Headers.SetCookie != nil {
+		w.Header().Set("Set-Cookie", fmt.Sprint(*response.Headers.SetCookie))
+	}
+	w.WriteHeader(204)
+	return nil
+}
+
+type EndSessiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response EndSessiondefaultApplicationProblemPlusJSONResponse) VisitEndSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSessionRequestObject struct {
+}
+
+type GetSessionResponseObject interface {
+	VisitGetSessionResponse(w http.ResponseWriter) error
+}
+
+type GetSession200JSONResponse struct{ SessionAnswerJSONResponse }
+
+func (response GetSession200JSONResponse) VisitGetSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetSessiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response GetSessiondefaultApplicationProblemPlusJSONResponse) VisitGetSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSessionRequestObject struct {
+	Body *CreateSessionJSONRequestBody
+}
+
+type CreateSessionResponseObject interface {
+	VisitCreateSessionResponse(w http.ResponseWriter) error
+}
+
+type CreateSession201JSONResponse struct{ SessionStartedJSONResponse }
+
+func (response CreateSession201JSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if response.Headers.SetCookie != nil {
+		w.Header().Set("Set-Cookie", fmt.Sprint(*response.Headers.SetCookie))
+	}
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateSessiondefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response CreateSessiondefaultApplicationProblemPlusJSONResponse) VisitCreateSessionResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type ListTagsRequestObject struct {
 }
 
@@ -4056,6 +5050,128 @@ type ListTagsdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response ListTagsdefaultApplicationProblemPlusJSONResponse) VisitListTagsResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTokensRequestObject struct {
+}
+
+type ListTokensResponseObject interface {
+	VisitListTokensResponse(w http.ResponseWriter) error
+}
+
+type ListTokens200JSONResponse TokenList
+
+func (response ListTokens200JSONResponse) VisitListTokensResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type ListTokensdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ListTokensdefaultApplicationProblemPlusJSONResponse) VisitListTokensResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTokenRequestObject struct {
+	Body *CreateTokenJSONRequestBody
+}
+
+type CreateTokenResponseObject interface {
+	VisitCreateTokenResponse(w http.ResponseWriter) error
+}
+
+type CreateToken201JSONResponse IssuedToken
+
+func (response CreateToken201JSONResponse) VisitCreateTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(201)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type CreateTokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response CreateTokendefaultApplicationProblemPlusJSONResponse) VisitCreateTokenResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeTokenRequestObject struct {
+	ID openapi_types.UUID `json:"id"`
+}
+
+type RevokeTokenResponseObject interface {
+	VisitRevokeTokenResponse(w http.ResponseWriter) error
+}
+
+type RevokeToken204Response struct {
+}
+
+func (response RevokeToken204Response) VisitRevokeTokenResponse(w http.ResponseWriter) error {
+	w.WriteHeader(204)
+	return nil
+}
+
+type RevokeTokendefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response RevokeTokendefaultApplicationProblemPlusJSONResponse) VisitRevokeTokenResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -4136,6 +5252,9 @@ type StrictServerInterface interface {
 	// RenewAdmission Extend a live lease
 	// (POST /v1/admissions/{id}/renew)
 	RenewAdmission(ctx context.Context, request RenewAdmissionRequestObject) (RenewAdmissionResponseObject, error)
+	// ListAudit Who changed what
+	// (GET /v1/audit)
+	ListAudit(ctx context.Context, request ListAuditRequestObject) (ListAuditResponseObject, error)
 	// ListClients Client programs that keys can be restricted to
 	// (GET /v1/clients)
 	ListClients(ctx context.Context, request ListClientsRequestObject) (ListClientsResponseObject, error)
@@ -4181,18 +5300,27 @@ type StrictServerInterface interface {
 	// ListKeyAudit Who changed a key
 	// (GET /v1/keys/{id}/audit)
 	ListKeyAudit(ctx context.Context, request ListKeyAuditRequestObject) (ListKeyAuditResponseObject, error)
+	// ListKeyRefusals How often a key was refused, and why
+	// (GET /v1/keys/{id}/refusals)
+	ListKeyRefusals(ctx context.Context, request ListKeyRefusalsRequestObject) (ListKeyRefusalsResponseObject, error)
 	// RestoreKey Bring a deleted key back
 	// (POST /v1/keys/{id}/restore)
 	RestoreKey(ctx context.Context, request RestoreKeyRequestObject) (RestoreKeyResponseObject, error)
 	// RotateKey Give a key a new secret
 	// (POST /v1/keys/{id}/rotate)
 	RotateKey(ctx context.Context, request RotateKeyRequestObject) (RotateKeyResponseObject, error)
+	// ListKeySecrets The secrets that a key has
+	// (GET /v1/keys/{id}/secrets)
+	ListKeySecrets(ctx context.Context, request ListKeySecretsRequestObject) (ListKeySecretsResponseObject, error)
 	// GetKeyUsage What a key used
 	// (GET /v1/keys/{id}/usage)
 	GetKeyUsage(ctx context.Context, request GetKeyUsageRequestObject) (GetKeyUsageResponseObject, error)
 	// ExpireKeys Disable keys past their end now
 	// (POST /v1/maintenance/expire)
 	ExpireKeys(ctx context.Context, request ExpireKeysRequestObject) (ExpireKeysResponseObject, error)
+	// GetOverview How things stand at this moment
+	// (GET /v1/overview)
+	GetOverview(ctx context.Context, request GetOverviewRequestObject) (GetOverviewResponseObject, error)
 	// ListPrices The price catalogue
 	// (GET /v1/prices)
 	ListPrices(ctx context.Context, request ListPricesRequestObject) (ListPricesResponseObject, error)
@@ -4208,6 +5336,9 @@ type StrictServerInterface interface {
 	// ListUnpriced Models used without a price
 	// (GET /v1/prices/unpriced)
 	ListUnpriced(ctx context.Context, request ListUnpricedRequestObject) (ListUnpricedResponseObject, error)
+	// GetRelay The relay in this process and its upstream accounts
+	// (GET /v1/relay)
+	GetRelay(ctx context.Context, request GetRelayRequestObject) (GetRelayResponseObject, error)
 	// RebuildRollups Derive the rollups of some days anew from the ledger
 	// (POST /v1/reports/rebuild)
 	RebuildRollups(ctx context.Context, request RebuildRollupsRequestObject) (RebuildRollupsResponseObject, error)
@@ -4220,9 +5351,30 @@ type StrictServerInterface interface {
 	// GetSelf A key's own limits, use and cost
 	// (GET /v1/self)
 	GetSelf(ctx context.Context, request GetSelfRequestObject) (GetSelfResponseObject, error)
+	// GetService What runs here, and how it is
+	// (GET /v1/service)
+	GetService(ctx context.Context, request GetServiceRequestObject) (GetServiceResponseObject, error)
+	// EndSession Sign out of the console
+	// (DELETE /v1/session)
+	EndSession(ctx context.Context, request EndSessionRequestObject) (EndSessionResponseObject, error)
+	// GetSession Which access token this is
+	// (GET /v1/session)
+	GetSession(ctx context.Context, request GetSessionRequestObject) (GetSessionResponseObject, error)
+	// CreateSession Sign in to the console
+	// (POST /v1/session)
+	CreateSession(ctx context.Context, request CreateSessionRequestObject) (CreateSessionResponseObject, error)
 	// ListTags Tags in use
 	// (GET /v1/tags)
 	ListTags(ctx context.Context, request ListTagsRequestObject) (ListTagsResponseObject, error)
+	// ListTokens Access tokens
+	// (GET /v1/tokens)
+	ListTokens(ctx context.Context, request ListTokensRequestObject) (ListTokensResponseObject, error)
+	// CreateToken Issue an access token
+	// (POST /v1/tokens)
+	CreateToken(ctx context.Context, request CreateTokenRequestObject) (CreateTokenResponseObject, error)
+	// RevokeToken Revoke an access token
+	// (DELETE /v1/tokens/{id})
+	RevokeToken(ctx context.Context, request RevokeTokenRequestObject) (RevokeTokenResponseObject, error)
 	// RecordUsage Record what requests used
 	// (POST /v1/usage)
 	RecordUsage(ctx context.Context, request RecordUsageRequestObject) (RecordUsageResponseObject, error)
@@ -4453,6 +5605,31 @@ func (sh *strictHandler) RenewAdmission(ctx echo.Context, id AdmissionID) error 
 		return err
 	} else if validResponse, ok := response.(RenewAdmissionResponseObject); ok {
 		return validResponse.VisitRenewAdmissionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListAudit operation middleware
+func (sh *strictHandler) ListAudit(ctx echo.Context, params ListAuditParams) error {
+	var request ListAuditRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListAudit(ctx.Request().Context(), request.(ListAuditRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListAudit")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListAuditResponseObject); ok {
+		return validResponse.VisitListAuditResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -4987,6 +6164,31 @@ func (sh *strictHandler) ListKeyAudit(ctx echo.Context, id KeyID) error {
 	return nil
 }
 
+// ListKeyRefusals operation middleware
+func (sh *strictHandler) ListKeyRefusals(ctx echo.Context, id KeyID) error {
+	var request ListKeyRefusalsRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeyRefusals(ctx.Request().Context(), request.(ListKeyRefusalsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeyRefusals")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListKeyRefusalsResponseObject); ok {
+		return validResponse.VisitListKeyRefusalsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // RestoreKey operation middleware
 func (sh *strictHandler) RestoreKey(ctx echo.Context, id KeyID) error {
 	var request RestoreKeyRequestObject
@@ -5064,6 +6266,31 @@ func (sh *strictHandler) RotateKey(ctx echo.Context, id KeyID, params RotateKeyP
 	return nil
 }
 
+// ListKeySecrets operation middleware
+func (sh *strictHandler) ListKeySecrets(ctx echo.Context, id KeyID) error {
+	var request ListKeySecretsRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListKeySecrets(ctx.Request().Context(), request.(ListKeySecretsRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListKeySecrets")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListKeySecretsResponseObject); ok {
+		return validResponse.VisitListKeySecretsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // GetKeyUsage operation middleware
 func (sh *strictHandler) GetKeyUsage(ctx echo.Context, id KeyID, params GetKeyUsageParams) error {
 	var request GetKeyUsageRequestObject
@@ -5107,6 +6334,29 @@ func (sh *strictHandler) ExpireKeys(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(ExpireKeysResponseObject); ok {
 		return validResponse.VisitExpireKeysResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetOverview operation middleware
+func (sh *strictHandler) GetOverview(ctx echo.Context) error {
+	var request GetOverviewRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetOverview(ctx.Request().Context(), request.(GetOverviewRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetOverview")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetOverviewResponseObject); ok {
+		return validResponse.VisitGetOverviewResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -5301,6 +6551,29 @@ func (sh *strictHandler) ListUnpriced(ctx echo.Context) error {
 	return nil
 }
 
+// GetRelay operation middleware
+func (sh *strictHandler) GetRelay(ctx echo.Context) error {
+	var request GetRelayRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetRelay(ctx.Request().Context(), request.(GetRelayRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetRelay")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetRelayResponseObject); ok {
+		return validResponse.VisitGetRelayResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // RebuildRollups operation middleware
 func (sh *strictHandler) RebuildRollups(ctx echo.Context) error {
 	var request RebuildRollupsRequestObject
@@ -5420,6 +6693,123 @@ func (sh *strictHandler) GetSelf(ctx echo.Context) error {
 	return nil
 }
 
+// GetService operation middleware
+func (sh *strictHandler) GetService(ctx echo.Context) error {
+	var request GetServiceRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetService(ctx.Request().Context(), request.(GetServiceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetService")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetServiceResponseObject); ok {
+		return validResponse.VisitGetServiceResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// EndSession operation middleware
+func (sh *strictHandler) EndSession(ctx echo.Context, params EndSessionParams) error {
+	var request EndSessionRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.EndSession(ctx.Request().Context(), request.(EndSessionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "EndSession")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(EndSessionResponseObject); ok {
+		return validResponse.VisitEndSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetSession operation middleware
+func (sh *strictHandler) GetSession(ctx echo.Context) error {
+	var request GetSessionRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetSession(ctx.Request().Context(), request.(GetSessionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetSession")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetSessionResponseObject); ok {
+		return validResponse.VisitGetSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateSession operation middleware
+func (sh *strictHandler) CreateSession(ctx echo.Context) error {
+	var request CreateSessionRequestObject
+
+	var body CreateSessionJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateSession(ctx.Request().Context(), request.(CreateSessionRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateSession")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateSessionResponseObject); ok {
+		return validResponse.VisitCreateSessionResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
 // ListTags operation middleware
 func (sh *strictHandler) ListTags(ctx echo.Context) error {
 	var request ListTagsRequestObject
@@ -5437,6 +6827,100 @@ func (sh *strictHandler) ListTags(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(ListTagsResponseObject); ok {
 		return validResponse.VisitListTagsResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ListTokens operation middleware
+func (sh *strictHandler) ListTokens(ctx echo.Context) error {
+	var request ListTokensRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ListTokens(ctx.Request().Context(), request.(ListTokensRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ListTokens")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ListTokensResponseObject); ok {
+		return validResponse.VisitListTokensResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// CreateToken operation middleware
+func (sh *strictHandler) CreateToken(ctx echo.Context) error {
+	var request CreateTokenRequestObject
+
+	var body CreateTokenJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.CreateToken(ctx.Request().Context(), request.(CreateTokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "CreateToken")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(CreateTokenResponseObject); ok {
+		return validResponse.VisitCreateTokenResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RevokeToken operation middleware
+func (sh *strictHandler) RevokeToken(ctx echo.Context, id openapi_types.UUID) error {
+	var request RevokeTokenRequestObject
+
+	request.ID = id
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeToken(ctx.Request().Context(), request.(RevokeTokenRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeToken")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RevokeTokenResponseObject); ok {
+		return validResponse.VisitRevokeTokenResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

@@ -7,6 +7,7 @@ package api
 
 import (
 	"context"
+	"io/fs"
 	"log/slog"
 	"net/http"
 	"net/netip"
@@ -33,7 +34,8 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Options make a Server. All must be set, but that MaxInFlight and TrustedProxies may be zero.
+// Options make a Server. All must be set, but that MaxInFlight, TrustedProxies, Relay and Console may be
+// zero.
 type Options struct {
 	DB       *db.DB
 	Log      *slog.Logger
@@ -56,8 +58,14 @@ type Options struct {
 	Listening func() bool
 	// MaxInFlight is the most requests under way at once; past it 503. 0: no bound.
 	MaxInFlight int64
-	// SchemaBehind tells whether the database lacks a migration.
-	SchemaBehind func(context.Context) (bool, error)
+	// Schema tells the version of the database's schema, and the one that this binary needs.
+	Schema func(context.Context) (current, needed int64, err error)
+	// Build is what the binary was built from.
+	Build Build
+	// Relay tells how the relay in this process is; nil: there is none.
+	Relay func() RelayState
+	// Console are the files of the console; nil: there is none.
+	Console fs.FS
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
 }
@@ -66,6 +74,7 @@ type Options struct {
 type Server struct {
 	Options
 
+	started      time.Time
 	repricing    sync.Mutex   // held by who prices again
 	streams      atomic.Int32 // CSV reports under way
 	under        capacity
@@ -77,7 +86,7 @@ type Server struct {
 // New makes a Server.
 func New(o Options) *Server {
 	_, _, reports := o.Reports.PoolStat()
-	s := &Server{Options: o, underHolders: make(chan struct{}, maxHolders), underReports: make(chan struct{}, max(1, reports))}
+	s := &Server{Options: o, started: time.Now(), underHolders: make(chan struct{}, maxHolders), underReports: make(chan struct{}, max(1, reports))}
 	s.holders = s.selfGroup()
 	return s
 }

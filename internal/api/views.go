@@ -98,6 +98,8 @@ type keyDetails struct {
 // keyUse is what a key has used of its limits.
 type keyUse struct {
 	DailyCost              wire.USD   `json:"dailyCost"`
+	WeeklyCost             wire.USD   `json:"weeklyCost"`
+	MonthlyCost            wire.USD   `json:"monthlyCost"`
 	TotalCost              wire.USD   `json:"totalCost"`
 	LastUsedAt             *wire.Time `json:"lastUsedAt"`
 	CurrentConcurrency     int64      `json:"currentConcurrency"`
@@ -162,4 +164,28 @@ type priceView struct {
 
 	Above200k       *Rates `json:"above200k,omitempty"`
 	MaxOutputTokens *int64 `json:"maxOutputTokens,omitempty"`
+}
+
+type auditRow struct {
+	AuditEntry
+
+	TargetType string `json:"targetType"`
+	TargetID   string `json:"targetId"`
+}
+
+type tokenView struct {
+	ID        uuid.UUID  `json:"id"`
+	Name      string     `json:"name"`
+	Role      string     `json:"role"`
+	Hint      string     `json:"hint"`
+	Status    string     `json:"status"`
+	CreatedAt wire.Time  `json:"createdAt"`
+	ExpiresAt *wire.Time `json:"expiresAt"`
+	RevokedAt *wire.Time `json:"revokedAt"`
+}
+
+type issuedToken struct {
+	tokenView
+
+	Token string `json:"token"`
 }

@@ -61,7 +61,7 @@ func NewCatalogue(revision int64, prices []Price) *Catalogue {
 // context marker or Bedrock region; what it is a provider's alias of; the same model
 // under another date, newest first; an operator's * entry. A name is never matched by a part of it.
 func (c *Catalogue) Lookup(model string, at time.Time) (Price, bool) {
-	if p, ok := c.inForce(model, at); ok {
+	if p, ok := c.InForce(model, at); ok {
 		return p, true
 	}
 	names := spellings(model)
@@ -76,20 +76,20 @@ func (c *Catalogue) Lookup(model string, at time.Time) (Price, bool) {
 			return p, true
 		}
 	}
-	return c.inForce(Wildcard, at)
+	return c.InForce(Wildcard, at)
 }
 
 func (c *Catalogue) firstInForce(models []string, at time.Time) (Price, bool) {
 	for _, model := range models {
-		if p, ok := c.inForce(model, at); ok && model != Wildcard {
+		if p, ok := c.InForce(model, at); ok && model != Wildcard {
 			return p, true
 		}
 	}
 	return Price{}, false
 }
 
-// inForce is the latest entry of a model that does not start after at.
-func (c *Catalogue) inForce(model string, at time.Time) (Price, bool) {
+// InForce is the latest entry of a model that does not start after at.
+func (c *Catalogue) InForce(model string, at time.Time) (Price, bool) {
 	entries := c.byModel[model]
 	for i := len(entries) - 1; i >= 0; i-- {
 		if !entries[i].EffectiveFrom.After(at) {

@@ -4,7 +4,9 @@ import (
 	"context"
 	_ "embed"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -102,23 +104,41 @@ func valueOr(n *int64) int64 {
 	return *n
 }
 
-// Put stores entries that hold from an instant, all or nothing, and returns how
-// many were new or different. An audit row tells of it. The catalogue's memory
-// follows by itself, here and on every replica.
-func (s *Store) Put(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price) (changed int64, err error) {
+// Put stores entries that hold from an instant, all or nothing, and returns the models
+// whose entries were new or different, by name. An audit row tells of it. The catalogue's
+// memory follows by itself, here and on every replica.
+func (s *Store) Put(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price) (changed []string, err error) {
+	return s.put(ctx, who, source, from, prices, nil)
+}
+
+// errDryRun undoes the transaction of a dry run.
+var errDryRun = errors.New("a dry run changes nothing")
+
+// Preview returns what Put would, and changes nothing.
+func (s *Store) Preview(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price) (changed []string, err error) {
+	changed, err = s.put(ctx, who, source, from, prices, errDryRun)
+	if errors.Is(err, errDryRun) {
+		return changed, nil
+	}
+	return nil, err
+}
+
+// put stores entries, and undoes it where undo is an error.
+func (s *Store) put(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price, undo error) (changed []string, err error) {
 	err = s.db.Audited(ctx, who, "put", func(q *db.Queries) error {
 		changed, err = q.PriceUpsert(ctx, upsert(source, from, prices))
-		if err != nil || changed == 0 {
+		slices.Sort(changed)
+		if err = errors.Join(err, undo); err != nil || len(changed) == 0 {
 			return err
 		}
-		after, err := json.Marshal(map[string]any{"source": source, "effectiveFrom": from, "changed": changed, "models": summary(prices)})
+		after, err := json.Marshal(map[string]any{"source": source, "effectiveFrom": from, "changed": len(changed), "models": summary(prices)})
 		if err != nil {
 			return fmt.Errorf("encoding the audit row: %w", err)
 		}
 		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "prices", TargetID: source, After: after})
 	})
 	if err != nil {
-		return 0, fmt.Errorf("storing prices: %w", err)
+		return changed, fmt.Errorf("storing prices: %w", err)
 	}
 	return changed, nil
 }
@@ -191,10 +211,10 @@ type jsonRates struct {
 
 // PutBuiltin stores the built-in catalogue, replacing built-in entries of an
 // older binary and nothing else. Any number of replicas may do it at once.
-func (s *Store) PutBuiltin(ctx context.Context) (changed int64, err error) {
+func (s *Store) PutBuiltin(ctx context.Context) (changed []string, err error) {
 	prices, _, err := Builtin()
 	if err != nil {
-		return 0, err
+		return nil, err
 	}
 	return s.Put(ctx, db.Actor{Name: "system"}, SourceBuiltin, Beginning, prices)
 }

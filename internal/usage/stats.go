@@ -147,6 +147,36 @@ func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, erro
 	return models, nil
 }
 
+// KeyDays reads what a key used on each of the last days, oldest first; none for a day
+// without use.
+func (s *Stats) KeyDays(ctx context.Context, id uuid.UUID, days int32) ([]db.KeyUsageDaysRow, error) {
+	since, err := s.tailSince(ctx)
+	if err != nil {
+		return nil, err
+	}
+	rows, err := s.db.KeyUsageDays(ctx, db.KeyUsageDaysParams{KeyID: id, Timezone: s.timezone, Days: days, TailSince: since})
+	if err != nil {
+		return nil, fmt.Errorf("reading days of a key: %w", err)
+	}
+	return rows, nil
+}
+
+// Timezone is the IANA name of the zone whose midnights part days.
+func (s *Stats) Timezone() string { return s.timezone }
+
+// Tail tells how much the rollups do not hold yet.
+func (s *Stats) Tail(ctx context.Context) (db.TailSizeRow, error) {
+	since, err := s.tailSince(ctx)
+	if err != nil {
+		return db.TailSizeRow{}, err
+	}
+	size, err := s.db.TailSize(ctx, since)
+	if err != nil {
+		return size, fmt.Errorf("counting what the rollups do not hold: %w", err)
+	}
+	return size, nil
+}
+
 // AccountModels reads an account's usage by model, dearest first.
 func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, error) {
 	since, err := s.tailSince(ctx)
