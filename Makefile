@@ -24,17 +24,17 @@ build: ## Build bin/keyledger
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
 
 .PHONY: test
-test: compiler curl postgresql redis browser proxies node ## Run all tests with the race detector, on a PostgreSQL of their own
+test: compiler curl postgresql redis browser proxies node web-tools ## Run all tests with the race detector, on a PostgreSQL of their own
 	$(GO) test -race -skip '^TestNeighbours$$' ./...
 	KEYLEDGER_TEST_ALONE=1 $(GO) test -run '^TestNeighbours$$' ./cmd/keyledger
 
 .PHONY: check
 check: lint ## Lint, and prove that generated code is current and every query fits the schema
-	rm -f db/*.sql.go internal/api/server.gen.go client/client.gen.go
-	$(MAKE) generate
+	rm -rf db/*.sql.go internal/api/server.gen.go client/client.gen.go web/dist
+	$(MAKE) generate web
 	$(GO) mod tidy -diff
-	@test -z "$$(git status --porcelain -- db internal/api client)" || \
-		{ git status --short -- db internal/api client; echo "generated code was not current: commit what make generate made"; exit 1; }
+	@test -z "$$(git status --porcelain -- db internal/api client web)" || \
+		{ git status --short -- db internal/api client web; echo "generated code was not current: commit what make generate web made"; exit 1; }
 	$(MAKE) vet-queries
 
 .PHONY: vet-queries
@@ -46,6 +46,14 @@ generate: ## Generate code from queries/ and openapi.yaml
 	$(TOOL) sqlc generate
 	$(TOOL) oapi-codegen -config internal/api/oapi-codegen.yaml internal/api/openapi.yaml
 	$(TOOL) oapi-codegen -config client/oapi-codegen.yaml internal/api/openapi.yaml
+
+.PHONY: web
+web: web-tools ## Build the console, web/dist, from its TypeScript sources
+	cd web && npm run -s generate && npm run -s check && npm run -s build
+
+.PHONY: web-tools
+web-tools: node
+	@cd web && npm ci --no-audit --no-fund --ignore-scripts --silent
 
 .PHONY: lint
 lint: lint-migrations lint-openapi lint-sql ## Run the linters
@@ -75,7 +83,7 @@ bench-full: postgresql build ## The same with a million keys and ten million led
 
 FUZZ_TIME ?= 60s
 .PHONY: soak
-soak: compiler curl postgresql redis browser proxies node ## Fuzz every decoder and run properties and end-to-end tests long
+soak: compiler curl postgresql redis browser proxies node web-tools ## Fuzz every decoder and run properties and end-to-end tests long
 	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
 	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
 	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
@@ -124,4 +132,4 @@ proxies:
 .PHONY: browser
 browser:
 	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || [ -d "/Applications/Google Chrome.app" ] || \
-		{ echo "installing a browser for the tests of pages"; $(call INSTALL,chromium,--cask google-chrome); }
+		{ echo "installing a browser for the tests of pages"; $(call INSTALL,chromium fonts-wqy-microhei,--cask google-chrome); }

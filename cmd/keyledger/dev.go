@@ -183,7 +183,8 @@ func devToken(ctx context.Context, d *db.DB, bootstrap string) (string, error) {
 func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 	out := c.OutOrStdout()
 	base := "http://" + s.public.Addr().String()
-	fmt.Fprintf(out, "\nkeyledger is running at %s   (reference: %s/docs/)\n", base, base)
+	fmt.Fprintf(out, "\nkeyledger is running.\nconsole   %s   (sign in with an access token; key holders: %s/me)\n", base, base)
+	fmt.Fprintf(out, "API       %s/v1   (reference: %s/docs/)\n", base, base)
 	if s.metrics != nil {
 		fmt.Fprintf(out, "metrics   http://%s/metrics\n", s.metrics.Addr())
 	}

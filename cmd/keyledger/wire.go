@@ -24,6 +24,7 @@ import (
 	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
+	"github.com/keyledger/keyledger/web"
 )
 
 // wire puts the concepts together: the only place that does.
@@ -56,7 +57,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
-		Build: api.Build{Version: version, Commit: commitHash()}, Relay: s.relayState,
+		Build: api.Build{Version: version, Commit: commitHash()}, Relay: s.relayState, Console: web.Files(),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
 	mux := http.NewServeMux()

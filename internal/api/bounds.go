@@ -247,7 +247,7 @@ func (a *answer) unchanged(r *http.Request) {
 	}
 }
 
-const headerETag = "Etag"
+const headerETag = "ETag"
 
 // send writes what was gathered, to a client that has a bounded time to take it.
 func (a *answer) send() error {

@@ -45,8 +45,10 @@ func sameSite(r *http.Request) bool {
 
 // setSession is the Set-Cookie header that keeps a token for a time; no token ends the session.
 func setSession(ctx context.Context, token string, kept time.Duration) *string {
-	cookie := http.Cookie{Name: sessionCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(token)), Path: "/v1/",
-		MaxAge: int(kept.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: callOf(ctx).secure}
+	cookie := http.Cookie{ //nolint:gosec // Secure where there is TLS
+		Name: sessionCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(token)), Path: "/v1/",
+		MaxAge: int(kept.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: callOf(ctx).secure,
+	}
 	if token == "" {
 		cookie.MaxAge = -1
 	}

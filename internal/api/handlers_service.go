@@ -29,11 +29,11 @@ const slow = 2 * time.Second
 // GetReady answers GET /readyz. Ready: all is well. Degraded: it works, and checks
 // tell what is slow or missing. Unready: it cannot work.
 func (s *Server) GetReady(ctx context.Context, _ GetReadyRequestObject) (GetReadyResponseObject, error) {
-	if state := s.readiness(ctx); state.Status == Unready {
+	state := s.readiness(ctx)
+	if state.Status == Unready {
 		return GetReady503JSONResponse(state), nil
-	} else { //nolint:revive // the two answers are of two types
-		return GetReady200JSONResponse(state), nil
 	}
+	return GetReady200JSONResponse(state), nil
 }
 
 // readiness checks what the service needs.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/csv"
 	"errors"
+	"fmt"
 	"net/http"
 	"slices"
 	"strconv"
@@ -201,7 +202,7 @@ func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
 	out, control, rows := csv.NewWriter(w), http.NewResponseController(w), 0
 	begin := func() {
 		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-		w.Header().Set("Content-Disposition", `attachment; filename="usage.csv"`)
+		w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="usage-%s-%s.csv"`, q.From.Format(time.DateOnly), q.To.Format(time.DateOnly)))
 		_ = out.Write(csvHead(q.By)) // errors stay until Flush
 	}
 	err := c.server.Reports.Usage(c.ctx, q, func(row db.ReportRow) error {

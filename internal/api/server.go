@@ -101,6 +101,7 @@ func (s *Server) Handler() http.Handler {
 	e.Use(s.begin, s.observe, s.recoverPanic, s.authenticate, s.reporting, s.bounded, s.recoverPanic)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)
+	registerConsole(e, s.Console)
 	return e
 }
 

@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -109,4 +110,26 @@ func Hold(t testing.TB, url, sql string, args ...any) (release func()) {
 	release = sync.OnceFunc(func() { _ = conn.Close(ctx) })
 	t.Cleanup(release)
 	return release
+}
+
+// Fill stores keys with usage on each of so many days up to today, straight in the tables.
+func Fill(t testing.TB, d *db.DB, keys, days int) {
+	t.Helper()
+	Exec(t, d, `INSERT INTO api_keys (id, name, description, token_limit, rate_limit_window, rate_limit_requests, concurrency_limit,
+			daily_cost_limit, weekly_cost_limit, monthly_cost_limit, total_cost_limit, permissions, enable_model_restriction, restricted_models, allowed_models,
+			enable_client_restriction, allowed_clients, enforcement, tags, is_active, created_by, created_at)
+		SELECT gen_random_uuid(), 'key ' || n, '', 0, 0, 0, 0, 0, 0, 0, 0, '{all}', false, '{}', '{}', false, '{}', 'enforce', '{}', true, 'test',
+			now() - n * interval '1 minute' FROM generate_series(1, $1::int) AS n`, keys)
+	for _, sql := range []string{
+		`INSERT INTO api_key_secrets SELECT sha256(id::text::bytea), id, 'hmac-sha256', 'test', 'cr_' || left(id::text, 4) || '...' FROM api_keys`,
+		`INSERT INTO key_counters (key_id) SELECT id FROM api_keys`,
+		`INSERT INTO usage_daily SELECT ledger_id, current_date - n, 'gpt-4o', tag_set, 10, 1000, 100, 0, 0, 0, (hashtext(id::text) & 1023) / 1000.0 FROM api_keys, generate_series(0, ` + strconv.Itoa(days-1) + `) AS n`,
+		`INSERT INTO model_usage (day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+			SELECT day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM usage_daily GROUP BY day, model`,
+		`UPDATE key_counters AS c SET day = current_date, day_cost = s.cost / 10, month = date_trunc('month', current_date), month_cost = s.cost, requests = s.requests, input_tokens = s.input, output_tokens = s.output, cost = s.cost, last_used_at = now() - (hashtext(c.key_id::text) & 65535) * interval '1 second'
+			FROM (SELECT k.id, sum(u.requests) AS requests, sum(u.input_tokens) AS input, sum(u.output_tokens) AS output, sum(u.cost) AS cost FROM usage_daily AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id GROUP BY k.id) AS s WHERE s.id = c.key_id`,
+		`ANALYZE`,
+	} {
+		Exec(t, d, sql)
+	}
 }

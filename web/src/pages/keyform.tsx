@@ -1,0 +1,403 @@
+// Making and changing keys. What is checked while a person types are openapi.yaml's rules; the
+// service's own answer is shown at the fields it names.
+import { useMutation, useQuery } from "@tanstack/preact-query";
+import { useEffect, useRef, useState } from "preact/hooks";
+import { Link, useLocation } from "wouter-preact";
+import { api, fieldErrors, Problem, unwrap, type FieldErrors, type Key, type Schemas } from "../api/client";
+import { clients, key, queryClient } from "../api/queries";
+import type { Text } from "../i18n/en";
+import { useFormat, useText } from "../i18n";
+import { useMayChange, useSession } from "../session";
+import { Button, Card, Failed, Icon, Loading, Page } from "../ui/basics";
+import { useNotes } from "../ui/dialog";
+import { Area, check, Check, Group, Input, instantOf, listOf, localInstant, Select } from "../ui/form";
+import { csv, download, Secret, useLeaveWarning } from "./issued";
+
+const accountFields = ["claudeAccountId", "claudeConsoleAccountId", "geminiAccountId", "openaiAccountId", "bedrockAccountId"] as const;
+const moneyFields = ["dailyCostLimit", "weeklyCostLimit", "monthlyCostLimit", "totalCostLimit"] as const;
+const countFields = ["rateLimitWindow", "rateLimitRequests", "tokenLimit", "concurrencyLimit"] as const;
+
+/** Draft is a key's fields as they stand in the form: texts, until they are sent. */
+type Draft = Record<string, string> & { services: string; models: string };
+
+const emptyDraft: Draft = {
+  name: "", baseName: "", count: "10", description: "", tags: "", expiresAt: "", isActive: "yes",
+  dailyCostLimit: "", weeklyCostLimit: "", monthlyCostLimit: "", totalCostLimit: "",
+  rateLimitWindow: "", rateLimitRequests: "", tokenLimit: "", concurrencyLimit: "",
+  services: "all", models: "any", modelList: "", clients: "any", allowedClients: "",
+  claudeAccountId: "", claudeConsoleAccountId: "", geminiAccountId: "", openaiAccountId: "", bedrockAccountId: "",
+  estimatePerRequest: "", enforcement: "enforce",
+};
+
+function draftOf(k: Key): Draft {
+  const number = (n: number | null) => (n ? String(n) : "");
+  return {
+    ...emptyDraft,
+    name: k.name, description: k.description, tags: k.tags.join(", "), expiresAt: localInstant(k.expiresAt), isActive: k.isActive ? "yes" : "no",
+    dailyCostLimit: plain(k.dailyCostLimit), weeklyCostLimit: plain(k.weeklyCostLimit), monthlyCostLimit: plain(k.monthlyCostLimit), totalCostLimit: plain(k.totalCostLimit),
+    rateLimitWindow: number(k.rateLimitWindow), rateLimitRequests: number(k.rateLimitRequests), tokenLimit: number(k.tokenLimit), concurrencyLimit: number(k.concurrencyLimit),
+    services: k.permissions.join(","),
+    models: !k.enableModelRestriction ? "any" : k.allowedModels.length > 0 ? "allow" : "deny",
+    modelList: (k.allowedModels.length > 0 ? k.allowedModels : k.restrictedModels).join("\n"),
+    clients: k.enableClientRestriction && k.allowedClients.length > 0 ? "some" : "any",
+    allowedClients: k.allowedClients.join(","),
+    ...Object.fromEntries(accountFields.map((f) => [f, k[f] ?? ""])),
+    estimatePerRequest: k.estimatePerRequest === null ? "" : plain(k.estimatePerRequest), enforcement: k.enforcement,
+  };
+}
+
+/** plain is an amount without an exponent; empty: none. */
+function plain(usd: number): string {
+  return usd === 0 ? "" : usd.toFixed(12).replace(/\.?0+$/, "");
+}
+
+/** bodyOf is what a form asks for. An empty limit is none; so is an empty default on create, but for the limit of tokens. */
+function bodyOf(d: Draft, create: boolean): Schemas["KeyUpdate"] {
+  const count = (text: string) => (text.trim() === "" ? 0 : Number(text));
+  const money = (text: string) => (text.trim() === "" ? 0 : text.trim());
+  const list = listOf(d.modelList ?? "");
+  const body: Record<string, unknown> = {
+    description: d.description?.trim(), tags: listOf(d.tags ?? ""), expiresAt: instantOf(d.expiresAt ?? ""), isActive: d.isActive === "yes",
+    permissions: d.services.split(",").filter((s) => s !== ""),
+    enableModelRestriction: d.models !== "any", allowedModels: d.models === "allow" ? list : [], restrictedModels: d.models === "deny" ? list : [],
+    enableClientRestriction: d.clients === "some", allowedClients: d.clients === "some" ? listOf(d.allowedClients ?? "") : [],
+    enforcement: d.enforcement, estimatePerRequest: d.estimatePerRequest?.trim() || null,
+  };
+  if (!create) body.name = d.name?.trim();
+  for (const f of moneyFields) body[f] = money(d[f] ?? "");
+  for (const f of countFields) body[f] = count(d[f] ?? "");
+  for (const f of accountFields) body[f] = d[f]?.trim() || null;
+  if (create && d.tokenLimit?.trim() === "") delete body.tokenLimit;
+  return body as Schemas["KeyUpdate"];
+}
+
+/** errorsOf are the fields that would be refused. */
+function errorsOf(t: Text, d: Draft, naming: "name" | "batch"): FieldErrors {
+  const found: FieldErrors = {};
+  const add = (field: string, message: string) => message && (found[field] = message);
+  if (naming === "name") add("name", check(t, "name", d.name ?? "", true));
+  else {
+    add("baseName", check(t, "baseName", d.baseName ?? "", true));
+    add("count", check(t, "count", d.count ?? "", true));
+  }
+  for (const f of ["description", "tags", ...moneyFields, ...countFields, ...accountFields]) add(f, check(t, f, d[f] ?? ""));
+  add("estimatePerRequest", check(t, "dailyCostLimit", d.estimatePerRequest ?? ""));
+  if (d.models !== "any") add("modelList", check(t, "restrictedModels", d.modelList ?? "", true));
+  if (d.services === "") add("permissions", t.rule.required);
+  if (d.clients === "some" && d.allowedClients === "") add("allowedClients", t.rule.required);
+  return found;
+}
+
+/** The server's names of fields that the form has under others. */
+const formName: Record<string, string> = { restrictedModels: "modelList", allowedModels: "modelList" };
+
+interface FormProps {
+  draft: Draft;
+  setDraft: (d: Draft) => void;
+  naming: "name" | "batch";
+  action: string;
+  busy: boolean;
+  error: unknown;
+  onSend: () => void;
+  cancel: string;
+}
+
+function KeyForm({ draft, setDraft, naming, action, busy, error, onSend, cancel }: FormProps) {
+  const t = useText();
+  const form = useRef<HTMLFormElement>(null);
+  const [touched, setTouched] = useState<Set<string>>(new Set());
+  const [tried, setTried] = useState(false);
+  const own = errorsOf(t, draft, naming);
+  const theirs = Object.fromEntries(Object.entries(fieldErrors(error)).map(([f, m]) => [formName[f.split("[")[0]!] ?? f.split("[")[0]!, m]));
+  const show = (f: string) => ((touched.has(f) || tried) && own[f]) || theirs[f] || "";
+  const set = (f: string) => (value: string) => {
+    setTouched(new Set(touched).add(f));
+    setDraft({ ...draft, [f]: value });
+  };
+  useEffect(() => {
+    if (error) form.current?.querySelector<HTMLElement>("[aria-invalid]")?.focus();
+  }, [error]);
+  const text = (f: string) => ({ value: draft[f] ?? "", onChange: set(f), error: show(f) });
+  return (
+    <form
+      ref={form}
+      class="key-form"
+      noValidate
+      onSubmit={(e) => {
+        e.preventDefault();
+        setTried(true);
+        if (Object.keys(own).length === 0) onSend();
+        else setTimeout(() => form.current?.querySelector<HTMLElement>("[aria-invalid]")?.focus());
+      }}
+    >
+      <Basics draft={draft} text={text} set={set} naming={naming} />
+      <Limits draft={draft} text={text} creating={naming === "batch" || action === t.form.createAction} />
+      <Access draft={draft} text={text} set={set} show={show} />
+      <details class="card" open={accountFields.some((f) => draft[f] !== "" || theirs[f]) || draft.enforcement === "observe" || undefined}>
+        <summary>{t.form.advanced}</summary>
+        <Group legend={t.form.upstream} class="grid">
+          {accountFields.map((f) => (
+            <Input key={f} label={t.form[f]} {...text(f)} />
+          ))}
+          <p class="hint whole">{t.form.upstreamHint}</p>
+        </Group>
+        <div class="grid">
+          <Input label={t.form.estimate} hint={t.form.estimateHint} unit="$" inputMode="decimal" {...text("estimatePerRequest")} />
+          <Select label={t.form.enforcement} value={draft.enforcement ?? ""} onChange={set("enforcement")} options={[{ value: "enforce", text: t.form.enforce }, { value: "observe", text: t.form.observe }]} />
+        </div>
+      </details>
+      <div role="alert">
+        {tried && Object.keys(own).length > 0 && <p class="form-error">{t.form.fix}</p>}
+        {error ? <p class="form-error">{error instanceof Problem && error.status === 409 ? t.error.conflict : (error as Error).message}</p> : null}
+      </div>
+      <footer class="form-foot">
+        <Link class="button" href={cancel}>
+          {t.cancel}
+        </Link>
+        <Button type="submit" kind="primary" busy={busy}>
+          {action}
+        </Button>
+      </footer>
+    </form>
+  );
+}
+
+type TextOf = (f: string) => { value: string; onChange: (v: string) => void; error: string };
+
+function Basics({ draft, text, set, naming }: { draft: Draft; text: TextOf; set: (f: string) => (v: string) => void; naming: "name" | "batch" }) {
+  const t = useText();
+  return (
+    <Card title={t.form.basics}>
+      <div class="grid">
+        {naming === "name" ? (
+          <Input label={t.form.name} required autofocus {...text("name")} />
+        ) : (
+          <>
+            <Input label={t.form.baseName} hint={t.form.baseNameHint} required autofocus {...text("baseName")} />
+            <Input label={t.form.count} inputMode="numeric" required {...text("count")} />
+          </>
+        )}
+        <Input label={t.form.description} {...text("description")} />
+        <Input label={t.form.tags} hint={t.form.tagsHint} {...text("tags")} />
+        <Input label={t.form.expiresAt} hint={t.form.expiresHint} type="datetime-local" {...text("expiresAt")} />
+      </div>
+      <Check label={t.form.active} checked={draft.isActive === "yes"} onChange={(on) => set("isActive")(on ? "yes" : "no")} />
+    </Card>
+  );
+}
+
+function Limits({ draft, text, creating }: { draft: Draft; text: TextOf; creating: boolean }) {
+  const t = useText();
+  const format = useFormat();
+  const { defaultTokenLimit } = useSession();
+  const money = (f: string, label: string) => <Input label={label} unit="$" inputMode="decimal" placeholder="–" {...text(f)} />;
+  const windowless = draft.rateLimitWindow?.trim() === "" || draft.rateLimitWindow?.trim() === "0";
+  const needs = (f: string) => (windowless && draft[f]?.trim() ? t.form.needsWindow : undefined);
+  return (
+    <>
+      <Card title={t.form.costLimits}>
+        <p class="hint">{t.form.costHint}</p>
+        <div class="grid four">
+          {money("dailyCostLimit", t.form.daily)}
+          {money("weeklyCostLimit", t.form.weekly)}
+          {money("monthlyCostLimit", t.form.monthly)}
+          {money("totalCostLimit", t.form.totalLimit)}
+        </div>
+      </Card>
+      <Card title={t.form.rate}>
+        <p class="hint">{t.form.windowHint}</p>
+        <div class="grid four">
+          <Input label={t.form.window} unit={t.form.minutes} inputMode="numeric" placeholder="–" {...text("rateLimitWindow")} />
+          <Input label={t.form.requests} hint={needs("rateLimitRequests")} inputMode="numeric" placeholder="–" {...text("rateLimitRequests")} />
+          <Input label={t.form.tokens} hint={needs("tokenLimit") ?? (creating && !windowless ? t.form.tokensDefault(format.integer(defaultTokenLimit)) : undefined)} inputMode="numeric" placeholder="–" {...text("tokenLimit")} />
+          <Input label={t.form.concurrency} inputMode="numeric" placeholder="–" {...text("concurrencyLimit")} />
+        </div>
+      </Card>
+    </>
+  );
+}
+
+function Access({ draft, text, set, show }: { draft: Draft; text: TextOf; set: (f: string) => (v: string) => void; show: (f: string) => string }) {
+  const t = useText();
+  const { services } = useSession();
+  const programs = useQuery(clients());
+  const chosen = draft.services.split(",");
+  const all = chosen.includes("all");
+  const toggle = (list: string, one: string, on: boolean) => [...list.split(",").filter((s) => s !== "" && s !== one && s !== "all"), ...(on ? [one] : [])].join(",");
+  return (
+    <Card title={t.form.access}>
+      <Group legend={t.form.services}>
+        <div class="checks-row">
+          <Check label={t.form.allServices} checked={all} onChange={(on) => set("services")(on ? "all" : "")} />
+          {services.map((s) => (
+            <Check key={s} label={s} checked={all || chosen.includes(s)} disabled={all} onChange={(on) => set("services")(toggle(draft.services, s, on))} />
+          ))}
+        </div>
+        {show("permissions") && <p class="field-error">{show("permissions")}</p>}
+      </Group>
+      <div class="grid">
+        <Select
+          label={t.form.models}
+          value={draft.models}
+          onChange={set("models")}
+          options={[{ value: "any", text: t.form.anyModel }, { value: "allow", text: t.form.allowModels }, { value: "deny", text: t.form.denyModels }]}
+        />
+        {draft.models !== "any" && <Area label={t.form.modelList} hint={t.form.modelHint} rows={3} {...text("modelList")} />}
+      </div>
+      <div class="grid">
+        <Select label={t.form.clients} value={draft.clients ?? ""} onChange={set("clients")} options={[{ value: "any", text: t.form.anyClient }, { value: "some", text: t.form.someClients }]} />
+        {draft.clients === "some" && (
+          <Group legend={t.form.someClients}>
+            <div class="checks-row">
+              {(programs.data?.data ?? []).map((c) => (
+                <Check key={c.id} label={c.name} checked={(draft.allowedClients ?? "").split(",").includes(c.id)} onChange={(on) => set("allowedClients")(toggle(draft.allowedClients ?? "", c.id, on))} />
+              ))}
+            </div>
+            {show("allowedClients") && <p class="field-error">{show("allowedClients")}</p>}
+          </Group>
+        )}
+      </div>
+    </Card>
+  );
+}
+
+/** Only lets an admin through: others are told that they may not. */
+function Only({ title, children }: { title: string; children: preact.ComponentChildren }) {
+  const t = useText();
+  if (useMayChange()) return <>{children}</>;
+  return (
+    <Page title={title} back={{ href: "/keys", text: t.keys.title }}>
+      <Failed error={new Problem(403, "FORBIDDEN", "", "", {})} />
+    </Page>
+  );
+}
+
+export function CreateKey() {
+  const t = useText();
+  const [draft, setDraft] = useState(emptyDraft);
+  const [attempt, setAttempt] = useState(() => crypto.randomUUID?.() ?? String(Math.random()));
+  const create = useMutation({
+    // The same attempt, sent again after an answer that was lost, makes no second key.
+    mutationFn: () => unwrap(api.POST("/v1/keys", { params: { header: { "Idempotency-Key": attempt } }, body: { name: draft.name!.trim(), ...bodyOf(draft, true) } })),
+    onSuccess: () => void queryClient.invalidateQueries({ queryKey: ["keys"] }),
+    onError: (error) => error instanceof Problem && setAttempt(`${attempt}.`),
+  });
+  if (create.data) {
+    const made = create.data;
+    return (
+      <Page title={t.issued.title} lead={made.name}>
+        <Card>
+          <Secret secret={made.apiKey ?? ""} />
+          <footer class="form-foot">
+            <Link class="button" href={`/keys/${made.id}`}>
+              {t.issued.open}
+            </Link>
+            <Link class="button primary" href="/keys">
+              {t.issued.done}
+            </Link>
+          </footer>
+        </Card>
+      </Page>
+    );
+  }
+  return (
+    <Only title={t.form.createTitle}>
+      <Page title={t.form.createTitle} lead={t.form.createLead} back={{ href: "/keys", text: t.keys.title }}>
+        <KeyForm draft={draft} setDraft={setDraft} naming="name" action={t.form.createAction} busy={create.isPending} error={create.error} onSend={() => create.mutate()} cancel="/keys" />
+      </Page>
+    </Only>
+  );
+}
+
+export function CreateBatch() {
+  const t = useText();
+  const [draft, setDraft] = useState(emptyDraft);
+  const create = useMutation({
+    mutationFn: () => unwrap(api.POST("/v1/keys/batch", { body: { baseName: draft.baseName!.trim(), count: Number(draft.count), ...bodyOf(draft, true) } })),
+    onSuccess: () => void queryClient.invalidateQueries({ queryKey: ["keys"] }),
+  });
+  if (create.data) return <Batch made={create.data.data} />;
+  return (
+    <Only title={t.keys.batch}>
+      <Page title={t.keys.batch} lead={t.form.createLead} back={{ href: "/keys", text: t.keys.title }}>
+        <KeyForm draft={draft} setDraft={setDraft} naming="batch" action={t.form.createMany(draft.count ?? "")} busy={create.isPending} error={create.error} onSend={() => create.mutate()} cancel="/keys" />
+      </Page>
+    </Only>
+  );
+}
+
+function Batch({ made }: { made: Schemas["IssuedKey"][] }) {
+  const t = useText();
+  useLeaveWarning();
+  const file = () => csv([["name", "apiKey", "id", "expiresAt"], ...made.map((k) => [k.name, k.apiKey ?? "", k.id, k.expiresAt ?? ""])]);
+  return (
+    <Page title={t.issued.many(made.length)}>
+      <Card>
+        <p class="banner warn">
+          <Icon name="warn" /> {t.issued.manyWarning}
+        </p>
+        <ul class="secrets-list">
+          {made.slice(0, 5).map((k) => (
+            <li key={k.id}>
+              {k.name} <code>{k.apiKey}</code>
+            </li>
+          ))}
+          {made.length > 5 && <li>…</li>}
+        </ul>
+        <footer class="form-foot">
+          <Link class="button" href="/keys">
+            {t.keys.title}
+          </Link>
+          <Button kind="primary" onClick={() => download(`keys-${made[0]?.name ?? ""}.csv`, file())}>
+            <Icon name="download" /> {t.issued.download}
+          </Button>
+        </footer>
+      </Card>
+    </Page>
+  );
+}
+
+export function EditKey({ id }: { id: string }) {
+  const t = useText();
+  const asked = useQuery({ ...key(id), refetchInterval: false, refetchOnWindowFocus: false });
+  return (
+    <Only title={t.keyPage.edit}>
+      {asked.data ? (
+        <Edit k={asked.data} />
+      ) : (
+        <Page title={t.keyPage.edit} back={{ href: "/keys", text: t.keys.title }}>
+          {asked.error ? <Failed error={asked.error} /> : <Loading lines={6} />}
+        </Page>
+      )}
+    </Only>
+  );
+}
+
+function Edit({ k }: { k: Key }) {
+  const t = useText();
+  const note = useNotes();
+  const [, go] = useLocation();
+  const [before] = useState(() => ({ draft: draftOf(k), version: k.version }));
+  const [draft, setDraft] = useState(before.draft);
+  const save = useMutation({
+    mutationFn: async () => {
+      // What was not touched is not sent, so that it stays as it is to the last digit.
+      const [was, now] = [bodyOf(before.draft, false) as Record<string, unknown>, bodyOf(draft, false) as Record<string, unknown>];
+      const changed = Object.fromEntries(Object.entries(now).filter(([f, v]) => JSON.stringify(v) !== JSON.stringify(was[f])));
+      if (Object.keys(changed).length === 0) return false;
+      await unwrap(api.PATCH("/v1/keys/{id}", { params: { path: { id: k.id }, header: { "If-Match": `"${before.version}"` } }, body: changed }));
+      return true;
+    },
+    onSuccess: (changed) => {
+      void queryClient.invalidateQueries({ queryKey: ["key", k.id] });
+      void queryClient.invalidateQueries({ queryKey: ["keys"] });
+      note({ text: changed ? t.form.saved : t.form.nothing });
+      go(`/keys/${k.id}`);
+    },
+  });
+  return (
+    <Page title={t.form.editTitle(k.name)} back={{ href: `/keys/${k.id}`, text: k.name }}>
+      <KeyForm draft={draft} setDraft={setDraft} naming="name" action={t.save} busy={save.isPending} error={save.error} onSend={() => save.mutate()} cancel={`/keys/${k.id}`} />
+    </Page>
+  );
+}
