@@ -55,6 +55,10 @@ web: web-tools ## Build the console, web/dist, from its TypeScript sources
 web-tools: node
 	@cd web && npm ci --no-audit --no-fund --ignore-scripts --silent
 
+.PHONY: screenshots
+screenshots: browser postgresql web-tools ## Take the pictures of docs/screenshots anew
+	KEYLEDGER_TEST_SCREENSHOTS=$(CURDIR)/docs/screenshots $(GO) test -count 1 -run 'TestConsole(Pages|WalkThroughs|Batch)$$' ./cmd/keyledger
+
 .PHONY: lint
 lint: lint-migrations lint-openapi lint-sql ## Run the linters
 	$(GO) vet ./...

@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/csv"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -496,6 +497,21 @@ func TestConsoleConnection(t *testing.T) {
 	c.See("NOT_FOUND")
 	c.Go("/keys/00000000-0000-0000-0000-000000000000")
 	c.See("There is nothing here")
+}
+
+// Guarantee: where the console is off, its pages are not there and the API is.
+func TestConsoleOff(t *testing.T) {
+	t.Parallel()
+	_, env := serve(t, pgtest.URL(t), "KEYLEDGER_CONSOLE=off")
+	base := strings.TrimPrefix(env[0], "KEYLEDGER_URL=")
+	for path, want := range map[string]int{"/": http.StatusNotFound, "/keys": http.StatusNotFound, "/healthz": http.StatusOK} {
+		if status, _ := get(t, base+path); status != want {
+			t.Errorf("%s: %d, want %d", path, status, want)
+		}
+	}
+	if r := execute(t, []string{"KEYLEDGER_CONSOLE=maybe"}, "serve"); r.code != 1 || !strings.Contains(r.errors, "KEYLEDGER_CONSOLE") {
+		t.Errorf("a wrong setting: %d %s", r.code, r.errors)
+	}
 }
 
 // Guarantee: a key is found, opened and changed by the keyboard alone, and what has the focus is

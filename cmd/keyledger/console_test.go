@@ -190,7 +190,7 @@ func pagesOf(alice string) []struct{ name, path, shows string } {
 		{"prices", "/prices", "Used without a price"},
 		{"reports", "/reports?groupBy=model", "Total"},
 		{"tokens", "/tokens", "Active"},
-		{"relay", "/relay", "claude"},
+		{"relay", "/relay", "Time to first byte"},
 		{"audit", "/audit", "key.create"},
 		{"health", "/health", "Replicas"},
 	}
@@ -209,9 +209,10 @@ func (c *console) ready(shows string) {
 // is text everywhere.
 func TestConsolePages(t *testing.T) {
 	t.Parallel()
-	relayEnv, _ := mockUpstreams(t)
+	relayEnv, relayAddr := mockUpstreams(t)
 	c := openConsole(t, relayEnv...)
 	alice, secret := c.demo()
+	c.relayed(relayAddr)
 	c.signIn(c.admin)
 	for _, look := range []struct {
 		name          string
@@ -239,6 +240,42 @@ func TestConsolePages(t *testing.T) {
 	c.Go("/keys")
 	c.ready("<img src=x onerror=alert(1)>")
 	c.chinese(alice)
+}
+
+// relayed sends requests through the relay: some that are answered, and one that sends its
+// account to rest.
+func (c *console) relayed(addr string) {
+	c.t.Helper()
+	secret := c.ask("POST", "/v1/keys", map[string]any{"name": "through-the-relay"})["apiKey"].(string)
+	for path, mock := range map[string]map[string]string{
+		"/v1/messages":         {"X-Mock-Delay": "30ms"},
+		"/v1/chat/completions": {},
+		"/v1beta/models/gemini-2.5-pro:generateContent": {"X-Mock-Status": "429", "X-Mock-Retry-After": "3000"},
+	} {
+		req, err := http.NewRequest(http.MethodPost, "http://"+addr+path, strings.NewReader(`{"model":"gpt-4o","max_tokens":9,"messages":[{"role":"user","content":"hi"}],"contents":[{"parts":[{"text":"hi"}]}]}`))
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+secret)
+		for name, value := range mock {
+			req.Header.Set(name, value)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			c.t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+	}
+	state := c.ask("GET", "/v1/relay", nil)
+	seen := map[string]map[string]any{}
+	for _, a := range state["accounts"].([]any) {
+		a := a.(map[string]any)
+		seen[a["id"].(string)] = a
+	}
+	resting, serving := seen["gemini-mock"], seen["openai-mock"]
+	if resting["resting"] != true || !strings.HasPrefix(resting["reason"].(string), "429 Too Many Requests") || serving["resting"] != false || serving["firstByteMs"].(map[string]any)["of"] != 1.0 {
+		c.t.Errorf("the relay is %v", state)
+	}
 }
 
 // holder looks at a key holder's page.

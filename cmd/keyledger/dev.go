@@ -183,7 +183,10 @@ func devToken(ctx context.Context, d *db.DB, bootstrap string) (string, error) {
 func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 	out := c.OutOrStdout()
 	base := "http://" + s.public.Addr().String()
-	fmt.Fprintf(out, "\nkeyledger is running.\nconsole   %s   (sign in with an access token; key holders: %s/me)\n", base, base)
+	fmt.Fprint(out, "\nkeyledger is running.\n")
+	if s.cfg.Console != "off" {
+		fmt.Fprintf(out, "console   %s   (sign in with the admin token; for key holders: %s/me)\n", base, base)
+	}
 	fmt.Fprintf(out, "API       %s/v1   (reference: %s/docs/)\n", base, base)
 	if s.metrics != nil {
 		fmt.Fprintf(out, "metrics   http://%s/metrics\n", s.metrics.Addr())

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"io/fs"
 	"net/http"
 	"strconv"
 
@@ -57,7 +58,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
-		Build: api.Build{Version: version, Commit: commitHash()}, Relay: s.relayState, Console: web.Files(),
+		Build: api.Build{Version: version, Commit: commitHash()}, Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
 	mux := http.NewServeMux()
@@ -70,6 +71,14 @@ func (s *service) wire(ctx context.Context) (err error) {
 	}
 	s.relay, err = openRelay(ctx, cfg.Relay, inprocess.New(s.verifier, s.decider, s.recorder), m.Registry(), s.log)
 	return err
+}
+
+// pages are the files of the console; nil where it is off.
+func pages(cfg config.Loaded) fs.FS {
+	if cfg.Console == "off" {
+		return nil
+	}
+	return web.Files()
 }
 
 // hear makes what is remembered follow what is heard.

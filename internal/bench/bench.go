@@ -83,7 +83,7 @@ type test struct {
 var tests = []test{
 	{"P1", (*bench).verify}, {"P2", (*bench).admission}, {"P3", (*bench).admissionGroups}, {"P4", (*bench).oneHotKey},
 	{"P5", (*bench).usage}, {"P6", (*bench).usageBatches}, {"P7", (*bench).revocation}, {"P8", (*bench).lists},
-	{"P12", (*bench).firstMinute}, {"P13", (*bench).lockWaits}, {"P14", (*bench).relayed}, {"P15", (*bench).relayedStreams}, {"P17", (*bench).pace}, {"P18", (*bench).rollUp},
+	{"P12", (*bench).firstMinute}, {"P13", (*bench).lockWaits}, {"P14", (*bench).relayed}, {"P15", (*bench).relayedStreams}, {"P16", (*bench).console}, {"P17", (*bench).pace}, {"P18", (*bench).rollUp},
 	{"R2", (*bench).durability}, {"R4", (*bench).overload}, {"CSV", (*bench).stream}, {"P9", (*bench).reports}, {"P10", (*bench).memory}, {"P11", (*bench).growth},
 }
 

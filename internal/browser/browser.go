@@ -360,12 +360,15 @@ func (p *Page) Download(suffix string) (name, text string) {
 	}
 }
 
-// Shot is a picture of the whole page as WebP.
+// tallest is how high a picture may be, in pixels.
+const tallest = 2600
+
+// Shot is a picture of the page as WebP: all of it, or as much as tallest.
 func (p *Page) Shot() []byte {
 	p.t.Helper()
 	ctx, cancel := context.WithTimeout(p.ctx, patience)
 	defer cancel()
-	p.resize(p.width, max(p.height, Eval[int64](p, `document.documentElement.scrollHeight`)))
+	p.resize(p.width, min(tallest, max(p.height, Eval[int64](p, `document.documentElement.scrollHeight`))))
 	defer p.resize(p.width, p.height)
 	p.painted()
 	quality := int64(80)

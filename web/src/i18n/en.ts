@@ -363,7 +363,7 @@ export const en = {
     granularity: "By",
     granularities: { hour: "Hour", day: "Day", month: "Month", total: "Whole range" },
     groupBy: "Grouped by",
-    filter: "Only",
+    filter: "Filters",
     onlyKey: "Key id",
     onlyModel: "Model",
     onlyAccount: "Account",

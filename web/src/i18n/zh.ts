@@ -364,7 +364,7 @@ export const zh: Text = {
     granularity: "粒度",
     granularities: { hour: "小时", day: "天", month: "月", total: "整个范围" },
     groupBy: "分组",
-    filter: "仅限",
+    filter: "筛选",
     onlyKey: "密钥 ID",
     onlyModel: "模型",
     onlyAccount: "账号",
