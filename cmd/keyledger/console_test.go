@@ -190,7 +190,7 @@ func pagesOf(alice string) []struct{ name, path, shows string } {
 		{"prices", "/prices", "Used without a price"},
 		{"reports", "/reports?groupBy=model", "Total"},
 		{"tokens", "/tokens", "Active"},
-		{"relay", "/relay", "Time to first byte"},
+		{"relay", "/relay", "Serving"},
 		{"audit", "/audit", "key.create"},
 		{"health", "/health", "Replicas"},
 	}

@@ -6,7 +6,9 @@ import { LocaleProvider } from "./i18n";
 import { NotesProvider } from "./ui/dialog";
 import { applyTheme } from "./ui/theme";
 import "./styles/base.css";
-import "./styles/parts.css";
+import "./styles/controls.css";
+import "./styles/data.css";
+import "./styles/states.css";
 import "./styles/pages.css";
 
 applyTheme();
