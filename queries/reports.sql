@@ -20,180 +20,185 @@ SELECT d.from_day::date AS from_day,
 -- the roll-up has added; every other rollup against those two, over all time; and the
 -- counters of keys against rollups and tail. columns names what differs. Whatever is
 -- recorded or rolled up meanwhile, only what was falsified differs.
+--
+-- Each rollup is compared by itself, by a join on its own narrow key, and only rows that
+-- differ go on: sorted together, rows of all of them took minutes. Seven sums are one array.
 WITH ledger AS MATERIALIZED (
     SELECT e.ledger_id, e.account_id, e.day, e.model, e.tag_set,
-           sum(e.requests)::bigint AS requests,
-           sum(e.input_tokens)::bigint AS input_tokens,
-           sum(e.output_tokens)::bigint AS output_tokens,
-           sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-           sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-           sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-           sum(e.cost)::numeric AS cost
+           sum(e.requests) AS requests,
+           sum(e.input_tokens) AS input_tokens,
+           sum(e.output_tokens) AS output_tokens,
+           sum(e.cache_create_tokens) AS cache_create_tokens,
+           sum(e.cache_read_tokens) AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
+           sum(e.cost) AS cost
       FROM ledger_rolled AS e
      WHERE e.day BETWEEN @from_day::date AND @to_day::date
        AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
      GROUP BY e.ledger_id, e.account_id, e.day, e.model, e.tag_set
-), side AS (
-    SELECT 'usage_daily' AS rollup, false AS stored, '' AS period, x.ledger_id AS ledger_id,
-           '' AS account_id, '' AS tag, x.day AS day, x.model AS model, x.tag_set AS tag_set,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM ledger AS x
-    UNION ALL
-    SELECT 'usage_daily', true, '', x.ledger_id,
-           '', '', x.day, x.model, x.tag_set,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+), by_set AS MATERIALIZED ( -- what usage by model and by tag are sums of
+    SELECT x.tag_set, x.day, x.model,
+           sum(x.requests) AS requests,
+           sum(x.input_tokens) AS input_tokens,
+           sum(x.output_tokens) AS output_tokens,
+           sum(x.cache_create_tokens) AS cache_create_tokens,
+           sum(x.cache_read_tokens) AS cache_read_tokens,
+           sum(x.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
+           sum(x.cost) AS cost
       FROM usage_daily AS x
-     WHERE x.day BETWEEN @from_day AND @to_day
-    UNION ALL
-    SELECT 'account_usage', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.account_id, '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM ledger AS x
-     WHERE x.account_id IS NOT NULL
-    UNION ALL
-    SELECT 'account_usage', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.account_id, '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM account_usage AS x
-     WHERE x.day BETWEEN @from_day AND @to_day
-    UNION ALL
-    SELECT 'account_totals', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.account_id, '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM account_usage AS x
-    UNION ALL
-    SELECT 'account_totals', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.account_id, '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM account_totals AS x
-    UNION ALL
-    SELECT 'model_usage', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           '', '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM usage_daily AS x
-    UNION ALL
-    SELECT 'model_usage', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           '', '', x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM model_usage AS x
-    UNION ALL
-    SELECT 'tag_usage', false, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           '', g.tag, x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM usage_daily AS x
-      LEFT JOIN tag_sets AS s ON s.id = x.tag_set
-     CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
-    UNION ALL
-    SELECT 'tag_usage', true, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           '', x.tag, x.day, x.model, '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM tag_usage AS x
-    UNION ALL
-    SELECT 'daily_cost', false, '', x.ledger_id,
-           '', '', x.day, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           0, 0, 0, 0, 0, 0, x.cost
-      FROM usage_daily AS x
-    UNION ALL
-    SELECT 'daily_cost', true, '', x.ledger_id,
-           '', '', x.day, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           0, 0, 0, 0, 0, 0, x.cost
-      FROM daily_cost AS x
-    UNION ALL
-    SELECT 'key_counters', false, '', x.ledger_id,
-           '', '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM key_days AS x
-      JOIN api_keys AS k ON k.ledger_id = x.ledger_id
-    UNION ALL
-    SELECT 'key_counters', true, '', k.ledger_id,
-           '', '', NULL::date, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM key_counters AS x
-      JOIN api_keys AS k ON k.id = x.key_id
-    UNION ALL
-    SELECT 'key_counters', false, p.name, x.ledger_id,
-           '', '', p.first, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           0, 0, 0, 0, 0, 0, x.cost
-      FROM cost_days AS x
-      JOIN api_keys AS k ON k.ledger_id = x.ledger_id
-      JOIN key_counters AS c ON c.key_id = k.id
-     CROSS JOIN LATERAL (VALUES
-           ('day', c.day, c.day + 1),
-           ('week', c.week, c.week + 7),
-           ('month', c.month, (c.month + interval '1 month')::date)
-     ) AS p (name, first, next)
-     WHERE x.day >= p.first AND x.day < p.next
-    UNION ALL
-    SELECT 'key_counters', true, p.name, k.ledger_id,
-           '', '', p.first, '', '00000000-0000-0000-0000-000000000000'::uuid,
-           0, 0, 0, 0, 0, 0, p.cost
+     GROUP BY x.tag_set, x.day, x.model
+), period AS MATERIALIZED ( -- the day, week and month that the counters of each key are of
+    SELECT k.ledger_id, p.name::text AS name, p.first::date AS first, p.next::date AS next, p.cost::numeric AS cost
       FROM key_counters AS c
       JOIN api_keys AS k ON k.id = c.key_id
      CROSS JOIN LATERAL (VALUES
-           ('day', c.day, c.day_cost),
-           ('week', c.week, c.week_cost),
-           ('month', c.month, c.month_cost)
-     ) AS p (name, first, cost)
+           ('day', c.day, c.day + 1, c.day_cost),
+           ('week', c.week, c.week + 7, c.week_cost),
+           ('month', c.month, (c.month + interval '1 month')::date, c.month_cost)
+     ) AS p (name, first, next, cost)
 ), held AS (
-    SELECT s.rollup, s.period, s.ledger_id, s.account_id, s.tag, s.day, s.model, s.tag_set,
-           coalesce(sum(s.requests) FILTER (WHERE NOT s.stored), 0) AS summed_requests,
-           coalesce(sum(s.input_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_input_tokens,
-           coalesce(sum(s.output_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_output_tokens,
-           coalesce(sum(s.cache_create_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_cache_create_tokens,
-           coalesce(sum(s.cache_read_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_cache_read_tokens,
-           coalesce(sum(s.ephemeral_1h_tokens) FILTER (WHERE NOT s.stored), 0) AS summed_ephemeral_1h_tokens,
-           coalesce(sum(s.cost) FILTER (WHERE NOT s.stored), 0) AS summed_cost,
-           coalesce(sum(s.requests) FILTER (WHERE s.stored), 0) AS stored_requests,
-           coalesce(sum(s.input_tokens) FILTER (WHERE s.stored), 0) AS stored_input_tokens,
-           coalesce(sum(s.output_tokens) FILTER (WHERE s.stored), 0) AS stored_output_tokens,
-           coalesce(sum(s.cache_create_tokens) FILTER (WHERE s.stored), 0) AS stored_cache_create_tokens,
-           coalesce(sum(s.cache_read_tokens) FILTER (WHERE s.stored), 0) AS stored_cache_read_tokens,
-           coalesce(sum(s.ephemeral_1h_tokens) FILTER (WHERE s.stored), 0) AS stored_ephemeral_1h_tokens,
-           coalesce(sum(s.cost) FILTER (WHERE s.stored), 0) AS stored_cost
-      FROM side AS s
-     GROUP BY s.rollup, s.period, s.ledger_id, s.account_id, s.tag, s.day, s.model, s.tag_set
+    SELECT 'usage_daily' AS rollup, '' AS period, coalesce(a.ledger_id, b.ledger_id) AS ledger_id,
+           '' AS account_id, '' AS tag, coalesce(a.day, b.day) AS day, coalesce(a.model, b.model) AS model, a.sums AS summed, b.sums AS stored
+      FROM (
+           SELECT x.ledger_id, x.day, x.model, x.tag_set,
+                  ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
+                      sum(x.cache_read_tokens), sum(x.ephemeral_1h_tokens), sum(x.cost)] AS sums
+             FROM ledger AS x
+            GROUP BY x.ledger_id, x.day, x.model, x.tag_set
+      ) AS a
+      FULL JOIN (
+           SELECT x.ledger_id, x.day, x.model, x.tag_set,
+                  ARRAY[x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens,
+                      x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost]::numeric[] AS sums
+             FROM usage_daily AS x
+            WHERE x.day BETWEEN @from_day AND @to_day
+      ) AS b USING (ledger_id, day, model, tag_set)
+    UNION ALL
+    SELECT 'account_usage', '', NULL, coalesce(a.account_id, b.account_id), '',
+           coalesce(a.day, b.day), coalesce(a.model, b.model), a.sums, b.sums
+      FROM (
+           SELECT x.account_id, x.day, x.model,
+                  ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
+                      sum(x.cache_read_tokens), sum(x.ephemeral_1h_tokens), sum(x.cost)] AS sums
+             FROM ledger AS x
+            WHERE x.account_id IS NOT NULL
+            GROUP BY x.account_id, x.day, x.model
+      ) AS a
+      FULL JOIN (
+           SELECT x.account_id, x.day, x.model,
+                  ARRAY[x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens,
+                      x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost]::numeric[] AS sums
+             FROM account_usage AS x
+            WHERE x.day BETWEEN @from_day AND @to_day
+      ) AS b USING (account_id, day, model)
+    UNION ALL
+    SELECT 'account_totals', '', NULL, coalesce(a.account_id, b.account_id), '', NULL, '', a.sums, b.sums
+      FROM (
+           SELECT x.account_id,
+                  ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
+                      sum(x.cache_read_tokens), sum(x.ephemeral_1h_tokens), sum(x.cost)] AS sums
+             FROM account_usage AS x
+            GROUP BY x.account_id
+      ) AS a
+      FULL JOIN (
+           SELECT x.account_id,
+                  ARRAY[x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens,
+                      x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost]::numeric[] AS sums
+             FROM account_totals AS x
+      ) AS b USING (account_id)
+    UNION ALL
+    SELECT 'model_usage', '', NULL, '', '', coalesce(a.day, b.day), coalesce(a.model, b.model), a.sums, b.sums
+      FROM (
+           SELECT x.day, x.model,
+                  ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
+                      sum(x.cache_read_tokens), sum(x.ephemeral_1h_tokens), sum(x.cost)] AS sums
+             FROM by_set AS x
+            GROUP BY x.day, x.model
+      ) AS a
+      FULL JOIN (
+           SELECT x.day, x.model,
+                  ARRAY[x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens,
+                      x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost]::numeric[] AS sums
+             FROM model_usage AS x
+      ) AS b USING (day, model)
+    UNION ALL
+    SELECT 'tag_usage', '', NULL, '', coalesce(a.tag, b.tag),
+           coalesce(a.day, b.day), coalesce(a.model, b.model), a.sums, b.sums
+      FROM (
+           SELECT g.tag, x.day, x.model,
+                  ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
+                      sum(x.cache_read_tokens), sum(x.ephemeral_1h_tokens), sum(x.cost)] AS sums
+             FROM by_set AS x
+             LEFT JOIN tag_sets AS s ON s.id = x.tag_set
+            CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
+            GROUP BY g.tag, x.day, x.model
+      ) AS a
+      FULL JOIN (
+           SELECT x.tag, x.day, x.model,
+                  ARRAY[x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens,
+                      x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost]::numeric[] AS sums
+             FROM tag_usage AS x
+      ) AS b USING (tag, day, model)
+    UNION ALL
+    SELECT 'daily_cost', '', coalesce(a.ledger_id, b.ledger_id), '', '', coalesce(a.day, b.day), '',
+           ARRAY[0, 0, 0, 0, 0, 0, coalesce(a.cost, 0)], ARRAY[0, 0, 0, 0, 0, 0, coalesce(b.cost, 0)]
+      FROM (
+           SELECT x.ledger_id, x.day, sum(x.cost) AS cost FROM usage_daily AS x GROUP BY x.ledger_id, x.day
+      ) AS a
+      FULL JOIN daily_cost AS b USING (ledger_id, day)
+    UNION ALL
+    SELECT 'key_counters', '', k.ledger_id, '', '', NULL, '', a.sums,
+           ARRAY[c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens,
+               c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost]::numeric[]
+      FROM key_counters AS c
+      JOIN api_keys AS k ON k.id = c.key_id
+      LEFT JOIN (
+           SELECT x.ledger_id,
+                  ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
+                      sum(x.cache_read_tokens), sum(x.ephemeral_1h_tokens), sum(x.cost)] AS sums
+             FROM key_days AS x
+            GROUP BY x.ledger_id
+      ) AS a ON a.ledger_id = k.ledger_id
+    UNION ALL
+    SELECT 'key_counters', p.name, p.ledger_id, '', '', p.first, '',
+           ARRAY[0, 0, 0, 0, 0, 0, coalesce(a.cost, 0)], ARRAY[0, 0, 0, 0, 0, 0, p.cost]
+      FROM period AS p
+      LEFT JOIN (
+           SELECT q.ledger_id, q.name, sum(x.cost) AS cost
+             FROM period AS q
+             JOIN cost_days AS x ON x.ledger_id = q.ledger_id AND x.day >= q.first AND x.day < q.next
+            GROUP BY q.ledger_id, q.name
+      ) AS a ON a.ledger_id = p.ledger_id AND a.name = p.name
+), differing AS (
+    SELECT h.rollup, h.period, h.ledger_id, h.account_id, h.tag, h.day, h.model,
+           coalesce(h.summed, '{0,0,0,0,0,0,0}') AS summed,
+           coalesce(h.stored, '{0,0,0,0,0,0,0}') AS stored
+      FROM held AS h
+     WHERE coalesce(h.summed, '{0,0,0,0,0,0,0}') <> coalesce(h.stored, '{0,0,0,0,0,0,0}')
 )
 SELECT h.rollup::text AS rollup,
        h.tag::text AS tag,
-       coalesce(k.id, h.ledger_id)::uuid AS key_id,
+       coalesce(k.id, h.ledger_id, '00000000-0000-0000-0000-000000000000')::uuid AS key_id,
        h.account_id::text AS account_id,
        coalesce(h.day::text, '')::text AS day,
        h.model::text AS model,
        concat_ws(', ',
-           CASE WHEN h.summed_requests <> h.stored_requests THEN 'requests' END,
-           CASE WHEN h.summed_input_tokens <> h.stored_input_tokens THEN 'input_tokens' END,
-           CASE WHEN h.summed_output_tokens <> h.stored_output_tokens THEN 'output_tokens' END,
-           CASE WHEN h.summed_cache_create_tokens <> h.stored_cache_create_tokens THEN 'cache_create_tokens' END,
-           CASE WHEN h.summed_cache_read_tokens <> h.stored_cache_read_tokens THEN 'cache_read_tokens' END,
-           CASE WHEN h.summed_ephemeral_1h_tokens <> h.stored_ephemeral_1h_tokens THEN 'ephemeral_1h_tokens' END,
-           CASE WHEN h.summed_cost <> h.stored_cost THEN concat_ws('_', nullif(h.period, ''), 'cost') END
+           CASE WHEN h.summed[1] <> h.stored[1] THEN 'requests' END,
+           CASE WHEN h.summed[2] <> h.stored[2] THEN 'input_tokens' END,
+           CASE WHEN h.summed[3] <> h.stored[3] THEN 'output_tokens' END,
+           CASE WHEN h.summed[4] <> h.stored[4] THEN 'cache_create_tokens' END,
+           CASE WHEN h.summed[5] <> h.stored[5] THEN 'cache_read_tokens' END,
+           CASE WHEN h.summed[6] <> h.stored[6] THEN 'ephemeral_1h_tokens' END,
+           CASE WHEN h.summed[7] <> h.stored[7] THEN concat_ws('_', nullif(h.period, ''), 'cost') END
        )::text AS columns,
-       h.summed_requests::bigint AS summed_requests,
-       (h.summed_input_tokens + h.summed_output_tokens
-           + h.summed_cache_create_tokens + h.summed_cache_read_tokens)::bigint AS summed_tokens,
-       h.summed_cost::numeric AS summed_cost,
-       h.stored_requests::bigint AS stored_requests,
-       (h.stored_input_tokens + h.stored_output_tokens
-           + h.stored_cache_create_tokens + h.stored_cache_read_tokens)::bigint AS stored_tokens,
-       h.stored_cost::numeric AS stored_cost
-  FROM held AS h
+       h.summed[1]::bigint AS summed_requests,
+       (h.summed[2] + h.summed[3] + h.summed[4] + h.summed[5])::bigint AS summed_tokens,
+       h.summed[7]::numeric AS summed_cost,
+       h.stored[1]::bigint AS stored_requests,
+       (h.stored[2] + h.stored[3] + h.stored[4] + h.stored[5])::bigint AS stored_tokens,
+       h.stored[7]::numeric AS stored_cost
+  FROM differing AS h
   LEFT JOIN api_keys AS k ON k.ledger_id = h.ledger_id
- WHERE (h.summed_requests, h.summed_input_tokens, h.summed_output_tokens, h.summed_cache_create_tokens,
-        h.summed_cache_read_tokens, h.summed_ephemeral_1h_tokens, h.summed_cost)
-    <> (h.stored_requests, h.stored_input_tokens, h.stored_output_tokens, h.stored_cache_create_tokens,
-        h.stored_cache_read_tokens, h.stored_ephemeral_1h_tokens, h.stored_cost)
  ORDER BY h.rollup, h.ledger_id, h.account_id, h.tag, h.day, h.model
  LIMIT @row_limit;
 
