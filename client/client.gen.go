@@ -776,9 +776,12 @@ type AuditEntry struct {
 	After  *map[string]interface{} `json:"after,omitempty"`
 
 	// At RFC 3339; in answers UTC with milliseconds.
-	At        Time                    `json:"at"`
-	Before    *map[string]interface{} `json:"before,omitempty"`
-	RequestID *string                 `json:"requestId,omitempty"`
+	At     Time                    `json:"at"`
+	Before *map[string]interface{} `json:"before,omitempty"`
+
+	// ID Order of writing.
+	ID        int64   `json:"id"`
+	RequestID *string `json:"requestId,omitempty"`
 }
 
 // AuditList defines model for AuditList.
@@ -799,11 +802,14 @@ type AuditRow struct {
 	After  *map[string]interface{} `json:"after,omitempty"`
 
 	// At RFC 3339; in answers UTC with milliseconds.
-	At         Time                    `json:"at"`
-	Before     *map[string]interface{} `json:"before,omitempty"`
-	RequestID  *string                 `json:"requestId,omitempty"`
-	TargetID   string                  `json:"targetId"`
-	TargetType string                  `json:"targetType"`
+	At     Time                    `json:"at"`
+	Before *map[string]interface{} `json:"before,omitempty"`
+
+	// ID Order of writing.
+	ID         int64   `json:"id"`
+	RequestID  *string `json:"requestId,omitempty"`
+	TargetID   string  `json:"targetId"`
+	TargetType string  `json:"targetType"`
 }
 
 // Averages Means over a whole number of days since the key was made or the account first used, at least one; tokens are input and output.
@@ -1618,6 +1624,13 @@ type KeyNumbers struct {
 	WindowStartTime        *MaybeTime `json:"windowStartTime"`
 }
 
+// KeyRefusals defines model for KeyRefusals.
+type KeyRefusals struct {
+	KeyID    openapi_types.UUID `json:"keyId"`
+	KeyName  string             `json:"keyName"`
+	Refusals int64              `json:"refusals"`
+}
+
 // KeyStatus defines model for KeyStatus.
 type KeyStatus string
 
@@ -1768,6 +1781,9 @@ type Overview struct {
 
 	// TopMonth At most 10, dearest first.
 	TopMonth []KeyCost `json:"topMonth"`
+
+	// TopRefused Keys that were refused today, at most 10, most often first.
+	TopRefused []KeyRefusals `json:"topRefused"`
 
 	// TopToday At most 10, dearest first.
 	TopToday []KeyCost `json:"topToday"`
@@ -1989,11 +2005,14 @@ type Refusals struct {
 
 // RelayAccount defines model for RelayAccount.
 type RelayAccount struct {
+	// Detail The start of the provider's answer, for admins.
+	Detail string `json:"detail"`
+
 	// FirstByteMs Time to the first byte of its latest answers.
 	FirstByteMs Quantiles `json:"firstByteMs"`
 	ID          string    `json:"id"`
 
-	// Reason Why it rests: the provider's status, with the start of its answer; empty: it does not.
+	// Reason Why it rests: the provider's status; empty: it does not.
 	Reason     string     `json:"reason"`
 	Resting    bool       `json:"resting"`
 	RestsUntil *MaybeTime `json:"restsUntil"`
@@ -2164,7 +2183,7 @@ type SecretList struct {
 
 // Self defines model for Self.
 type Self struct {
-	// Days The last 30 days on which it was used, oldest first.
+	// Days Those of the last 30 days on which it was used, oldest first.
 	Days []DayUse `json:"days"`
 
 	// Key What a key's holder sees of it. Nothing of what its owner notes beside it.
@@ -2211,6 +2230,9 @@ type ServiceState struct {
 type Session struct {
 	DefaultTokenLimit int64      `json:"defaultTokenLimit"`
 	ExpiresAt         *MaybeTime `json:"expiresAt"`
+
+	// ID The access token's.
+	ID openapi_types.UUID `json:"id"`
 
 	// Name The access token's.
 	Name string `json:"name"`
@@ -3153,7 +3175,7 @@ type ClientInterface interface {
 
 	// GetOverview How things stand at this moment
 	//
-	// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+	// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most, as they were at most 5 seconds ago. What was spent is in `GET /v1/reports/usage`.
 	//
 	// Corresponds with GET /v1/overview (the `GetOverview` operationId).
 	GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3295,8 +3317,8 @@ type ClientInterface interface {
 
 	// CreateSessionWithBody Sign in to the console
 	//
-	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+	// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 	// which a page of another site cannot send.
 	//
 	// Takes any type of body and a specified content type.
@@ -3306,8 +3328,8 @@ type ClientInterface interface {
 
 	// CreateSession Sign in to the console
 	//
-	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+	// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 	// which a page of another site cannot send.
 	//
 	// Takes a body of the `application/json` content type.
@@ -3347,7 +3369,7 @@ type ClientInterface interface {
 
 	// RevokeToken Revoke an access token
 	//
-	// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+	// At once and for good, for every replica. Revoking twice is harmless. An admin token is not revoked while no other one lives as long (409); `keyledger tokens revoke` on the database does it.
 	//
 	// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
 	RevokeToken(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -4104,7 +4126,7 @@ func (c *Client) ExpireKeys(ctx context.Context, reqEditors ...RequestEditorFn) 
 
 // GetOverview How things stand at this moment
 //
-// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most, as they were at most 5 seconds ago. What was spent is in `GET /v1/reports/usage`.
 //
 // Corresponds with GET /v1/overview (the `GetOverview` operationId).
 func (c *Client) GetOverview(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -4426,8 +4448,8 @@ func (c *Client) GetSession(ctx context.Context, reqEditors ...RequestEditorFn) 
 
 // CreateSessionWithBody Sign in to the console
 //
-// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 // which a page of another site cannot send.
 //
 // Takes any type of body and a specified content type.
@@ -4447,8 +4469,8 @@ func (c *Client) CreateSessionWithBody(ctx context.Context, contentType string, 
 
 // CreateSession Sign in to the console
 //
-// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 // which a page of another site cannot send.
 //
 // Takes a body of the `application/json` content type.
@@ -4538,7 +4560,7 @@ func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBod
 
 // RevokeToken Revoke an access token
 //
-// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+// At once and for good, for every replica. Revoking twice is harmless. An admin token is not revoked while no other one lives as long (409); `keyledger tokens revoke` on the database does it.
 //
 // Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
 func (c *Client) RevokeToken(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -7459,7 +7481,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetOverviewWithResponse How things stand at this moment
 	//
-	// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+	// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most, as they were at most 5 seconds ago. What was spent is in `GET /v1/reports/usage`.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -7621,8 +7643,8 @@ type ClientWithResponsesInterface interface {
 
 	// CreateSessionWithBodyWithResponse Sign in to the console
 	//
-	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+	// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 	// which a page of another site cannot send.
 	//
 	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -7632,8 +7654,8 @@ type ClientWithResponsesInterface interface {
 
 	// CreateSessionWithResponse Sign in to the console
 	//
-	// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-	// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+	// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+	// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 	// which a page of another site cannot send.
 	//
 	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -7677,7 +7699,7 @@ type ClientWithResponsesInterface interface {
 
 	// RevokeTokenWithResponse Revoke an access token
 	//
-	// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+	// At once and for good, for every replica. Revoking twice is harmless. An admin token is not revoked while no other one lives as long (409); `keyledger tokens revoke` on the database does it.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -11027,7 +11049,7 @@ func (c *ClientWithResponses) ExpireKeysWithResponse(ctx context.Context, reqEdi
 
 // GetOverviewWithResponse How things stand at this moment
 //
-// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+// Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most, as they were at most 5 seconds ago. What was spent is in `GET /v1/reports/usage`.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -11297,8 +11319,8 @@ func (c *ClientWithResponses) GetSessionWithResponse(ctx context.Context, reqEdi
 
 // CreateSessionWithBodyWithResponse Sign in to the console
 //
-// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 // which a page of another site cannot send.
 //
 // Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
@@ -11314,8 +11336,8 @@ func (c *ClientWithResponses) CreateSessionWithBodyWithResponse(ctx context.Cont
 
 // CreateSessionWithResponse Sign in to the console
 //
-// Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-// on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+// Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+// token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
 // which a page of another site cannot send.
 //
 // Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
@@ -11389,7 +11411,7 @@ func (c *ClientWithResponses) CreateTokenWithResponse(ctx context.Context, body 
 
 // RevokeTokenWithResponse Revoke an access token
 //
-// At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+// At once and for good, for every replica. Revoking twice is harmless. An admin token is not revoked while no other one lives as long (409); `keyledger tokens revoke` on the database does it.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -116,7 +116,7 @@ func (q *Queries) TokenCreate(ctx context.Context, arg TokenCreateParams) (Acces
 
 const tokenEnd = `-- name: TokenEnd :one
 WITH admins AS MATERIALIZED (
-    SELECT t.id
+    SELECT t.id, coalesce(t.expires_at, 'infinity') AS ends
       FROM access_tokens AS t
      WHERE t.role = 'admin' AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at >= now())
      ORDER BY t.id
@@ -125,7 +125,8 @@ WITH admins AS MATERIALIZED (
     UPDATE access_tokens AS t SET revoked_at = coalesce(t.revoked_at, now())
      WHERE t.id = $1
        AND (NOT EXISTS (SELECT FROM admins AS a WHERE a.id = t.id)
-            OR EXISTS (SELECT FROM admins AS a WHERE a.id <> t.id))
+            OR EXISTS (SELECT FROM admins AS a
+                        WHERE a.id <> t.id AND a.ends >= coalesce(t.expires_at, 'infinity')))
     RETURNING t.id
 )
 SELECT EXISTS (SELECT FROM access_tokens AS t WHERE t.id = $1)::boolean AS known,
@@ -137,9 +138,9 @@ type TokenEndRow struct {
 	Ended bool
 }
 
-// Revokes the token with this id, at once for every later request, unless it is the last
-// live admin token. One revoked before keeps its first time. Live admin tokens are locked,
-// so that of two that are revoked at the same time one stays.
+// Revokes the token with this id, at once for every later request, unless it is a live admin
+// token and no other one lives as long. One revoked before keeps its first time. Live admin
+// tokens are locked, so that of two that are revoked at the same time one stays.
 func (q *Queries) TokenEnd(ctx context.Context, id uuid.UUID) (TokenEndRow, error) {
 	row := q.db.QueryRow(ctx, tokenEnd, id)
 	var i TokenEndRow

@@ -872,3 +872,48 @@ func (q *Queries) RefusalsPrune(ctx context.Context, arg RefusalsPruneParams) (i
 	}
 	return result.RowsAffected(), nil
 }
+
+const refusedMost = `-- name: RefusedMost :many
+SELECT k.id AS key_id, k.name, r.refusals
+  FROM (
+       SELECT x.ledger_id, sum(x.refusals)::bigint AS refusals
+         FROM admission_refusals AS x
+        WHERE x.day = $1::date AND NOT x.let_through
+        GROUP BY x.ledger_id
+  ) AS r
+  JOIN api_keys AS k ON k.ledger_id = r.ledger_id
+ ORDER BY r.refusals DESC, k.id
+ LIMIT $2
+`
+
+type RefusedMostParams struct {
+	Day      time.Time
+	RowLimit int32
+}
+
+type RefusedMostRow struct {
+	KeyID    uuid.UUID
+	Name     string
+	Refusals int64
+}
+
+// The keys that were refused most on a day, at most so many.
+func (q *Queries) RefusedMost(ctx context.Context, arg RefusedMostParams) ([]RefusedMostRow, error) {
+	rows, err := q.db.Query(ctx, refusedMost, arg.Day, arg.RowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []RefusedMostRow{}
+	for rows.Next() {
+		var i RefusedMostRow
+		if err := rows.Scan(&i.KeyID, &i.Name, &i.Refusals); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}

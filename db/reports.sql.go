@@ -48,8 +48,10 @@ WITH ledger AS MATERIALIZED (
            ('month', c.month, (c.month + interval '1 month')::date, c.month_cost)
      ) AS p (name, first, next, cost)
 ), held AS (
-    SELECT 'usage_daily' AS rollup, '' AS period, coalesce(a.ledger_id, b.ledger_id) AS ledger_id, '' AS account_id, '' AS tag,
-           coalesce(a.day, b.day) AS day, coalesce(a.model, b.model) AS model, a.sums AS summed, b.sums AS stored
+    SELECT 'usage_daily' AS rollup, '' AS period, coalesce(a.ledger_id, b.ledger_id) AS ledger_id,
+           '' AS account_id, '' AS tag,
+           coalesce(a.day, b.day) AS day, coalesce(a.model, b.model) AS model,
+           a.sums AS summed, b.sums AS stored
       FROM (
            SELECT x.ledger_id, x.day, x.model, x.tag_set,
                   ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
@@ -65,8 +67,8 @@ WITH ledger AS MATERIALIZED (
             WHERE x.day BETWEEN $2 AND $3
       ) AS b USING (ledger_id, day, model, tag_set)
     UNION ALL
-    SELECT 'account_usage', '', NULL, coalesce(a.account_id, b.account_id), '', coalesce(a.day, b.day), coalesce(a.model, b.model),
-           a.sums, b.sums
+    SELECT 'account_usage', '', NULL, coalesce(a.account_id, b.account_id), '',
+           coalesce(a.day, b.day), coalesce(a.model, b.model), a.sums, b.sums
       FROM (
            SELECT x.account_id, x.day, x.model,
                   ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),
@@ -113,7 +115,8 @@ WITH ledger AS MATERIALIZED (
              FROM model_usage AS x
       ) AS b USING (day, model)
     UNION ALL
-    SELECT 'tag_usage', '', NULL, '', coalesce(a.tag, b.tag), coalesce(a.day, b.day), coalesce(a.model, b.model), a.sums, b.sums
+    SELECT 'tag_usage', '', NULL, '', coalesce(a.tag, b.tag),
+           coalesce(a.day, b.day), coalesce(a.model, b.model), a.sums, b.sums
       FROM (
            SELECT g.tag, x.day, x.model,
                   ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),

@@ -53,11 +53,11 @@ SELECT f.id,
 SELECT * FROM access_tokens ORDER BY created_at DESC, id;
 
 -- name: TokenEnd :one
--- Revokes the token with this id, at once for every later request, unless it is the last
--- live admin token. One revoked before keeps its first time. Live admin tokens are locked,
--- so that of two that are revoked at the same time one stays.
+-- Revokes the token with this id, at once for every later request, unless it is a live admin
+-- token and no other one lives as long. One revoked before keeps its first time. Live admin
+-- tokens are locked, so that of two that are revoked at the same time one stays.
 WITH admins AS MATERIALIZED (
-    SELECT t.id
+    SELECT t.id, coalesce(t.expires_at, 'infinity') AS ends
       FROM access_tokens AS t
      WHERE t.role = 'admin' AND t.revoked_at IS NULL AND (t.expires_at IS NULL OR t.expires_at >= now())
      ORDER BY t.id
@@ -66,7 +66,8 @@ WITH admins AS MATERIALIZED (
     UPDATE access_tokens AS t SET revoked_at = coalesce(t.revoked_at, now())
      WHERE t.id = @id
        AND (NOT EXISTS (SELECT FROM admins AS a WHERE a.id = t.id)
-            OR EXISTS (SELECT FROM admins AS a WHERE a.id <> t.id))
+            OR EXISTS (SELECT FROM admins AS a
+                        WHERE a.id <> t.id AND a.ends >= coalesce(t.expires_at, 'infinity')))
     RETURNING t.id
 )
 SELECT EXISTS (SELECT FROM access_tokens AS t WHERE t.id = @id)::boolean AS known,

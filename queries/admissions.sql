@@ -392,6 +392,19 @@ SELECT r.code,
  GROUP BY r.code, r.let_through
  ORDER BY sum(r.refusals) DESC, r.code, r.let_through;
 
+-- name: RefusedMost :many
+-- The keys that were refused most on a day, at most so many.
+SELECT k.id AS key_id, k.name, r.refusals
+  FROM (
+       SELECT x.ledger_id, sum(x.refusals)::bigint AS refusals
+         FROM admission_refusals AS x
+        WHERE x.day = @day::date AND NOT x.let_through
+        GROUP BY x.ledger_id
+  ) AS r
+  JOIN api_keys AS k ON k.ledger_id = r.ledger_id
+ ORDER BY r.refusals DESC, k.id
+ LIMIT @row_limit;
+
 -- name: AdmissionsLiveSum :one
 -- What is admitted and not settled, of all keys: live leases, reserved tokens and USD.
 SELECT count(*) FILTER (WHERE a.lease_expires_at > now()) AS leases,

@@ -58,7 +58,9 @@ WITH ledger AS MATERIALIZED (
      ) AS p (name, first, next, cost)
 ), held AS (
     SELECT 'usage_daily' AS rollup, '' AS period, coalesce(a.ledger_id, b.ledger_id) AS ledger_id,
-           '' AS account_id, '' AS tag, coalesce(a.day, b.day) AS day, coalesce(a.model, b.model) AS model, a.sums AS summed, b.sums AS stored
+           '' AS account_id, '' AS tag,
+           coalesce(a.day, b.day) AS day, coalesce(a.model, b.model) AS model,
+           a.sums AS summed, b.sums AS stored
       FROM (
            SELECT x.ledger_id, x.day, x.model, x.tag_set,
                   ARRAY[sum(x.requests), sum(x.input_tokens), sum(x.output_tokens), sum(x.cache_create_tokens),

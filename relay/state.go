@@ -26,8 +26,10 @@ type AccountState struct {
 	Served      int64 // requests that it was chosen for since the start
 	// RestsUntil is when a resting account is tried again; nil: it does not rest.
 	RestsUntil *time.Time
-	// Reason is why it rests: the provider's status and the start of its answer.
+	// Reason is why it rests: the provider's status, such as "429 Too Many Requests".
 	Reason string
+	// Detail is the start of the provider's answer.
+	Detail string
 	// FirstByte is the time to the first byte of its latest answers.
 	FirstByte Quantiles
 }
@@ -41,8 +43,8 @@ type Quantiles struct {
 const (
 	// timesKept is how many answers an account's quantiles are of.
 	timesKept = 128
-	// maxReason is how much of a provider's answer a reason has, in characters.
-	maxReason = 200
+	// maxDetail is how much of a provider's answer a detail has, in bytes.
+	maxDetail = 200
 )
 
 // State tells how the relay is.
@@ -66,7 +68,8 @@ func (a *accounts) state() []AccountState {
 		all[i] = AccountState{ID: one.ID, Service: one.Service, UnderWay: one.underWay, Served: one.served, FirstByte: one.firstByte()}
 		if a.now().Before(one.restUntil) {
 			until := one.restUntil
-			all[i].RestsUntil, all[i].Reason = &until, one.last.reason()
+			all[i].RestsUntil = &until
+			all[i].Reason, all[i].Detail = one.last.reason()
 		}
 	}
 	return all
@@ -82,11 +85,10 @@ func (a *account) firstByte() Quantiles {
 	return Quantiles{P50: sorted[(n-1)/2], P95: sorted[(n-1)*95/100], Of: n}
 }
 
-// reason is a failure in a line; nil: the provider did not answer.
-func (f *failure) reason() string {
+// reason is a failure in a line, and the start of the provider's answer; nil: it did not answer.
+func (f *failure) reason() (status, detail string) {
 	if f == nil {
-		return "the provider did not answer"
+		return "the provider did not answer", ""
 	}
-	text := strings.Join(strings.Fields(string(f.body)), " ")
-	return strings.TrimSpace(strconv.Itoa(f.status) + " " + http.StatusText(f.status) + " " + field.Clip(text, maxReason))
+	return strings.TrimSpace(strconv.Itoa(f.status) + " " + http.StatusText(f.status)), field.Clip(strings.Join(strings.Fields(string(f.body)), " "), maxDetail)
 }

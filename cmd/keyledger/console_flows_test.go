@@ -2,6 +2,7 @@ package main_test
 
 import (
 	"encoding/csv"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -140,7 +141,7 @@ func TestConsoleBatch(t *testing.T) {
 	c.See("Enter a number between 1 and 500")
 	c.Fill("How many", "7")
 	c.Fill("Monthly", "20")
-	c.Fill("Tags", "course, 2026")
+	c.Fill("Tags", "course\n2026")
 	c.Click("Create 7 keys")
 	c.See("7 keys were created")
 	c.accessible("a batch of secrets")
@@ -179,7 +180,7 @@ func TestConsoleSteersKeys(t *testing.T) {
 	c.Fill("Window", "60")
 	c.Fill("Requests in a window", "10")
 	c.Fill("Expires at", "2030-01-02T03:04")
-	c.Fill("Tags", "a, b, a")
+	c.Fill("Tags", "a\nb\na")
 	c.Click("Save")
 	c.See("The changes were saved")
 	c.See("Requests in the window")
@@ -190,7 +191,7 @@ func TestConsoleSteersKeys(t *testing.T) {
 		t.Errorf("a limit that was not touched became %s", exact)
 	}
 	c.Go("/keys/" + id + "/edit")
-	c.Wait(`document.querySelector("textarea").value === "gpt-4o"`)
+	c.Wait(`[...document.querySelectorAll("textarea")].some((t) => t.value === "gpt-4o")`)
 	c.ask("PATCH", "/v1/keys/"+id, map[string]any{"description": "by somebody else"})
 	c.Fill("Name", "again")
 	c.Click("Save")
@@ -398,7 +399,7 @@ func TestConsoleTokens(t *testing.T) {
 	c.See("The token was revoked")
 	c.ClickOn("td .button")
 	c.ClickOn("dialog [type=submit]")
-	c.See("This is the last live admin token")
+	c.See("No other admin token lives as long")
 }
 
 // Guarantee: a reader sees everything and can change nothing; a relay's token sees nothing; a
@@ -497,6 +498,99 @@ func TestConsoleConnection(t *testing.T) {
 	c.See("NOT_FOUND")
 	c.Go("/keys/00000000-0000-0000-0000-000000000000")
 	c.See("There is nothing here")
+}
+
+// Guarantee: forms send what a person sees and nothing else. A date of which a part is missing
+// is no empty one; amounts keep their digits and tags their commas; a list of models that is
+// not shown is not sent; undoing for many keys touches those alone that were changed.
+func TestConsoleFormsAreTrue(t *testing.T) {
+	t.Parallel()
+	c := openConsole(t)
+	stored := c.ask("POST", "/v1/keys", map[string]any{"name": "stored", "monthlyCostLimit": "20000.1", "tags": []string{"a,b"}, "restrictedModels": []string{"gpt-4o"}, "expiresAt": "2031-01-02T03:04:05Z"})["id"].(string)
+	key := func() map[string]any { return c.ask("GET", "/v1/keys/"+stored, nil) }
+	c.signIn(c.admin)
+
+	c.Go("/keys/new")
+	c.Wait(`document.activeElement === document.querySelector("main input")`)
+	c.Fill("Name", "half")
+	c.Type("Expires at", "01022030")
+	c.Click("Create key")
+	c.See("Complete the date and time, or clear it")
+	if n := len(c.ask("GET", "/v1/keys?q=half", nil)["data"].([]any)); n != 0 {
+		t.Error("half a date made a key")
+	}
+
+	c.Go("/keys/" + stored + "/edit")
+	c.Wait(`[...document.querySelectorAll("input")].some((i) => i.value === "20000.1")`)
+	c.Fill("Description", "touched")
+	c.Fill("Models", "Only some")
+	c.Click("Save")
+	c.See("This is required")
+	c.Fill("Only these models", sonnet)
+	c.Click("Save")
+	c.See("The changes were saved")
+	now := key()
+	if tags := now["tags"].([]any); len(tags) != 1 || tags[0] != "a,b" || now["monthlyCostLimit"] != 20000.1 || now["expiresAt"] != "2031-01-02T03:04:05.000Z" {
+		t.Errorf("what was not touched became %v %v %v", now["tags"], now["monthlyCostLimit"], now["expiresAt"])
+	}
+	if denied := now["restrictedModels"].([]any); len(denied) != 0 || now["allowedModels"].([]any)[0] != sonnet {
+		t.Errorf("models: denied %v, allowed %v", denied, now["allowedModels"])
+	}
+
+	banned := c.ask("POST", "/v1/keys", map[string]any{"name": "banned", "isActive": false})["id"].(string)
+	c.Go("/keys")
+	c.See("banned")
+	c.Click("Select all on this page")
+	c.Click("Disable")
+	c.ClickOn("dialog [type=submit]")
+	c.See("2 keys were disabled")
+	c.Click("Undo")
+	c.Wait(`document.querySelectorAll(".badge.good").length > 0`)
+	if c.ask("GET", "/v1/keys/"+banned, nil)["isActive"] != false || key()["isActive"] != true {
+		t.Error("undo enabled a key that was disabled before, or not the one that was active")
+	}
+}
+
+// Guarantee: the overview's figures are whole, however many models there are; a holder's key
+// that is forgotten shows nothing more of it; an account is found whatever its id; what a
+// provider said of an account is for admins.
+func TestConsoleShowsWhatIs(t *testing.T) {
+	t.Parallel()
+	c := openConsole(t)
+	made := c.ask("POST", "/v1/keys", map[string]any{"name": "alice"})
+	id, secret := made["id"].(string), made["apiKey"].(string)
+	var events []map[string]any
+	for model := range 40 {
+		c.ask("POST", "/v1/prices", map[string]any{"model": fmt.Sprintf("m-%d", model), "inputPerMillion": 1, "effectiveFrom": "2020-01-01T00:00:00Z"})
+		for day := range 25 {
+			events = append(events, map[string]any{"keyId": id, "requestId": fmt.Sprintf("%d-%d", model, day), "model": fmt.Sprintf("m-%d", model), "accountId": "50%25 / a?b",
+				"occurredAt": time.Now().Add(-time.Duration(day) * 24 * time.Hour).UTC().Format(time.RFC3339), "usage": map[string]any{"input_tokens": 1000000}})
+		}
+	}
+	c.ask("POST", "/v1/usage", map[string]any{"events": events})
+	c.ask("POST", "/v1/usage", map[string]any{"keyId": id, "requestId": "one more", "model": "m-0", "usage": map[string]any{"input_tokens": 1000000}})
+	c.signIn(c.admin)
+	for span, want := range map[string]string{"today": "$41.00", "days7": "$281.00", "days30": "$1,001.00"} {
+		if got := c.Text("[data-test=spend-" + span + "]"); !strings.Contains(got, want) {
+			t.Errorf("%s: %q, want %s", span, got, want)
+		}
+	}
+	c.Go("/accounts")
+	c.Click("50%25 / a?b")
+	c.See("By model")
+	c.See("$1,000.00")
+
+	c.Go("/me")
+	c.Fill("API key", secret)
+	c.Click("Show")
+	c.See("alice")
+	c.Click("Forget this key")
+	c.Offline(true)
+	c.Fill("API key", "nonsense")
+	c.Click("Show")
+	c.See("No answer")
+	c.SeeNot("alice")
+	c.Offline(false)
 }
 
 // Guarantee: where the console is off, its pages are not there and the API is.

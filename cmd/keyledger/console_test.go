@@ -186,7 +186,7 @@ func pagesOf(alice string) []struct{ name, path, shows string } {
 		{"key-edit", "/keys/" + alice + "/edit", "Cost limits"},
 		{"keys-batch", "/keys/batch", "How many"},
 		{"accounts", "/accounts", "claude-main"},
-		{"account", "/accounts/claude-main", "Keys bound"},
+		{"account", "/accounts/one?id=claude-main", "Keys bound"},
 		{"prices", "/prices", "Used without a price"},
 		{"reports", "/reports?groupBy=model", "Total"},
 		{"tokens", "/tokens", "Active"},
@@ -204,6 +204,21 @@ func (c *console) ready(shows string) {
 	c.Wait(`[...document.querySelectorAll(".plot")].every((p) => p.querySelector("canvas"))`)
 }
 
+// look is a window and its colours.
+type look struct {
+	name          string
+	width, height int64
+	dark          bool
+}
+
+var looks = []look{{"1440-light", 1440, 900, false}, {"1440-dark", 1440, 900, true}, {"390-light", 390, 844, false}, {"390-dark", 390, 844, true}}
+
+func (c *console) look(l look) {
+	c.t.Helper()
+	c.Size(l.width, l.height)
+	c.Dark(l.dark)
+}
+
 // Guarantee: every page shows its data, on a screen and on a phone, light and dark, in both
 // languages, without a finding of axe; nothing is wider than the window; a name that is HTML
 // is text everywhere.
@@ -213,14 +228,16 @@ func TestConsolePages(t *testing.T) {
 	c := openConsole(t, relayEnv...)
 	alice, secret := c.demo()
 	c.relayed(relayAddr)
+	for _, l := range looks {
+		c.look(l)
+		c.Go("/")
+		c.See("Paste an access token")
+		c.accessible(l.name + " sign in")
+		c.shot("sign-in-" + l.name)
+	}
 	c.signIn(c.admin)
-	for _, look := range []struct {
-		name          string
-		width, height int64
-		dark          bool
-	}{{"1440-light", 1440, 900, false}, {"1440-dark", 1440, 900, true}, {"390-light", 390, 844, false}, {"390-dark", 390, 844, true}} {
-		c.Size(look.width, look.height)
-		c.Dark(look.dark)
+	for _, look := range looks {
+		c.look(look)
 		for _, p := range pagesOf(alice) {
 			c.Go(p.path)
 			c.ready(p.shows)
@@ -309,7 +326,7 @@ func (c *console) chinese(alice string) {
 		c.Wait(`/[\u4e00-\u9fff]/.test(document.querySelector("h1").innerText) || location.pathname.startsWith("/keys/") || location.pathname.startsWith("/accounts/")`)
 		c.accessible("Chinese " + p.name)
 		// What is left in English are names, models, ids and code.
-		for _, word := range []string{"Overview", "Access tokens", "Audit trail", "Sign out", "Loading", "Requests", "Cost limits", "Danger"} {
+		for _, word := range []string{"Overview", "Access tokens", "Audit trail", "Sign out", "Loading", "requests admitted", "Cost limits", "Danger"} {
 			if browser.Eval[bool](c.Page, `document.body.innerText.includes("`+word+`")`) {
 				c.t.Errorf("%s in Chinese says %q", p.name, word)
 			}

@@ -94,7 +94,7 @@ func (s *service) relayState() api.RelayState {
 	answer.Running, answer.UnderWay, answer.Unrecorded = true, state.UnderWay, state.Unrecorded
 	for _, a := range state.Accounts {
 		answer.Accounts = append(answer.Accounts, api.RelayAccount{ID: a.ID, Service: a.Service, UnderWay: a.UnderWay, Served: a.Served,
-			Resting: a.RestsUntil != nil, RestsUntil: wire.AtOrNil(a.RestsUntil), Reason: a.Reason,
+			Resting: a.RestsUntil != nil, RestsUntil: wire.AtOrNil(a.RestsUntil), Reason: a.Reason, Detail: a.Detail,
 			FirstByteMs: api.Quantiles{P50: a.FirstByte.P50.Milliseconds(), P95: a.FirstByte.P95.Milliseconds(), Of: a.FirstByte.Of}})
 	}
 	return answer

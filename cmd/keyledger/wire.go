@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io/fs"
 	"net/http"
 	"strconv"
@@ -39,6 +40,14 @@ func (s *service) wire(ctx context.Context) (err error) {
 	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log, Beat: m.Beat}
 	heard := cache.Changes{Live: s.changes.Live, Clock: s.changes.Clock}
 	tokens, prices := access.New(s.hot, heard), price.New(s.hot, heard)
+	var secrets [][]byte
+	for _, p := range cfg.PepperList {
+		secrets = append(secrets, p.Secret)
+	}
+	sessions, err := access.NewSessions(secrets...)
+	if err != nil {
+		return fmt.Errorf("deriving the key of sessions: %w", err)
+	}
 	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
 	s.verifier = verify.New(verify.Options{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Changes: heard, Keys: cfg.CacheKeys, Limits: limits})
 	s.hear(s.verifier.Memory(), tokens.Memory(), prices.Memory())
@@ -54,7 +63,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	m.Cache("keys", s.verifier.Memory().Stat)
 	m.Cache("tokens", tokens.Memory().Stat)
 	server := api.New(api.Options{
-		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, MaxInFlight: int64(cfg.MaxInFlight),
+		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, Sessions: sessions, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,

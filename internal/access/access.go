@@ -179,8 +179,8 @@ func (t *Tokens) Revoke(ctx context.Context, who db.Actor, idOrName string) (row
 	return found[0], nil
 }
 
-// End revokes the token with an id. NotFound when there is none, Conflict when it is the
-// last live admin token: without one nobody could issue another.
+// End revokes the token with an id. NotFound when there is none, Conflict when it is a live
+// admin token and no other one lives as long: without any nobody could issue another.
 func (t *Tokens) End(ctx context.Context, who db.Actor, id uuid.UUID) error {
 	var found db.TokenEndRow
 	err := t.db.Audited(ctx, who, "revoke", func(q *db.Queries) (err error) {
@@ -193,7 +193,7 @@ func (t *Tokens) End(ctx context.Context, who db.Actor, id uuid.UUID) error {
 	case !found.Known:
 		return fault.New(fault.NotFound, "There is no such access token.")
 	case !found.Ended:
-		return fault.New(fault.Conflict, "This is the last live admin token. Issue another one before you revoke it.")
+		return fault.New(fault.Conflict, "No other admin token lives as long as this one. Issue one before you revoke it.")
 	}
 	return nil
 }

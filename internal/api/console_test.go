@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"encoding/base64"
 	"net/http"
 	"strings"
 	"testing"
@@ -8,6 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
 
@@ -79,7 +81,19 @@ func TestSession(t *testing.T) {
 	}
 	h.want(h.as("", "POST", "/v1/session", "token="+h.admin, "Content-Type", "application/x-www-form-urlencoded"), 415)
 
-	h.want(h.as("", "DELETE", "/v1/session", nil, "Cookie", admin), 403)
+	h.want(h.as("", "DELETE", "/v1/session", nil, "Cookie", admin), 400)
+	h.want(h.as("", "POST", "/v1/session", map[string]any{"token": h.reader}, "Cookie", admin), 201) // signing in again needs no header
+	if strings.Contains(admin, h.admin) || strings.Contains(admin, base64.RawURLEncoding.EncodeToString([]byte(h.admin))) {
+		t.Error("the token can be read from its session")
+	}
+	sealed, err := access.NewSessions([]byte("a secret of at least thirty-two bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.want(h.as("", "GET", "/v1/keys", nil, "Cookie", "keyledger_session="+sealed.Seal(h.admin, time.Now().Add(time.Minute))), 200)
+	h.want(h.as("", "GET", "/v1/keys", nil, "Cookie", "keyledger_session="+sealed.Seal(h.admin, time.Now().Add(-time.Minute))), 401)
+	// Whoever has no token holds no memory that others need.
+	h.want(h.as("", "POST", "/v1/session", `{"token":"`+strings.Repeat("x", 17<<10)+`"}`), 413)
 	if a := h.want(h.as("", "DELETE", "/v1/session", nil, "Cookie", admin, "X-Keyledger-Console", "1"), 204); !strings.Contains(a.header.Get("Set-Cookie"), "Max-Age=0") {
 		t.Errorf("signing out sets %q", a.header.Get("Set-Cookie"))
 	}
@@ -119,6 +133,9 @@ func TestTokensOverAPI(t *testing.T) {
 			mine = row["id"].(string)
 		}
 	}
+	h.want(h.do("DELETE", "/v1/tokens/"+mine, nil), 409)
+	soon := time.Now().Add(time.Minute).UTC().Format(time.RFC3339)
+	h.want(h.do("POST", "/v1/tokens", map[string]any{"name": "for a minute", "role": "admin", "expiresAt": soon}), 201)
 	h.want(h.do("DELETE", "/v1/tokens/"+mine, nil), 409)
 	h.want(h.do("POST", "/v1/tokens", map[string]any{"name": "second", "role": "admin"}), 201)
 	h.want(h.do("DELETE", "/v1/tokens/"+mine, nil), 204)
@@ -265,6 +282,12 @@ func TestImportPreview(t *testing.T) {
 	if a := h.want(h.do("POST", "/v1/prices/import?dryRun=true", file), 200); a.text("changed") != "0" {
 		t.Errorf("again: %s", a.raw)
 	}
+	// What would fail says so.
+	release := pgtest.Hold(t, h.dbURL, "LOCK TABLE model_prices IN SHARE ROW EXCLUSIVE MODE")
+	if a := h.do("POST", "/v1/prices/import?dryRun=true", map[string]any{"new-2": map[string]any{"mode": "chat", "input_cost_per_token": 1e-6}}); a.status != 503 {
+		t.Errorf("a dry run that could not be made: %d %s", a.status, a.raw)
+	}
+	release()
 	if a := h.do("POST", "/v1/prices/import?dryRun=true", `{"x":{"input_cost_per_token":"much"}}`); a.status != 422 {
 		t.Errorf("a bad file: %d", a.status)
 	}

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/base64"
 	"net/http"
 	"time"
 
@@ -13,16 +12,17 @@ import (
 	"github.com/keyledger/keyledger/internal/field"
 )
 
-// The console's session: the access token itself, in a cookie that no script can read and
-// that no other site's page is sent with.
+// The console's session: an access token, sealed, in a cookie that no script can read and that
+// another site's page cannot use.
 const (
 	sessionCookie = "keyledger_session"
 	sessionTime   = 12 * time.Hour
 	consoleHeader = "X-Keyledger-Console"
 )
 
-// sessionToken is the access token of a request's session; empty: it has none.
-func sessionToken(r *http.Request) string {
+// sessionToken is the access token of a request's session; empty: it has none, or one that is
+// over.
+func (s *Server) sessionToken(r *http.Request) string {
 	if len(r.Header["Cookie"]) == 0 {
 		return ""
 	}
@@ -30,11 +30,8 @@ func sessionToken(r *http.Request) string {
 	if err != nil {
 		return ""
 	}
-	text, err := base64.RawURLEncoding.DecodeString(cookie.Value)
-	if err != nil {
-		return ""
-	}
-	return string(text)
+	token, _ := s.Sessions.Open(cookie.Value, time.Now())
+	return token
 }
 
 // sameSite reports whether a request by session may do what it asks for: what changes nothing
@@ -43,13 +40,13 @@ func sameSite(r *http.Request) bool {
 	return r.Method == http.MethodGet || r.Method == http.MethodHead || r.Header.Get(consoleHeader) != ""
 }
 
-// setSession is the Set-Cookie header that keeps a token for a time; no token ends the session.
-func setSession(ctx context.Context, token string, kept time.Duration) *string {
+// setSession is the Set-Cookie header of a session; an empty one ends it.
+func setSession(ctx context.Context, sealed string) *string {
 	cookie := http.Cookie{ //nolint:gosec // Secure where there is TLS
-		Name: sessionCookie, Value: base64.RawURLEncoding.EncodeToString([]byte(token)), Path: "/v1/",
-		MaxAge: int(kept.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: callOf(ctx).secure,
+		Name: sessionCookie, Value: sealed, Path: "/v1/",
+		MaxAge: int(sessionTime.Seconds()), HttpOnly: true, SameSite: http.SameSiteStrictMode, Secure: callOf(ctx).secure,
 	}
-	if token == "" {
+	if sealed == "" {
 		cookie.MaxAge = -1
 	}
 	text := cookie.String()
@@ -66,7 +63,7 @@ func (s *Server) CreateSession(ctx context.Context, r CreateSessionRequestObject
 		return nil, err
 	}
 	return CreateSession201JSONResponse{SessionStartedJSONResponse{Body: s.session(identity),
-		Headers: SessionStartedResponseHeaders{SetCookie: setSession(ctx, r.Body.Token, sessionTime)}}}, nil
+		Headers: SessionStartedResponseHeaders{SetCookie: setSession(ctx, s.Sessions.Seal(r.Body.Token, time.Now().Add(sessionTime)))}}}, nil
 }
 
 // maxToken is the longest access token, in bytes.
@@ -74,7 +71,7 @@ const maxToken = 500
 
 // EndSession answers DELETE /v1/session.
 func (s *Server) EndSession(ctx context.Context, _ EndSessionRequestObject) (EndSessionResponseObject, error) {
-	return EndSession204Response{EndSession204ResponseHeaders{SetCookie: setSession(ctx, "", 0)}}, nil
+	return EndSession204Response{EndSession204ResponseHeaders{SetCookie: setSession(ctx, "")}}, nil
 }
 
 // GetSession answers GET /v1/session.
@@ -83,7 +80,7 @@ func (s *Server) GetSession(ctx context.Context, _ GetSessionRequestObject) (Get
 }
 
 func (s *Server) session(who access.Identity) Session {
-	return Session{Name: who.Name, Role: Role(who.Role), ExpiresAt: wire.AtOrNil(who.ExpiresAt), Timezone: s.Reports.Timezone(),
+	return Session{ID: who.ID, Name: who.Name, Role: Role(who.Role), ExpiresAt: wire.AtOrNil(who.ExpiresAt), Timezone: s.Reports.Timezone(),
 		Services: s.rules().Services, DefaultTokenLimit: s.rules().DefaultTokenLimit, Version: s.Build.Version}
 }
 

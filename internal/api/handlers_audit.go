@@ -68,7 +68,7 @@ func (s *Server) ListAudit(ctx context.Context, r ListAuditRequestObject) (ListA
 var auditTargets = []string{"key", "secret", "token", "prices", "event", "ledger", "rollups"}
 
 func auditEntry(row db.AuditLog) AuditEntry {
-	return AuditEntry{At: wire.At(row.At), Actor: row.Actor, Action: row.Action, RequestID: row.RequestID, Before: object(row.Before), After: object(row.After)}
+	return AuditEntry{ID: row.ID, At: wire.At(row.At), Actor: row.Actor, Action: row.Action, RequestID: row.RequestID, Before: object(row.Before), After: object(row.After)}
 }
 
 // object makes a JSON object of one in the database; nil when there is none.

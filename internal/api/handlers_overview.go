@@ -4,34 +4,73 @@ import (
 	"context"
 	"fmt"
 	"runtime"
+	"sync"
 	"time"
 
 	openapi_types "github.com/oapi-codegen/runtime/types"
 
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/access"
 )
 
 // topKeys is how many of the dearest keys an overview names.
 const topKeys = 10
 
+// overviewAge is how old an overview may be: it reads what every key counts, and each open
+// console asks for it again and again.
+const overviewAge = 5 * time.Second
+
 // GetOverview answers GET /v1/overview.
 func (s *Server) GetOverview(ctx context.Context, _ GetOverviewRequestObject) (GetOverviewResponseObject, error) {
+	answer, err := s.overview.get(ctx, overviewAge, s.readOverview)
+	return GetOverview200JSONResponse(answer), err
+}
+
+// recent is a value that is read anew when it is too old, by one of those who ask for it while
+// the others wait.
+type recent[T any] struct {
+	mu    sync.Mutex
+	read  time.Time
+	value T
+}
+
+func (r *recent[T]) get(ctx context.Context, age time.Duration, load func(context.Context) (T, error)) (T, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if time.Since(r.read) < age {
+		return r.value, nil
+	}
+	value, err := load(ctx)
+	if err == nil {
+		r.value, r.read = value, time.Now()
+	}
+	return value, err
+}
+
+func (s *Server) readOverview(ctx context.Context) (answer Overview, err error) {
 	zone := s.Reports.Timezone()
 	states, err := s.DB.KeyStates(ctx, zone)
 	if err != nil {
-		return nil, fmt.Errorf("counting keys: %w", err)
+		return answer, fmt.Errorf("counting keys: %w", err)
 	}
-	answer := GetOverview200JSONResponse{Day: openapi_types.Date{Time: states.Today}, Timezone: zone, TopToday: []KeyCost{}, TopMonth: []KeyCost{}}
+	answer = Overview{Day: openapi_types.Date{Time: states.Today}, Timezone: zone, TopToday: []KeyCost{}, TopMonth: []KeyCost{}, TopRefused: []KeyRefusals{}}
 	answer.Keys.Active, answer.Keys.Disabled, answer.Keys.Expired = states.Active, states.Disabled, states.Expired
 	live, err := s.DB.AdmissionsLiveSum(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("adding up admissions: %w", err)
+		return answer, fmt.Errorf("adding up admissions: %w", err)
 	}
 	answer.Live.Admissions, answer.Live.ReservedTokens, answer.Live.ReservedCost = live.Leases, live.Tokens, usd(live.Cost)
 	refusals, err := s.DB.RefusalsByReason(ctx, states.Today)
 	if err != nil {
-		return nil, fmt.Errorf("adding up refusals: %w", err)
+		return answer, fmt.Errorf("adding up refusals: %w", err)
+	}
+	refused, err := s.DB.RefusedMost(ctx, db.RefusedMostParams{Day: states.Today, RowLimit: topKeys})
+	if err != nil {
+		return answer, fmt.Errorf("reading the keys that were refused most: %w", err)
+	}
+	for _, r := range refused {
+		answer.TopRefused = append(answer.TopRefused, KeyRefusals{KeyID: r.KeyID, KeyName: r.Name, Refusals: r.Refusals})
 	}
 	answer.Refusals = make([]RefusalSum, len(refusals))
 	for i, r := range refusals {
@@ -39,7 +78,7 @@ func (s *Server) GetOverview(ctx context.Context, _ GetOverviewRequestObject) (G
 	}
 	top, err := s.DB.KeyTop(ctx, db.KeyTopParams{Today: states.Today, RowLimit: topKeys})
 	if err != nil {
-		return nil, fmt.Errorf("reading the dearest keys: %w", err)
+		return answer, fmt.Errorf("reading the dearest keys: %w", err)
 	}
 	for _, row := range top {
 		list := &answer.TopToday
@@ -87,11 +126,17 @@ func (s *Server) ListKeyRefusals(ctx context.Context, r ListKeyRefusalsRequestOb
 }
 
 // GetRelay answers GET /v1/relay.
-func (s *Server) GetRelay(context.Context, GetRelayRequestObject) (GetRelayResponseObject, error) {
+func (s *Server) GetRelay(ctx context.Context, _ GetRelayRequestObject) (GetRelayResponseObject, error) {
 	if s.Relay == nil {
 		return GetRelay200JSONResponse{Accounts: []RelayAccount{}}, nil
 	}
-	return GetRelay200JSONResponse(s.Relay()), nil
+	state := s.Relay()
+	if callOf(ctx).identity.Role != access.Admin {
+		for i := range state.Accounts {
+			state.Accounts[i].Detail = "" // a provider may name in it what is not for all
+		}
+	}
+	return GetRelay200JSONResponse(state), nil
 }
 
 // Build is what the binary was built from.

@@ -46,7 +46,7 @@ func TestMain(m *testing.M) { pgtest.Main(m) }
 type harness struct {
 	t                    testing.TB
 	db                   *db.DB
-	url, authz           string
+	url, authz, dbURL    string
 	admin, relay, reader string
 	log                  *bytes.Buffer
 	logMu                *sync.Mutex
@@ -72,7 +72,7 @@ func newHarness(t testing.TB, o options) *harness {
 		o.dbURL = pgtest.URL(t)
 	}
 	d := pgtest.Open(t, o.dbURL)
-	h := &harness{t: t, db: d, log: &bytes.Buffer{}, logMu: &sync.Mutex{}}
+	h := &harness{t: t, db: d, dbURL: o.dbURL, log: &bytes.Buffer{}, logMu: &sync.Mutex{}}
 	log := slog.New(slog.NewJSONHandler(lockedWriter{h.logMu, h.log}, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	m := metrics.New()
 	h.metrics = m
@@ -106,8 +106,12 @@ func newHarness(t testing.TB, o options) *harness {
 	if err := passes.Tidy(ctx); err != nil {
 		t.Fatal(err)
 	}
+	sessions, err := access.NewSessions([]byte("a secret of at least thirty-two bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	writers := coalesce.NewWriters(2)
-	s := api.New(api.Options{DB: d, Listening: func() bool { return true }, Hot: d, Log: log, Metrics: m, Tokens: tokens,
+	s := api.New(api.Options{DB: d, Listening: func() bool { return true }, Hot: d, Log: log, Metrics: m, Tokens: tokens, Sessions: sessions,
 		Keys:     keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules}),
 		Verifier: verify.New(verify.Options{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey, Changes: cache.Deaf}),
 		Decider: admit.New(admit.Options{Fast: d, Patient: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,

@@ -143,13 +143,13 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		who := callOf(r.Context())
 		text := keyheader.Bearer(r.Header)
 		route := routeOf(c)
-		if text == "" {
-			if text = sessionToken(r); text != "" && !sameSite(r) {
-				return fault.New(fault.Forbidden, "A request by session that changes something needs the header X-Keyledger-Console.")
-			}
-		}
 		if route.open {
 			return next(c)
+		}
+		if text == "" && !route.holder {
+			if text = s.sessionToken(r); text != "" && !sameSite(r) {
+				return fault.New(fault.Forbidden, "A request by session that changes something needs the header X-Keyledger-Console.")
+			}
 		}
 		if route.holder {
 			if who.apiKey = r.Header.Get("X-Api-Key"); who.apiKey == "" {

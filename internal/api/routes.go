@@ -31,7 +31,8 @@ var (
 	sums   = route{may: access.Reader, body: maxBody, timeout: reportTimeout, report: true}
 	redo   = route{body: maxBody, timeout: reportTimeout, report: true}
 	holder = route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
-	state  = route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is, and sessions
+	state  = route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is
+	sign   = route{open: true, body: freeBody, timeout: requestTimeout}   // so small that it is not charged
 	who    = route{anyone: true, body: maxBody, timeout: requestTimeout}
 )
 
@@ -60,8 +61,8 @@ var routes = map[string]route{
 	"GET /v1/tags":                      read,
 	"GET /v1/tokens":                    read,
 	"GET /v1/session":                   who,
-	"POST /v1/session":                  state,
-	"DELETE /v1/session":                state,
+	"POST /v1/session":                  sign,
+	"DELETE /v1/session":                sign,
 	"GET /v1/reports/reconcile":         sums,
 	"GET /v1/reports/usage":             sums,
 	"GET /v1/self":                      holder,

@@ -557,9 +557,12 @@ type AuditEntry struct {
 	After  *map[string]interface{} `json:"after,omitempty"`
 
 	// At RFC 3339; in answers UTC with milliseconds.
-	At        Time                    `json:"at"`
-	Before    *map[string]interface{} `json:"before,omitempty"`
-	RequestID *string                 `json:"requestId,omitempty"`
+	At     Time                    `json:"at"`
+	Before *map[string]interface{} `json:"before,omitempty"`
+
+	// ID Order of writing.
+	ID        int64   `json:"id"`
+	RequestID *string `json:"requestId,omitempty"`
 }
 
 // AuditList defines model for AuditList.
@@ -919,6 +922,13 @@ type KeyNumbers struct {
 	WindowStartTime        *MaybeTime `json:"windowStartTime"`
 }
 
+// KeyRefusals defines model for KeyRefusals.
+type KeyRefusals struct {
+	KeyID    openapi_types.UUID `json:"keyId"`
+	KeyName  string             `json:"keyName"`
+	Refusals int64              `json:"refusals"`
+}
+
 // KeyStatus defines model for KeyStatus.
 type KeyStatus string
 
@@ -996,6 +1006,9 @@ type Overview struct {
 
 	// TopMonth At most 10, dearest first.
 	TopMonth []KeyCost `json:"topMonth"`
+
+	// TopRefused Keys that were refused today, at most 10, most often first.
+	TopRefused []KeyRefusals `json:"topRefused"`
 
 	// TopToday At most 10, dearest first.
 	TopToday []KeyCost `json:"topToday"`
@@ -1163,11 +1176,14 @@ type Refusals struct {
 
 // RelayAccount defines model for RelayAccount.
 type RelayAccount struct {
+	// Detail The start of the provider's answer, for admins.
+	Detail string `json:"detail"`
+
 	// FirstByteMs Time to the first byte of its latest answers.
 	FirstByteMs Quantiles `json:"firstByteMs"`
 	ID          string    `json:"id"`
 
-	// Reason Why it rests: the provider's status, with the start of its answer; empty: it does not.
+	// Reason Why it rests: the provider's status; empty: it does not.
 	Reason     string     `json:"reason"`
 	Resting    bool       `json:"resting"`
 	RestsUntil *MaybeTime `json:"restsUntil"`
@@ -1294,7 +1310,7 @@ type SecretList struct {
 
 // Self defines model for Self.
 type Self struct {
-	// Days The last 30 days on which it was used, oldest first.
+	// Days Those of the last 30 days on which it was used, oldest first.
 	Days []DayUse `json:"days"`
 
 	// Key What a key's holder sees of it. Nothing of what its owner notes beside it.
@@ -1341,6 +1357,9 @@ type ServiceState struct {
 type Session struct {
 	DefaultTokenLimit int64      `json:"defaultTokenLimit"`
 	ExpiresAt         *MaybeTime `json:"expiresAt"`
+
+	// ID The access token's.
+	ID openapi_types.UUID `json:"id"`
 
 	// Name The access token's.
 	Name string `json:"name"`

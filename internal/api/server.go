@@ -41,6 +41,7 @@ type Options struct {
 	Log      *slog.Logger
 	Metrics  *metrics.Metrics
 	Tokens   *access.Tokens
+	Sessions *access.Sessions
 	Keys     *keys.Store
 	Verifier *verify.Verifier
 	Decider  *admit.Decider
@@ -75,6 +76,7 @@ type Server struct {
 	Options
 
 	started      time.Time
+	overview     recent[Overview]
 	repricing    sync.Mutex   // held by who prices again
 	streams      atomic.Int32 // CSV reports under way
 	under        capacity

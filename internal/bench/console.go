@@ -27,7 +27,7 @@ func (b *bench) console(ctx context.Context) ([]Result, error) {
 	if err != nil {
 		return nil, err
 	}
-	size, err := firstLoad(ctx, s.target.url)
+	size, err := firstLoad(ctx, s.url)
 	if err != nil {
 		return nil, err
 	}

@@ -317,6 +317,14 @@ func (p *Page) Fill(label, text string) {
 	}
 }
 
+// Type presses the keys of a text in the field with a label, one after another.
+func (p *Page) Type(label, text string) {
+	p.t.Helper()
+	p.Wait(find(label))
+	Eval[bool](p, `(`+find(label)+`.focus(), true)`)
+	p.do(chromedp.KeyEvent(text))
+}
+
 // keys are the keys that Key knows, with their codes.
 var keys = map[string]int64{"Tab": 9, "Enter": 13, "Escape": 27, " ": 32, "Delete": 46}
 

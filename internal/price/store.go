@@ -127,9 +127,12 @@ func (s *Store) Preview(ctx context.Context, who db.Actor, source string, from t
 func (s *Store) put(ctx context.Context, who db.Actor, source string, from time.Time, prices []Price, undo error) (changed []string, err error) {
 	err = s.db.Audited(ctx, who, "put", func(q *db.Queries) error {
 		changed, err = q.PriceUpsert(ctx, upsert(source, from, prices))
-		slices.Sort(changed)
-		if err = errors.Join(err, undo); err != nil || len(changed) == 0 {
+		if err != nil {
 			return err
+		}
+		slices.Sort(changed)
+		if undo != nil || len(changed) == 0 {
+			return undo
 		}
 		after, err := json.Marshal(map[string]any{"source": source, "effectiveFrom": from, "changed": len(changed), "models": summary(prices)})
 		if err != nil {

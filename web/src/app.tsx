@@ -1,11 +1,12 @@
 import { useQuery } from "@tanstack/preact-query";
-import type { ComponentChildren } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { Component, type ComponentChildren } from "preact";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { Link, Route, Switch, useLocation } from "wouter-preact";
+import { useAddress } from "./address";
 import { api, forget, onReached, Problem, unwrap } from "./api/client";
 import { queryClient, session } from "./api/queries";
 import { languages, useLocale, useText, type Language } from "./i18n";
-import { SessionContext } from "./session";
+import { SessionContext, useSession } from "./session";
 import { Button, classes, Empty, Failed, Icon, Loading, Page, type IconName } from "./ui/basics";
 import { applyTheme, theme, type Theme } from "./ui/theme";
 import { Account, Accounts } from "./pages/accounts";
@@ -33,9 +34,47 @@ export function App() {
   );
 }
 
+function OneAccount() {
+  const [said] = useAddress();
+  return <Account key={said("id")} id={said("id")} />;
+}
+
+/** Fence keeps a fault of one page from taking the others with it. */
+class Fence extends Component<{ children: ComponentChildren }, { broken: boolean }> {
+  override state = { broken: false };
+
+  override componentDidCatch(error: unknown) {
+    console.error(error);
+    this.setState({ broken: true });
+  }
+
+  override render() {
+    return this.state.broken ? <Crashed /> : this.props.children;
+  }
+}
+
+function Crashed() {
+  const t = useText();
+  return (
+    <Page title={t.crashed} lead={t.crashedText}>
+      <Button onClick={() => location.reload()}>{t.retry}</Button>
+    </Page>
+  );
+}
+
 function Console() {
   const t = useText();
+  const [path] = useLocation();
   const asked = useQuery(session());
+  // Another tab may have signed in somebody else, for whom nothing of this holds.
+  const who = useRef(asked.data?.id);
+  useEffect(() => {
+    if (who.current && asked.data && who.current !== asked.data.id) {
+      forget();
+      void queryClient.resetQueries({ predicate: (q) => q.queryKey[0] !== "session" });
+    }
+    who.current = asked.data?.id ?? who.current;
+  }, [asked.data?.id]);
   const signedOut = asked.error instanceof Problem && asked.error.status === 401;
   if (signedOut) {
     return (
@@ -61,27 +100,29 @@ function Console() {
   return (
     <SessionContext.Provider value={asked.data}>
       <Shell>
-        <Switch>
-          <Route path="/" component={Overview} />
-          <Route path="/keys" component={Keys} />
-          <Route path="/keys/new" component={CreateKey} />
-          <Route path="/keys/batch" component={CreateBatch} />
-          <Route path="/keys/:id/edit">{({ id }) => <EditKey key={id} id={id} />}</Route>
-          <Route path="/keys/:id">{({ id }) => <KeyPage key={id} id={id} />}</Route>
-          <Route path="/accounts" component={Accounts} />
-          <Route path="/accounts/:id">{({ id }) => <Account key={id} id={decodeURIComponent(id)} />}</Route>
-          <Route path="/prices" component={Prices} />
-          <Route path="/reports" component={Reports} />
-          <Route path="/tokens" component={Tokens} />
-          <Route path="/relay" component={Relay} />
-          <Route path="/audit" component={Audit} />
-          <Route path="/health" component={Health} />
-          <Route>
-            <Page title={t.error.notFound}>
-              <Empty title={t.error.notFoundText} action={<Link class="button" href="/">{t.error.home}</Link>} />
-            </Page>
-          </Route>
-        </Switch>
+        <Fence key={path}>
+          <Switch>
+            <Route path="/" component={Overview} />
+            <Route path="/keys" component={Keys} />
+            <Route path="/keys/new" component={CreateKey} />
+            <Route path="/keys/batch" component={CreateBatch} />
+            <Route path="/keys/:id/edit">{({ id }) => <EditKey key={id} id={id} />}</Route>
+            <Route path="/keys/:id">{({ id }) => <KeyPage key={id} id={id} />}</Route>
+            <Route path="/accounts" component={Accounts} />
+            <Route path="/accounts/one" component={OneAccount} />
+            <Route path="/prices" component={Prices} />
+            <Route path="/reports" component={Reports} />
+            <Route path="/tokens" component={Tokens} />
+            <Route path="/relay" component={Relay} />
+            <Route path="/audit" component={Audit} />
+            <Route path="/health" component={Health} />
+            <Route>
+              <Page title={t.error.notFound}>
+                <Empty title={t.error.notFoundText} action={<Link class="button" href="/">{t.error.home}</Link>} />
+              </Page>
+            </Route>
+          </Switch>
+        </Fence>
       </Shell>
     </SessionContext.Provider>
   );
@@ -177,17 +218,15 @@ function Plain({ children }: { children: ComponentChildren }) {
 
 function Foot() {
   const t = useText();
-  const who = queryClient.getQueryData(session().queryKey);
+  const who = useSession();
   return (
     <footer class="foot">
-      {who && (
-        <p class="who">
-          <strong>{who.name}</strong>
-          <span class="faint">
-            {t.roles[who.role]} · {who.version}
-          </span>
-        </p>
-      )}
+      <p class="who">
+        <strong>{who.name}</strong>
+        <span class="faint">
+          {t.roles[who.role]} · {who.version}
+        </span>
+      </p>
       <Choices />
       <Button kind="quiet" onClick={signOut}>
         {t.signOut}

@@ -4,7 +4,7 @@ import { MutationCache, QueryCache, QueryClient, queryOptions } from "@tanstack/
 import { api, Lost, Problem, unwrap, type Schemas } from "./client";
 import type { operations } from "./schema";
 
-const live = 3_000;
+const live = 5_000;
 const slow = 10_000;
 
 type Query<Name extends keyof operations> = operations[Name] extends { parameters: { query?: infer Q } } ? NonNullable<Q> : never;
@@ -30,7 +30,7 @@ export const queryClient: QueryClient = new QueryClient({
 });
 
 export const session = () =>
-  queryOptions({ queryKey: ["session"], queryFn: ({ signal }) => unwrap(api.GET("/v1/session", { signal })), staleTime: Infinity, refetchOnWindowFocus: true });
+  queryOptions({ queryKey: ["session"], queryFn: ({ signal }) => unwrap(api.GET("/v1/session", { signal })), staleTime: Infinity, refetchOnWindowFocus: "always" });
 
 export const overview = () => queryOptions({ queryKey: ["overview"], queryFn: ({ signal }) => unwrap(api.GET("/v1/overview", { signal })), refetchInterval: live });
 

@@ -694,7 +694,7 @@ export interface paths {
         };
         /**
          * How things stand at this moment
-         * @description Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most. What was spent is in `GET /v1/reports/usage`.
+         * @description Keys by status, what is admitted and not settled, refusals by reason, and the keys that cost most, as they were at most 5 seconds ago. What was spent is in `GET /v1/reports/usage`.
          */
         get: operations["GetOverview"];
         put?: never;
@@ -720,8 +720,8 @@ export interface paths {
         put?: never;
         /**
          * Sign in to the console
-         * @description Keeps an access token in a cookie for 12 hours, where no script can read it. The cookie then stands for the token
-         *     on every operation; those that change something need the header `X-Keyledger-Console` beside it, with any value,
+         * @description Keeps an access token, sealed, in a cookie for 12 hours, where no script can read it. The cookie then stands for the
+         *     token on every operation, until its time is over or the token is revoked; those that change something need the header `X-Keyledger-Console` beside it, with any value,
          *     which a page of another site cannot send.
          */
         post: operations["CreateSession"];
@@ -774,7 +774,7 @@ export interface paths {
         post?: never;
         /**
          * Revoke an access token
-         * @description At once and for good, for every replica. Revoking twice is harmless. The last live admin token is not revoked (409); `keyledger tokens revoke` on the database does it.
+         * @description At once and for good, for every replica. Revoking twice is harmless. An admin token is not revoked while no other one lives as long (409); `keyledger tokens revoke` on the database does it.
          */
         delete: operations["RevokeToken"];
         options?: never;
@@ -1362,7 +1362,7 @@ export interface components {
         Self: {
             key: components["schemas"]["HolderKey"];
             usage: components["schemas"]["Stats"];
-            /** @description The last 30 days on which it was used, oldest first. */
+            /** @description Those of the last 30 days on which it was used, oldest first. */
             days: components["schemas"]["DayUse"][];
             /** @description IANA name of the zone whose midnights part days. */
             timezone: string;
@@ -1616,6 +1616,11 @@ export interface components {
             data: components["schemas"]["ClientProgram"][];
         };
         AuditEntry: {
+            /**
+             * Format: int64
+             * @description Order of writing.
+             */
+            id: number;
             at: components["schemas"]["Time"];
             actor: string;
             action: string;
@@ -1686,6 +1691,8 @@ export interface components {
             };
             /** @description Of the last 7 days, most of them first. */
             refusals: components["schemas"]["RefusalSum"][];
+            /** @description Keys that were refused today, at most 10, most often first. */
+            topRefused: components["schemas"]["KeyRefusals"][];
             /** @description At most 10, dearest first. */
             topToday: components["schemas"]["KeyCost"][];
             /** @description At most 10, dearest first. */
@@ -1702,6 +1709,13 @@ export interface components {
              */
             week: number;
         };
+        KeyRefusals: {
+            /** Format: uuid */
+            keyId: string;
+            keyName: string;
+            /** Format: int64 */
+            refusals: number;
+        };
         KeyCost: {
             /** Format: uuid */
             keyId: string;
@@ -1712,6 +1726,11 @@ export interface components {
             token: string;
         };
         Session: {
+            /**
+             * Format: uuid
+             * @description The access token's.
+             */
+            id: string;
             /** @description The access token's. */
             name: string;
             role: components["schemas"]["Role"];
@@ -1769,8 +1788,10 @@ export interface components {
             served: number;
             resting: boolean;
             restsUntil: components["schemas"]["MaybeTime"];
-            /** @description Why it rests: the provider's status, with the start of its answer; empty: it does not. */
+            /** @description Why it rests: the provider's status; empty: it does not. */
             reason: string;
+            /** @description The start of the provider's answer, for admins. */
+            detail: string;
             firstByteMs: components["schemas"]["Quantiles"];
         };
         /** @description Time to the first byte of its latest answers. */
@@ -1925,6 +1946,7 @@ export interface components {
             content: {
                 /**
                  * @example {
+                 *       "id": "0197c1b2-0000-7000-8000-00000000000d",
                  *       "name": "ops",
                  *       "role": "admin",
                  *       "expiresAt": null,
@@ -1952,6 +1974,7 @@ export interface components {
             content: {
                 /**
                  * @example {
+                 *       "id": "0197c1b2-0000-7000-8000-00000000000d",
                  *       "name": "ops",
                  *       "role": "admin",
                  *       "expiresAt": null,
@@ -2737,6 +2760,7 @@ export interface operations {
                      * @example {
                      *       "data": [
                      *         {
+                     *           "id": 4711,
                      *           "at": "2026-11-23T10:00:00.000Z",
                      *           "actor": "ops",
                      *           "action": "key.update",
@@ -3838,6 +3862,13 @@ export interface operations {
                      *           "week": 40
                      *         }
                      *       ],
+                     *       "topRefused": [
+                     *         {
+                     *           "keyId": "0197c1b2-0000-7000-8000-000000000001",
+                     *           "keyName": "alice",
+                     *           "refusals": 12
+                     *         }
+                     *       ],
                      *       "topToday": [
                      *         {
                      *           "keyId": "0197c1b2-0000-7000-8000-000000000001",
@@ -4056,6 +4087,7 @@ export interface operations {
                      * @example {
                      *       "data": [
                      *         {
+                     *           "id": 4711,
                      *           "at": "2026-11-23T10:00:00.000Z",
                      *           "actor": "ops",
                      *           "action": "key.update",
@@ -4107,6 +4139,7 @@ export interface operations {
                      *           "resting": false,
                      *           "restsUntil": null,
                      *           "reason": "",
+                     *           "detail": "",
                      *           "firstByteMs": {
                      *             "p50": 420,
                      *             "p95": 1800,

@@ -2,6 +2,7 @@
 import { createContext } from "preact";
 import { useContext, useEffect, useMemo, useState } from "preact/hooks";
 import type { ComponentChildren } from "preact";
+import { remember, remembered } from "../memory";
 import { en, type Text } from "./en";
 import { zh } from "./zh";
 
@@ -15,7 +16,7 @@ export const languages: { id: Language; name: string }[] = [
 const stored = "keyledger.language";
 
 function preferred(): Language {
-  const kept = localStorage.getItem(stored);
+  const kept = remembered(stored);
   if (kept === "en" || kept === "zh-CN") return kept;
   return navigator.languages.some((l) => l.toLowerCase().startsWith("zh")) ? "zh-CN" : "en";
 }
@@ -38,7 +39,7 @@ export function LocaleProvider({ children }: { children: ComponentChildren }) {
     () => ({
       language,
       setLanguage: (l) => {
-        localStorage.setItem(stored, l);
+        remember(stored, l);
         setLanguage(l);
       },
       t: texts[language],
@@ -92,6 +93,8 @@ function formats(language: Language) {
     timeToSecond: (iso: string) => second.format(new Date(iso)),
     day: (day: string) => dayOf.format(new Date(`${day}T00:00:00Z`)),
     shortDay: (day: string) => shortDayOf.format(new Date(`${day}T00:00:00Z`)),
+    /** An hour in a time zone, which is the service's: hours belong to its days. */
+    hour: (iso: string, timeZone: string) => new Intl.DateTimeFormat(locale, { month: "short", day: "numeric", hour: "numeric", minute: "2-digit", timeZone }).format(new Date(iso)),
     /** "3 days ago", "in 2 hours". */
     relative: (iso: string, now = Date.now()) => {
       const seconds = (new Date(iso).getTime() - now) / 1000;

@@ -1,11 +1,15 @@
 import { useQuery } from "@tanstack/preact-query";
 import { Link } from "wouter-preact";
 import { accounts, accountUsage, keyList, report } from "../api/queries";
+import { todayIn } from "../days";
 import { useFormat, useText } from "../i18n";
+import { useSession } from "../session";
 import { Card, Empty, Money, Page, Shown, Status, Time } from "../ui/basics";
-import { Bars, dayBefore, days } from "../ui/chart";
 import { Pager, Table, usePages } from "../ui/table";
-import { Models } from "./key";
+import { CostByDay, Figures, Models } from "../ui/usage";
+
+/** accountPath is where an account is; an id may hold whatever a path may not. */
+export const accountPath = (id: string) => `/accounts/one?${new URLSearchParams({ id })}`;
 
 export function Accounts() {
   const t = useText();
@@ -27,7 +31,7 @@ export function Accounts() {
                   rowKey={(a) => a.accountId}
                   stale={list.isPlaceholderData}
                   columns={[
-                    { id: "id", head: t.account, first: true, cell: (a) => <Link href={`/accounts/${encodeURIComponent(a.accountId)}`}>{a.accountId}</Link> },
+                    { id: "id", head: t.account, first: true, cell: (a) => <Link href={accountPath(a.accountId)}>{a.accountId}</Link> },
                     { id: "tokens", head: t.accounts.tokensToday, number: true, cell: (a) => format.compact(a.daily.allTokens) },
                     { id: "today", head: t.accounts.costToday, number: true, cell: (a) => <Money usd={a.daily.costUsd} /> },
                     { id: "month", head: t.accounts.costMonth, number: true, wide: true, cell: (a) => <Money usd={a.monthly.costUsd} /> },
@@ -48,7 +52,7 @@ export function Accounts() {
 
 export function Account({ id }: { id: string }) {
   const t = useText();
-  const format = useFormat();
+  const { timezone } = useSession();
   const usage = useQuery(accountUsage(id));
   const byDay = useQuery(report({ accountId: id, granularity: "day", groupBy: ["account"] }));
   const keys = useQuery(keyList({ accountId: id, limit: 50, sort: "-cost" }));
@@ -58,32 +62,11 @@ export function Account({ id }: { id: string }) {
         {(u) => (
           <>
             <Card title={t.keyPage.usage}>
-              <dl class="figures">
-                {([[t.today, u.daily], [t.month, u.monthly], [t.total, u.total]] as const).map(([name, block]) => (
-                  <div key={name}>
-                    <dt>{name}</dt>
-                    <dd>
-                      <Money usd={block.costUsd} />
-                    </dd>
-                    <dd class="faint">
-                      {t.overview.requestsIn(block.requests, format.compact(block.requests))}
-                      <br />
-                      {format.compact(block.allTokens)} {t.tokens}
-                    </dd>
-                  </div>
-                ))}
-              </dl>
+              <Figures of={u} />
             </Card>
             <div class="columns wide-first">
               <Card title={t.accounts.byDay}>
-                <Shown of={byDay}>
-                  {(r) => {
-                    const to = u.asOf.slice(0, 10);
-                    const periods = days(dayBefore(to, 29), to);
-                    const costs = new Map(r.data.map((row) => [row.period, row.costUsd]));
-                    return <Bars title={t.accounts.byDay} periods={periods} labels={periods.map(format.shortDay)} series={[{ name: t.cost, values: periods.map((p) => costs.get(p) ?? 0) }]} money height={180} />;
-                  }}
-                </Shown>
+                <Shown of={byDay}>{(r) => <CostByDay title={t.accounts.byDay} today={todayIn(timezone, new Date(u.asOf))} rows={r.data.map((row) => ({ day: row.period, costUsd: row.costUsd }))} />}</Shown>
               </Card>
               <Card title={t.accounts.byModel}>
                 <Models models={u.models} />

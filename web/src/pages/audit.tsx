@@ -1,5 +1,6 @@
 import { useQuery } from "@tanstack/preact-query";
-import { Link, useSearchParams } from "wouter-preact";
+import { Link } from "wouter-preact";
+import { useAddress } from "../address";
 import type { Schemas } from "../api/client";
 import { audit } from "../api/queries";
 import { useText } from "../i18n";
@@ -12,25 +13,16 @@ const kinds: Kind[] = ["key", "secret", "token", "prices", "event", "ledger", "r
 
 export function Audit() {
   const t = useText();
-  const [params, setParams] = useSearchParams();
-  const asked = { targetType: (params.get("kind") as Kind | null) || undefined, actor: params.get("actor") || undefined };
+  const [said, set] = useAddress();
+  const asked = { targetType: (said("kind") as Kind) || undefined, actor: said("actor") || undefined, targetId: said("id") || undefined };
   const pages = usePages(JSON.stringify(asked));
   const list = useQuery(audit({ ...asked, cursor: pages.cursor, limit: 50 }));
-  const set = (name: string, value: string) =>
-    setParams(
-      (before) => {
-        const now = new URLSearchParams(before);
-        if (value) now.set(name, value);
-        else now.delete(name);
-        return now;
-      },
-      { replace: true },
-    );
   return (
     <Page title={t.audit.title} lead={t.audit.lead}>
       <div class="filters">
-        <Select label={<span class="sr">{t.audit.target}</span>} value={asked.targetType ?? ""} onChange={(v) => set("kind", v)} options={[{ value: "", text: t.audit.anyKind }, ...kinds.map((k) => ({ value: k, text: t.audit.kinds[k] }))]} />
-        <Input label={<span class="sr">{t.audit.actor}</span>} placeholder={t.audit.actor} value={asked.actor ?? ""} onChange={(v) => set("actor", v)} />
+        <Select label={<span class="sr">{t.audit.target}</span>} value={asked.targetType ?? ""} onChange={(kind) => set({ kind })} options={[{ value: "", text: t.audit.anyKind }, ...kinds.map((k) => ({ value: k, text: t.audit.kinds[k] }))]} />
+        <Input label={<span class="sr">{t.audit.actor}</span>} placeholder={t.audit.actor} value={asked.actor ?? ""} onChange={(actor) => set({ actor })} />
+        <Input label={<span class="sr">{t.audit.target}</span>} placeholder="ID" value={asked.targetId ?? ""} onChange={(id) => set({ id })} />
       </div>
       <Card class="flush">
         <Shown of={list} lines={8}>
@@ -42,7 +34,7 @@ export function Audit() {
                 <Table
                   caption={t.audit.title}
                   rows={data}
-                  rowKey={(e, i) => e.at + i}
+                  rowKey={(e) => String(e.id)}
                   stale={list.isPlaceholderData}
                   columns={[
                     { id: "at", head: t.audit.when, first: true, cell: (e) => <Time iso={e.at} /> },

@@ -3,9 +3,8 @@ import { useState } from "preact/hooks";
 import { api, unwrap, type Key } from "../api/client";
 import { useFormat, useText } from "../i18n";
 import { useMayChange, useSession } from "../session";
-import { Badge, Button, Card } from "../ui/basics";
+import { Badge, Button, Card, FormError, reasonName } from "../ui/basics";
 import { check, Input, Select } from "../ui/form";
-import { reasonName } from "./overview";
 
 /** Explain asks whether a request would go on, and shows every check with its numbers. */
 export function Explain({ k }: { k: Key }) {
@@ -17,7 +16,7 @@ export function Explain({ k }: { k: Key }) {
   const [model, setModel] = useState("");
   const [userAgent, setUserAgent] = useState("");
   const [cost, setCost] = useState("");
-  const wrong = check(t, "dailyCostLimit", cost);
+  const wrong = check(t, "estimatePerRequest", cost);
   const ask = useMutation({
     mutationFn: () =>
       unwrap(
@@ -54,11 +53,7 @@ export function Explain({ k }: { k: Key }) {
           {t.keyPage.ask}
         </Button>
       </form>
-      {ask.error && (
-        <p class="form-error" role="alert">
-          {ask.error.message}
-        </p>
-      )}
+      <FormError error={ask.error} />
       <div aria-live="polite">
         {answer && (
           <div class={answer.allowed ? "verdict good" : "verdict bad"} data-test="verdict">

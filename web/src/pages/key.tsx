@@ -1,13 +1,13 @@
 import { useQuery } from "@tanstack/preact-query";
 import { Link } from "wouter-preact";
-import type { Key, Schemas } from "../api/client";
+import type { Key } from "../api/client";
 import { key, keyUsage, report } from "../api/queries";
 import { useFormat, useText } from "../i18n";
-import { useMayChange } from "../session";
-import { Card, Failed, Loading, Money, Page, Shown, Status, Time } from "../ui/basics";
-import { Bars, dayBefore, days } from "../ui/chart";
+import { todayIn } from "../days";
+import { useMayChange, useSession } from "../session";
+import { Card, Failed, Loading, Page, Shown, Status, Time } from "../ui/basics";
 import { LimitMeter, limitsOf } from "../ui/meter";
-import { Table } from "../ui/table";
+import { CostByModel, Figures, Models, restrictions } from "../ui/usage";
 import { Explain } from "./explain";
 import { Danger, LiveAdmissions, Restore, Rotate } from "./keyactions";
 import { Audit, Events, Refusals, Secrets } from "./keyhistory";
@@ -94,51 +94,25 @@ function Limits({ k }: { k: Key }) {
 
 function Usage({ id }: { id: string }) {
   const t = useText();
-  const format = useFormat();
   const usage = useQuery(keyUsage(id));
   return (
     <Card title={t.keyPage.usage}>
-      <Shown of={usage}>
-        {(u) => (
-          <dl class="figures" data-test="usage">
-            {([[t.today, u.daily], [t.month, u.monthly], [t.total, u.total]] as const).map(([name, block]) => (
-              <div key={name}>
-                <dt>{name}</dt>
-                <dd>
-                  <Money usd={block.costUsd} />
-                </dd>
-                <dd class="faint">
-                  {t.overview.requestsIn(block.requests, format.compact(block.requests))}
-                  <br />
-                  {format.compact(block.allTokens)} {t.tokens}
-                </dd>
-              </div>
-            ))}
-          </dl>
-        )}
-      </Shown>
+      <Shown of={usage}>{(u) => <Figures of={u} />}</Shown>
     </Card>
   );
 }
 
 function Charts({ id }: { id: string }) {
   const t = useText();
-  const format = useFormat();
+  const { timezone } = useSession();
   const usage = useQuery(keyUsage(id));
   const byDay = useQuery(report({ keyId: id, granularity: "day" }));
+  const byModel = useQuery(report({ keyId: id, granularity: "day", groupBy: ["model"], limit: 1000 }));
   return (
     <div class="columns wide-first">
       <Card title={t.keyPage.byDay}>
         <Shown of={byDay}>
-          {(r) => {
-            if (r.totals.requests === 0) return <p class="faint">{t.keyPage.noUsage}</p>;
-            const last = r.data.at(-1)!.period;
-            const today = usage.data ? usage.data.asOf.slice(0, 10) : last;
-            const to = today > last ? today : last;
-            const periods = days(dayBefore(to, 29), to);
-            const costs = new Map(r.data.map((row) => [row.period, row.costUsd]));
-            return <Bars title={t.keyPage.byDay} periods={periods} labels={periods.map(format.shortDay)} series={[{ name: t.cost, values: periods.map((p) => costs.get(p) ?? 0) }]} money height={180} />;
-          }}
+          {(r) => (r.totals.requests === 0 ? <p class="faint">{t.keyPage.noUsage}</p> : <CostByModel title={t.keyPage.byDay} today={todayIn(timezone)} byDay={r} byModel={byModel.data} height={200} />)}
         </Shown>
       </Card>
       <Card title={t.keyPage.byModel}>
@@ -148,32 +122,12 @@ function Charts({ id }: { id: string }) {
   );
 }
 
-export function Models({ models }: { models: Schemas["Stats"]["models"] }) {
-  const t = useText();
-  const format = useFormat();
-  if (models.length === 0) return <p class="faint">{t.keyPage.noUsage}</p>;
-  return (
-    <Table
-      caption={t.keyPage.byModel}
-      rows={models}
-      rowKey={(m) => m.model}
-      columns={[
-        { id: "model", head: t.model, first: true, cell: (m) => m.model },
-        { id: "requests", head: t.requests, number: true, cell: (m) => format.compact(m.requests) },
-        { id: "tokens", head: t.tokens, number: true, wide: true, cell: (m) => format.compact(m.allTokens) },
-        { id: "cost", head: t.cost, number: true, cell: (m) => <Money usd={m.costUsd} /> },
-      ]}
-    />
-  );
-}
-
 function Settings({ k }: { k: Key }) {
   const t = useText();
   const format = useFormat();
   const money = (usd: number) => (usd > 0 ? format.money(usd) : t.none);
   const count = (n: number) => (n > 0 ? format.integer(n) : t.none);
   const accounts = [k.claudeAccountId, k.claudeConsoleAccountId, k.geminiAccountId, k.openaiAccountId, k.bedrockAccountId].filter((a) => a !== null);
-  const models = !k.enableModelRestriction ? t.form.anyModel : k.allowedModels.length > 0 ? k.allowedModels.join(", ") : t.me.except(k.restrictedModels.join(", "));
   const rows: [string, preact.ComponentChildren][] = [
     [t.form.daily, money(k.dailyCostLimit)],
     [t.form.weekly, money(k.weeklyCostLimit)],
@@ -183,9 +137,7 @@ function Settings({ k }: { k: Key }) {
     [t.form.requests, count(k.rateLimitRequests)],
     [t.form.tokens, count(k.tokenLimit)],
     [t.form.concurrency, count(k.concurrencyLimit)],
-    [t.form.services, k.permissions.includes("all") ? t.form.allServices : k.permissions.join(", ")],
-    [t.form.models, models],
-    [t.form.clients, k.enableClientRestriction && k.allowedClients.length > 0 ? k.allowedClients.join(", ") : t.form.anyClient],
+    ...restrictions(t, k),
     [t.form.upstream, accounts.length > 0 ? accounts.join(", ") : t.all],
     [t.form.estimate, k.estimatePerRequest === null ? "–" : format.exactMoney(k.estimatePerRequest)],
     [t.form.enforcement, k.enforcement === "observe" ? t.form.observe : t.form.enforce],

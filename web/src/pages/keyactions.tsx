@@ -3,20 +3,15 @@ import { useMutation, useQuery } from "@tanstack/preact-query";
 import { useState } from "preact/hooks";
 import { useLocation } from "wouter-preact";
 import { api, unwrap, type Key, type Schemas } from "../api/client";
+import { changed, restore } from "../api/keys";
 import { keyAdmissions, queryClient } from "../api/queries";
 import { useText } from "../i18n";
 import { useMayChange } from "../session";
-import { Button, Card, Money, Shown, Time } from "../ui/basics";
+import { Button, Card, messageOf, Money, Shown, Time } from "../ui/basics";
 import { Confirm, Dialog, useNotes } from "../ui/dialog";
 import { Select } from "../ui/form";
 import { Table } from "../ui/table";
 import { Secret } from "./issued";
-import { restore } from "./keys";
-
-function refresh(id: string) {
-  void queryClient.invalidateQueries({ queryKey: ["key", id] });
-  void queryClient.invalidateQueries({ queryKey: ["keys"] });
-}
 
 export function LiveAdmissions({ id }: { id: string }) {
   const t = useText();
@@ -29,7 +24,7 @@ export function LiveAdmissions({ id }: { id: string }) {
     onSuccess: () => {
       note({ text: t.keyPage.released });
       setAsked(undefined);
-      refresh(id);
+      changed();
     },
   });
   return (
@@ -54,7 +49,7 @@ export function LiveAdmissions({ id }: { id: string }) {
           )
         }
       </Shown>
-      {asked && <Confirm title={t.keyPage.releaseTitle} text={<p>{t.keyPage.releaseText}</p>} action={t.keyPage.release} danger busy={release.isPending} error={release.error?.message} onConfirm={() => release.mutate(asked)} onClose={() => setAsked(undefined)} />}
+      {asked && <Confirm title={t.keyPage.releaseTitle} text={<p>{t.keyPage.releaseText}</p>} action={t.keyPage.release} danger busy={release.isPending} error={release.error} onConfirm={() => release.mutate(asked)} onClose={() => (setAsked(undefined), release.reset())} />}
     </Card>
   );
 }
@@ -65,7 +60,7 @@ export function Rotate({ k }: { k: Key }) {
   const [grace, setGrace] = useState("86400");
   const rotate = useMutation({
     mutationFn: () => unwrap(api.POST("/v1/keys/{id}/rotate", { params: { path: { id: k.id } }, body: { graceSeconds: Number(grace) } })),
-    onSuccess: () => refresh(k.id),
+    onSuccess: changed,
   });
   const close = () => {
     setOpen(false);
@@ -85,13 +80,13 @@ export function Rotate({ k }: { k: Key }) {
           }
           action={t.keyPage.rotate}
           busy={rotate.isPending}
-          error={rotate.error?.message}
+          error={rotate.error}
           onConfirm={() => rotate.mutate()}
           onClose={close}
         />
       )}
       {rotate.data && (
-        <Dialog title={t.issued.title} onClose={close}>
+        <Dialog title={t.issued.title} onClose={close} once>
           <Secret secret={rotate.data.apiKey ?? ""} />
           <footer class="dialog-foot">
             <Button kind="primary" onClick={close}>
@@ -111,9 +106,9 @@ export function Restore({ id }: { id: string }) {
     mutationFn: () => restore([id]),
     onSuccess: () => {
       note({ text: t.keys.restored });
-      refresh(id);
+      changed();
     },
-    onError: (error) => note({ text: error.message, bad: true }),
+    onError: (error) => note({ text: messageOf(t, error), bad: true }),
   });
   return (
     <Button kind="primary" busy={act.isPending} onClick={() => act.mutate()}>
@@ -139,15 +134,15 @@ export function Danger({ k }: { k: Key }) {
     onSuccess: (what) => {
       const text = { disable: t.keys.disabled(1), enable: t.keys.enabled(1), remove: t.keys.removed(1), purge: t.keyPage.purged }[what];
       const back = { disable: () => active(true), remove: () => restore([k.id]), enable: undefined, purge: undefined }[what];
-      note({ text, undo: back && (() => back().then(() => refresh(k.id))) });
+      note({ text, undo: back && (() => back().then(() => changed())) });
       setAsked(undefined);
       if (what === "purge") {
         queryClient.removeQueries({ queryKey: ["key", k.id] });
         go("/keys");
-        void queryClient.invalidateQueries({ queryKey: ["keys"] });
-      } else refresh(k.id);
+      }
+      changed();
     },
-    onError: (error) => !asked && note({ text: error.message, bad: true }),
+    onError: (error) => !asked && note({ text: messageOf(t, error), bad: true }),
   });
   const deleted = k.status === "deleted";
   const texts = {
@@ -179,7 +174,7 @@ export function Danger({ k }: { k: Key }) {
           </Button>
         </li>
       </ul>
-      {asked && <Confirm {...texts[asked]} text={<p>{texts[asked].text}</p>} danger typed={asked === "purge" ? k.name : undefined} busy={act.isPending} error={act.error?.message} onConfirm={() => act.mutate(asked)} onClose={() => setAsked(undefined)} />}
+      {asked && <Confirm {...texts[asked]} text={<p>{texts[asked].text}</p>} danger typed={asked === "purge" ? k.name : undefined} busy={act.isPending} error={act.error} onConfirm={() => act.mutate(asked)} onClose={() => (setAsked(undefined), act.reset())} />}
     </Card>
   );
 }

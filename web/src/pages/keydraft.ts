@@ -1,7 +1,7 @@
 // A key as it stands in the form, and as it is sent.
 import type { FieldErrors, Key, Schemas } from "../api/client";
 import type { Text } from "../i18n/en";
-import { check, instantOf, listOf, localInstant } from "../ui/form";
+import { check, half, instantOf, listOf, localInstant } from "../ui/form";
 
 export const accountFields = ["claudeAccountId", "claudeConsoleAccountId", "geminiAccountId", "openaiAccountId", "bedrockAccountId"] as const;
 const moneyFields = ["dailyCostLimit", "weeklyCostLimit", "monthlyCostLimit", "totalCostLimit"] as const;
@@ -14,7 +14,7 @@ export const emptyDraft: Draft = {
   name: "", baseName: "", count: "10", description: "", tags: "", expiresAt: "", isActive: "yes",
   dailyCostLimit: "", weeklyCostLimit: "", monthlyCostLimit: "", totalCostLimit: "",
   rateLimitWindow: "", rateLimitRequests: "", tokenLimit: "", concurrencyLimit: "",
-  services: "all", models: "any", modelList: "", clients: "any", allowedClients: "",
+  services: "all", models: "any", allowedModels: "", restrictedModels: "", clients: "any", allowedClients: "",
   claudeAccountId: "", claudeConsoleAccountId: "", geminiAccountId: "", openaiAccountId: "", bedrockAccountId: "",
   estimatePerRequest: "", enforcement: "enforce",
 };
@@ -23,12 +23,12 @@ export function draftOf(k: Key): Draft {
   const number = (n: number | null) => (n ? String(n) : "");
   return {
     ...emptyDraft,
-    name: k.name, description: k.description, tags: k.tags.join(", "), expiresAt: localInstant(k.expiresAt), isActive: k.isActive ? "yes" : "no",
+    name: k.name, description: k.description, tags: k.tags.join("\n"), expiresAt: localInstant(k.expiresAt), isActive: k.isActive ? "yes" : "no",
     dailyCostLimit: plain(k.dailyCostLimit), weeklyCostLimit: plain(k.weeklyCostLimit), monthlyCostLimit: plain(k.monthlyCostLimit), totalCostLimit: plain(k.totalCostLimit),
     rateLimitWindow: number(k.rateLimitWindow), rateLimitRequests: number(k.rateLimitRequests), tokenLimit: number(k.tokenLimit), concurrencyLimit: number(k.concurrencyLimit),
     services: k.permissions.join(","),
-    models: !k.enableModelRestriction ? "any" : k.allowedModels.length > 0 ? "allow" : "deny",
-    modelList: (k.allowedModels.length > 0 ? k.allowedModels : k.restrictedModels).join("\n"),
+    models: !k.enableModelRestriction ? "any" : k.allowedModels.length === 0 ? "deny" : k.restrictedModels.length === 0 ? "allow" : "both",
+    allowedModels: k.allowedModels.join("\n"), restrictedModels: k.restrictedModels.join("\n"),
     clients: k.enableClientRestriction && k.allowedClients.length > 0 ? "some" : "any",
     allowedClients: k.allowedClients.join(","),
     ...Object.fromEntries(accountFields.map((f) => [f, k[f] ?? ""])),
@@ -36,21 +36,23 @@ export function draftOf(k: Key): Draft {
   };
 }
 
-/** plain is an amount without an exponent; empty: none. */
+/** plain is an amount with the digits that it came with and no exponent; empty: none. */
 function plain(usd: number): string {
-  return usd === 0 ? "" : usd.toFixed(12).replace(/\.?0+$/, "");
+  const text = String(usd);
+  return usd === 0 ? "" : text.includes("e") ? usd.toFixed(12).replace(/\.?0+$/, "") : text;
 }
 
 /** bodyOf is what a form asks for. An empty limit is none; so is an empty default on create, but for the limit of tokens. */
 export function bodyOf(d: Draft, create: boolean): Schemas["KeyUpdate"] {
   const count = (text: string) => (text.trim() === "" ? 0 : Number(text));
   const money = (text: string) => (text.trim() === "" ? 0 : text.trim());
-  const list = listOf(d.modelList ?? "");
+  const list = (f: string, on: boolean) => (on ? listOf(d[f] ?? "") : []);
   const body: Record<string, unknown> = {
     description: d.description?.trim(), tags: listOf(d.tags ?? ""), expiresAt: instantOf(d.expiresAt ?? ""), isActive: d.isActive === "yes",
     permissions: d.services.split(",").filter((s) => s !== ""),
-    enableModelRestriction: d.models !== "any", allowedModels: d.models === "allow" ? list : [], restrictedModels: d.models === "deny" ? list : [],
-    enableClientRestriction: d.clients === "some", allowedClients: d.clients === "some" ? listOf(d.allowedClients ?? "") : [],
+    enableModelRestriction: d.models !== "any",
+    allowedModels: list("allowedModels", d.models === "allow" || d.models === "both"), restrictedModels: list("restrictedModels", d.models === "deny" || d.models === "both"),
+    enableClientRestriction: d.clients === "some", allowedClients: d.clients === "some" ? (d.allowedClients ?? "").split(",").filter((c) => c !== "") : [],
     enforcement: d.enforcement, estimatePerRequest: d.estimatePerRequest?.trim() || null,
   };
   if (!create) body.name = d.name?.trim();
@@ -71,10 +73,22 @@ export function errorsOf(t: Text, d: Draft, naming: "name" | "batch"): FieldErro
     add("count", check(t, "count", d.count ?? "", true));
   }
   for (const f of ["description", "tags", ...moneyFields, ...countFields, ...accountFields]) add(f, check(t, f, d[f] ?? ""));
-  add("estimatePerRequest", check(t, "dailyCostLimit", d.estimatePerRequest ?? ""));
-  if (d.models !== "any") add("modelList", check(t, "restrictedModels", d.modelList ?? "", true));
+  add("estimatePerRequest", check(t, "estimatePerRequest", d.estimatePerRequest ?? ""));
+  if (d.models === "allow" || d.models === "both") add("allowedModels", check(t, "allowedModels", d.allowedModels ?? "", true));
+  if (d.models === "deny" || d.models === "both") add("restrictedModels", check(t, "restrictedModels", d.restrictedModels ?? ""));
+  if (d.expiresAt === half) add("expiresAt", t.rule.half);
   if (d.services === "") add("permissions", t.rule.required);
   if (d.clients === "some" && d.allowedClients === "") add("allowedClients", t.rule.required);
   return found;
 }
 
+
+/** changesOf are the fields of a key that a form would change. What stays is not sent, so that it keeps its last digit, and an expiry its second. */
+export function changesOf(k: Key, before: Draft, now: Draft): Record<string, unknown> {
+  const stored = k as Record<string, unknown>;
+  const was = bodyOf(before, false) as Record<string, unknown>;
+  const is = bodyOf(now, false) as Record<string, unknown>;
+  const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
+  const list = (f: string) => Array.isArray(stored[f]) && !same(stored[f], is[f]);
+  return Object.fromEntries(Object.entries(is).filter(([f, value]) => !same(value, was[f]) || list(f) || (typeof value === "boolean" && value !== stored[f])));
+}

@@ -3,18 +3,16 @@
 import { useMutation, useQuery } from "@tanstack/preact-query";
 import { useEffect, useRef, useState } from "preact/hooks";
 import { Link, useLocation } from "wouter-preact";
-import { api, fieldErrors, Problem, unwrap, type Key, type Schemas } from "../api/client";
-import { clients, key, queryClient } from "../api/queries";
+import { api, fieldErrors, Lost, Problem, unwrap, type Key, type Schemas } from "../api/client";
+import { changed as keysChanged } from "../api/keys";
+import { clients, key } from "../api/queries";
 import { useFormat, useText } from "../i18n";
 import { useMayChange, useSession } from "../session";
-import { Button, Card, Failed, Icon, Loading, Page } from "../ui/basics";
+import { Button, Card, Failed, FormError, Icon, Loading, Page } from "../ui/basics";
 import { useNotes } from "../ui/dialog";
-import { Area, Check, Group, Input, Select } from "../ui/form";
-import { accountFields, bodyOf, draftOf, emptyDraft, errorsOf, type Draft } from "./keydraft";
+import { Area, Check, Group, Input, Select, When } from "../ui/form";
+import { accountFields, bodyOf, changesOf, draftOf, emptyDraft, errorsOf, type Draft } from "./keydraft";
 import { csv, download, Secret, useLeaveWarning } from "./issued";
-
-/** The server's names of fields that the form has under others. */
-const formName: Record<string, string> = { restrictedModels: "modelList", allowedModels: "modelList" };
 
 interface FormProps {
   draft: Draft;
@@ -33,7 +31,7 @@ function KeyForm({ draft, setDraft, naming, action, busy, error, onSend, cancel 
   const [touched, setTouched] = useState<Set<string>>(new Set());
   const [tried, setTried] = useState(false);
   const own = errorsOf(t, draft, naming);
-  const theirs = Object.fromEntries(Object.entries(fieldErrors(error)).map(([f, m]) => [formName[f.split("[")[0]!] ?? f.split("[")[0]!, m]));
+  const theirs = Object.fromEntries(Object.entries(fieldErrors(error)).map(([f, m]) => [f.split("[")[0]!, m])); // tags[2] is in tags
   const show = (f: string) => ((touched.has(f) || tried) && own[f]) || theirs[f] || "";
   const set = (f: string) => (value: string) => {
     setTouched(new Set(touched).add(f));
@@ -73,8 +71,8 @@ function KeyForm({ draft, setDraft, naming, action, busy, error, onSend, cancel 
       </details>
       <div role="alert">
         {tried && Object.keys(own).length > 0 && <p class="form-error">{t.form.fix}</p>}
-        {error ? <p class="form-error">{error instanceof Problem && error.status === 409 ? t.error.conflict : (error as Error).message}</p> : null}
       </div>
+      <FormError error={error instanceof Problem && error.status === 409 ? new Error(t.error.conflict) : error} />
       <footer class="form-foot">
         <Link class="button" href={cancel}>
           {t.cancel}
@@ -103,8 +101,8 @@ function Basics({ draft, text, set, naming }: { draft: Draft; text: TextOf; set:
           </>
         )}
         <Input label={t.form.description} {...text("description")} />
-        <Input label={t.form.tags} hint={t.form.tagsHint} {...text("tags")} />
-        <Input label={t.form.expiresAt} hint={t.form.expiresHint} type="datetime-local" {...text("expiresAt")} />
+        <Area label={t.form.tags} hint={t.form.tagsHint} rows={1} {...text("tags")} />
+        <When label={t.form.expiresAt} hint={t.form.expiresHint} {...text("expiresAt")} />
       </div>
       <Check label={t.form.active} checked={draft.isActive === "yes"} onChange={(on) => set("isActive")(on ? "yes" : "no")} />
     </Card>
@@ -165,9 +163,15 @@ function Access({ draft, text, set, show }: { draft: Draft; text: TextOf; set: (
           label={t.form.models}
           value={draft.models}
           onChange={set("models")}
-          options={[{ value: "any", text: t.form.anyModel }, { value: "allow", text: t.form.allowModels }, { value: "deny", text: t.form.denyModels }]}
+          options={[
+            { value: "any", text: t.form.anyModel },
+            { value: "allow", text: t.form.allowModels },
+            { value: "deny", text: t.form.denyModels },
+            { value: "both", text: t.form.someModels },
+          ]}
         />
-        {draft.models !== "any" && <Area label={t.form.modelList} hint={t.form.modelHint} rows={3} {...text("modelList")} />}
+        {(draft.models === "allow" || draft.models === "both") && <Area label={t.form.allowList} hint={t.form.modelHint} rows={3} {...text("allowedModels")} />}
+        {(draft.models === "deny" || draft.models === "both") && <Area label={t.form.denyList} hint={draft.restrictedModels?.trim() === "" ? t.form.noModels : t.form.modelHint} rows={3} {...text("restrictedModels")} />}
       </div>
       <div class="grid">
         <Select label={t.form.clients} value={draft.clients ?? ""} onChange={set("clients")} options={[{ value: "any", text: t.form.anyClient }, { value: "some", text: t.form.someClients }]} />
@@ -204,7 +208,7 @@ export function CreateKey() {
   const create = useMutation({
     // The same attempt, sent again after an answer that was lost, makes no second key.
     mutationFn: () => unwrap(api.POST("/v1/keys", { params: { header: { "Idempotency-Key": attempt } }, body: { name: draft.name!.trim(), ...bodyOf(draft, true) } })),
-    onSuccess: () => void queryClient.invalidateQueries({ queryKey: ["keys"] }),
+    onSuccess: keysChanged,
     onError: (error) => error instanceof Problem && setAttempt(`${attempt}.`),
   });
   if (create.data) {
@@ -217,7 +221,7 @@ export function CreateKey() {
             <Link class="button" href={`/keys/${made.id}`}>
               {t.issued.open}
             </Link>
-            <Link class="button primary" href="/keys">
+            <Link class="button primary" href="/keys" data-copied>
               {t.issued.done}
             </Link>
           </footer>
@@ -239,13 +243,13 @@ export function CreateBatch() {
   const [draft, setDraft] = useState(emptyDraft);
   const create = useMutation({
     mutationFn: () => unwrap(api.POST("/v1/keys/batch", { body: { baseName: draft.baseName!.trim(), count: Number(draft.count), ...bodyOf(draft, true) } })),
-    onSuccess: () => void queryClient.invalidateQueries({ queryKey: ["keys"] }),
+    onSuccess: keysChanged,
   });
   if (create.data) return <Batch made={create.data.data} />;
   return (
     <Only title={t.keys.batch}>
       <Page title={t.keys.batch} lead={t.form.createLead} back={{ href: "/keys", text: t.keys.title }}>
-        <KeyForm draft={draft} setDraft={setDraft} naming="batch" action={t.form.createMany(draft.count ?? "")} busy={create.isPending} error={create.error} onSend={() => create.mutate()} cancel="/keys" />
+        <KeyForm draft={draft} setDraft={setDraft} naming="batch" action={t.form.createMany(draft.count ?? "")} busy={create.isPending} error={create.error instanceof Lost ? new Error(t.issued.unsure) : create.error} onSend={() => create.mutate()} cancel="/keys" />
       </Page>
     </Only>
   );
@@ -253,7 +257,8 @@ export function CreateBatch() {
 
 function Batch({ made }: { made: Schemas["IssuedKey"][] }) {
   const t = useText();
-  useLeaveWarning();
+  const [saved, setSaved] = useState(false);
+  useLeaveWarning(!saved);
   const file = () => csv([["name", "apiKey", "id", "expiresAt"], ...made.map((k) => [k.name, k.apiKey ?? "", k.id, k.expiresAt ?? ""])]);
   return (
     <Page title={t.issued.many(made.length)}>
@@ -273,7 +278,12 @@ function Batch({ made }: { made: Schemas["IssuedKey"][] }) {
           <Link class="button" href="/keys">
             {t.keys.title}
           </Link>
-          <Button kind="primary" onClick={() => download(`keys-${made[0]?.name ?? ""}.csv`, file())}>
+          <Button kind="primary" 
+            onClick={() => {
+              download(`keys-${made[0]?.name ?? ""}.csv`, file());
+              setSaved(true);
+            }}
+          >
             <Icon name="download" /> {t.issued.download}
           </Button>
         </footer>
@@ -302,20 +312,17 @@ function Edit({ k }: { k: Key }) {
   const t = useText();
   const note = useNotes();
   const [, go] = useLocation();
-  const [before] = useState(() => ({ draft: draftOf(k), version: k.version }));
+  const [before] = useState(() => ({ draft: draftOf(k), key: k }));
   const [draft, setDraft] = useState(before.draft);
   const save = useMutation({
     mutationFn: async () => {
-      // What was not touched is not sent, so that it stays as it is to the last digit.
-      const [was, now] = [bodyOf(before.draft, false) as Record<string, unknown>, bodyOf(draft, false) as Record<string, unknown>];
-      const changed = Object.fromEntries(Object.entries(now).filter(([f, v]) => JSON.stringify(v) !== JSON.stringify(was[f])));
+      const changed = changesOf(before.key, before.draft, draft);
       if (Object.keys(changed).length === 0) return false;
-      await unwrap(api.PATCH("/v1/keys/{id}", { params: { path: { id: k.id }, header: { "If-Match": `"${before.version}"` } }, body: changed }));
+      await unwrap(api.PATCH("/v1/keys/{id}", { params: { path: { id: k.id }, header: { "If-Match": `"${before.key.version}"` } }, body: changed as Schemas["KeyUpdate"] }));
       return true;
     },
     onSuccess: (changed) => {
-      void queryClient.invalidateQueries({ queryKey: ["key", k.id] });
-      void queryClient.invalidateQueries({ queryKey: ["keys"] });
+      keysChanged();
       note({ text: changed ? t.form.saved : t.form.nothing });
       go(`/keys/${k.id}`);
     },

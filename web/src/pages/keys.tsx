@@ -1,12 +1,15 @@
 import { useMutation, useQuery } from "@tanstack/preact-query";
 import { useEffect, useMemo, useState } from "preact/hooks";
-import { Link, useSearchParams } from "wouter-preact";
+import { Link } from "wouter-preact";
+import { useAddress } from "../address";
 import { api, unwrap, type Key } from "../api/client";
-import { keyList, queryClient, tags } from "../api/queries";
+import { changed, restore, setActive } from "../api/keys";
+import { keyList, tags } from "../api/queries";
 import type { Text } from "../i18n/en";
 import { useFormat, useText, type Format } from "../i18n";
+import { remember, remembered } from "../memory";
 import { useMayChange } from "../session";
-import { Button, Card, Empty, Icon, Money, Page, Shown, Status, Time } from "../ui/basics";
+import { Button, Card, Empty, Icon, messageOf, Money, Page, Shown, Status, Time } from "../ui/basics";
 import { Confirm, useNotes } from "../ui/dialog";
 import { Check, Group, Select } from "../ui/form";
 import { Countdown, LimitMeter, limitsOf, tightest } from "../ui/meter";
@@ -22,28 +25,19 @@ export function Keys() {
   const t = useText();
   const format = useFormat();
   const may = useMayChange();
-  const [params, setParams] = useSearchParams();
-  const [typed, setTyped] = useState(params.get("q") ?? "");
+  const [said, set] = useAddress();
+  const [typed, setTyped] = useState(said("q"));
   const [chosen, setChosen] = useState<Key[]>([]);
-  const set = (name: string, value: string) =>
-    setParams(
-      (before) => {
-        const now = new URLSearchParams(before);
-        if (value) now.set(name, value);
-        else now.delete(name);
-        return now;
-      },
-      { replace: true },
-    );
   useEffect(() => {
-    const timer = setTimeout(() => typed !== (params.get("q") ?? "") && set("q", typed), typingPause);
+    const timer = setTimeout(() => typed !== said("q") && set({ q: typed }), typingPause);
     return () => clearTimeout(timer);
   }, [typed]);
+  useEffect(() => setTyped(said("q")), [said("q")]); // a link leads here without it
   const query = {
-    q: params.get("q") || undefined,
-    tag: params.get("tag") || undefined,
-    status: (params.get("status") as KeyStatus | null) ?? undefined,
-    sort: (params.get("sort") as Sort | null) ?? ("-createdAt" as Sort),
+    q: said("q") || undefined,
+    tag: said("tag") || undefined,
+    status: (said("status") as KeyStatus) || undefined,
+    sort: (said("sort") || "-createdAt") as Sort,
   };
   const asked = JSON.stringify(query);
   const pages = usePages(asked);
@@ -88,7 +82,7 @@ export function Keys() {
                     <Button
                       onClick={() => {
                         setTyped("");
-                        setParams({});
+                        set({ q: "", tag: "", status: "" });
                       }}
                     >
                       {t.keys.clear}
@@ -113,7 +107,7 @@ export function Keys() {
               )
             ) : (
               <>
-                <Table caption={t.keys.title} columns={may ? [choice, ...columns] : columns} rows={data} rowKey={(k) => k.id} sort={query.sort} onSort={(s) => set("sort", s)} stale={list.isPlaceholderData} />
+                <Table caption={t.keys.title} columns={may ? [choice, ...columns] : columns} rows={data} rowKey={(k) => k.id} sort={query.sort} onSort={(sort) => set({ sort })} stale={list.isPlaceholderData} />
                 <Pager pages={pages} nextCursor={nextCursor} stale={list.isPlaceholderData} />
               </>
             )
@@ -124,7 +118,7 @@ export function Keys() {
   );
 }
 
-function Filters({ typed, setTyped, tag, status, set, columns }: { typed: string; setTyped: (s: string) => void; tag?: string; status?: string; set: (name: string, value: string) => void; columns: preact.ComponentChildren }) {
+function Filters({ typed, setTyped, tag, status, set, columns }: { typed: string; setTyped: (s: string) => void; tag?: string; status?: string; set: (changes: Record<string, string>) => void; columns: preact.ComponentChildren }) {
   const t = useText();
   const known = useQuery(tags());
   return (
@@ -133,8 +127,8 @@ function Filters({ typed, setTyped, tag, status, set, columns }: { typed: string
         <Icon name="search" />
         <input type="search" aria-label={t.keys.search} placeholder={t.keys.search} value={typed} onInput={(e) => setTyped(e.currentTarget.value)} />
       </div>
-      <Select label={<span class="sr">{t.statusName}</span>} value={status ?? ""} onChange={(v) => set("status", v)} options={[{ value: "", text: t.keys.anyStatus }, ...statuses.map((s) => ({ value: s, text: t.status[s] }))]} />
-      <Select label={<span class="sr">{t.tag}</span>} value={tag ?? ""} onChange={(v) => set("tag", v)} options={[{ value: "", text: t.keys.anyTag }, ...(known.data?.data ?? []).map((x) => ({ value: x.tag, text: `${x.tag} (${x.keys})` }))]} />
+      <Select label={<span class="sr">{t.statusName}</span>} value={status ?? ""} onChange={(status) => set({ status })} options={[{ value: "", text: t.keys.anyStatus }, ...statuses.map((s) => ({ value: s, text: t.status[s] }))]} />
+      <Select label={<span class="sr">{t.tag}</span>} value={tag ?? ""} onChange={(tag) => set({ tag })} options={[{ value: "", text: t.keys.anyTag }, ...(known.data?.data ?? []).map((x) => ({ value: x.tag, text: `${x.tag} (${x.keys})` }))]} />
       {columns}
     </div>
   );
@@ -194,7 +188,7 @@ function columnsOf(t: Text, format: Format): Column<Key>[] {
         </span>
       ),
     },
-    { id: "lastUsedAt", head: t.lastUsed, sort: "lastUsedAt", wide: true, cell: (k) => <Time iso={k.lastUsedAt} fallback={t.never} /> },
+    { id: "lastUsedAt", head: t.lastUsed, sort: "lastUsedAt", wide: true, cell: (k) => <Time iso={k.lastUsedAt} fallback={t.neverUsed} /> },
     { id: "expiresAt", head: t.expires, sort: "expiresAt", wide: true, cell: (k) => <Time iso={k.expiresAt} fallback={t.never} /> },
     { id: "createdAt", head: t.created, sort: "createdAt", wide: true, cell: (k) => <Time iso={k.createdAt} /> },
   ];
@@ -205,9 +199,9 @@ const usual = ["status", "limits", "costToday", "cost", "requests", "tags", "las
 
 /** useColumns are the columns that a person wants to see, kept in the browser. */
 function useColumns() {
-  const [shown, setShown] = useState(() => new Set<string>((localStorage.getItem(stored) ?? usual.join()).split(",")));
+  const [shown, setShown] = useState(() => new Set<string>((remembered(stored) ?? usual.join()).split(",")));
   const keep = (now: Set<string>) => {
-    localStorage.setItem(stored, [...now].join());
+    remember(stored, [...now].join());
     setShown(now);
   };
   return [shown, keep] as const;
@@ -245,8 +239,6 @@ function ChooseAll({ rows, chosen, onChange }: { rows: Key[]; chosen: Key[]; onC
   return <input type="checkbox" aria-label={t.keys.selectAll} checked={all} indeterminate={chosen.length > 0 && !all} onChange={(e) => onChange(e.currentTarget.checked ? rows : [])} />;
 }
 
-const setActive = (ids: string[], isActive: boolean) => unwrap(api.PATCH("/v1/keys/batch", { body: { ids, isActive } }));
-
 /** Bulk does the same to all keys that were chosen. */
 function Bulk({ chosen, done }: { chosen: Key[]; done: () => void }) {
   const t = useText();
@@ -254,7 +246,6 @@ function Bulk({ chosen, done }: { chosen: Key[]; done: () => void }) {
   const [asked, setAsked] = useState<"disable" | "remove">();
   const ids = chosen.map((k) => k.id);
   const deleted = chosen.every((k) => k.status === "deleted");
-  const again = () => queryClient.invalidateQueries({ queryKey: ["keys"] });
   const act = useMutation({
     mutationFn: async (what: "disable" | "enable" | "remove" | "restore") => {
       if (what === "remove") await unwrap(api.POST("/v1/keys/batch-delete", { body: { ids } }));
@@ -264,13 +255,14 @@ function Bulk({ chosen, done }: { chosen: Key[]; done: () => void }) {
     },
     onSuccess: (what) => {
       const text = { disable: t.keys.disabled(ids.length), enable: t.keys.enabled(ids.length), remove: t.keys.removed(ids.length), restore: t.keys.restored }[what];
-      const back = { disable: () => setActive(ids, true), remove: () => restore(ids), enable: undefined, restore: undefined }[what];
-      note({ text, undo: back && (() => back().then(again)) });
+      const active = chosen.filter((k) => k.isActive).map((k) => k.id); // the others were disabled before
+      const back = { disable: active.length > 0 ? () => setActive(active, true) : undefined, remove: () => restore(ids), enable: undefined, restore: undefined }[what];
+      note({ text, undo: back && (() => back().then(changed)) });
       setAsked(undefined);
       done();
-      void again();
+      changed();
     },
-    onError: (error) => !asked && note({ text: error.message, bad: true }),
+    onError: (error) => !asked && note({ text: messageOf(t, error), bad: true }),
   });
   return (
     <div class="bulk" role="group" aria-label={t.keys.selected(chosen.length)}>
@@ -307,15 +299,14 @@ function Bulk({ chosen, done }: { chosen: Key[]; done: () => void }) {
           action={asked === "remove" ? t.keys.remove : t.keys.disable}
           danger
           busy={act.isPending}
-          error={act.error?.message}
+          error={act.error}
           onConfirm={() => act.mutate(asked)}
-          onClose={() => setAsked(undefined)}
+          onClose={() => {
+            setAsked(undefined);
+            act.reset();
+          }}
         />
       )}
     </div>
   );
-}
-
-export async function restore(ids: string[]) {
-  for (const id of ids) await unwrap(api.POST("/v1/keys/{id}/restore", { params: { path: { id } } }));
 }

@@ -3,35 +3,39 @@
 import { useQuery } from "@tanstack/preact-query";
 import { useState } from "preact/hooks";
 import { Link } from "wouter-preact";
-import { api, Lost, Problem, unwrap, type Schemas } from "../api/client";
-import { useFormat, useText } from "../i18n";
-import { Button, Card, Failed, Loading, Money, Page, Status, Time } from "../ui/basics";
-import { Bars, dayBefore, days } from "../ui/chart";
+import { api, forget as forgetAnswers, Lost, Problem, unwrap, type Schemas } from "../api/client";
+import { queryClient } from "../api/queries";
+import { todayIn } from "../days";
+import { useText } from "../i18n";
+import { Button, Card, Failed, Loading, Page, Status, Time } from "../ui/basics";
 import { Input } from "../ui/form";
 import { LimitMeter, limitsOf } from "../ui/meter";
-import { Models } from "./key";
+import { CostByDay, Figures, Models, restrictions } from "../ui/usage";
 
 const every = 5_000;
+const refused = (error: unknown) => error instanceof Problem && error.status === 401;
 
 export function Me() {
   const t = useText();
   const [typed, setTyped] = useState("");
   const [secret, setSecret] = useState("");
-  // The key is no part of the query's name, which tools for developers show.
+  const [asked, setAsked] = useState(0); // each key has a query of its own, which is not named by it
   const self = useQuery({
-    queryKey: ["self"],
+    queryKey: ["self", asked],
     queryFn: ({ signal }) => unwrap(api.GET("/v1/self", { signal, credentials: "omit", headers: { Authorization: `Bearer ${secret}` } })),
     enabled: secret !== "",
-    refetchInterval: (q) => (q.state.error instanceof Problem ? false : every),
+    refetchInterval: (q) => (refused(q.state.error) ? false : every),
     gcTime: 0,
     staleTime: 0,
   });
-  const wrong = self.error instanceof Problem && self.error.status === 401;
+  const wrong = refused(self.error);
   if (secret !== "" && self.data && !wrong) {
     return (
       <Self
         of={self.data}
         forget={() => {
+          queryClient.removeQueries({ queryKey: ["self"] });
+          forgetAnswers();
           setSecret("");
           setTyped("");
         }}
@@ -45,7 +49,7 @@ export function Me() {
           class="card"
           onSubmit={(e) => {
             e.preventDefault();
-            if (typed.trim() === secret) void self.refetch();
+            setAsked(asked + 1);
             setSecret(typed.trim());
           }}
         >
@@ -66,13 +70,8 @@ export function Me() {
 
 function Self({ of, forget }: { of: Schemas["Self"]; forget: () => void }) {
   const t = useText();
-  const format = useFormat();
   const k = of.key;
   const limits = limitsOf(k);
-  const today = new Intl.DateTimeFormat("en-CA", { timeZone: of.timezone }).format(new Date(of.usage.asOf));
-  const periods = days(dayBefore(today, 29), today);
-  const costs = new Map(of.days.map((d) => [d.day, d.costUsd]));
-  const models = !k.enableModelRestriction ? t.me.all : k.allowedModels.length > 0 ? k.allowedModels.join(", ") : t.me.except(k.restrictedModels.join(", "));
   return (
     <Page
       title={k.name}
@@ -95,33 +94,17 @@ function Self({ of, forget }: { of: Schemas["Self"]; forget: () => void }) {
         )}
       </Card>
       <Card title={t.keyPage.usage}>
-        <dl class="figures" data-test="usage">
-          {([[t.today, of.usage.daily], [t.month, of.usage.monthly], [t.total, of.usage.total]] as const).map(([name, block]) => (
-            <div key={name}>
-              <dt>{name}</dt>
-              <dd>
-                <Money usd={block.costUsd} />
-              </dd>
-              <dd class="faint">
-                {t.overview.requestsIn(block.requests, format.compact(block.requests))}
-                <br />
-                {format.compact(block.allTokens)} {t.tokens}
-              </dd>
-            </div>
-          ))}
-        </dl>
-        {of.days.length > 0 && <Bars title={t.me.byDay} periods={periods} labels={periods.map(format.shortDay)} series={[{ name: t.cost, values: periods.map((p) => costs.get(p) ?? 0) }]} money height={180} />}
+        <Figures of={of.usage} />
+        {of.days.length > 0 && <CostByDay title={t.me.byDay} today={todayIn(of.timezone, new Date(of.usage.asOf))} rows={of.days} />}
       </Card>
       <Card title={t.me.byModel}>{of.usage.models.length > 0 ? <Models models={of.usage.models} /> : <p class="faint">{t.me.noUsage}</p>}</Card>
       <Card title={t.keyPage.details}>
         <dl class="settings">
           {(
             [
-              [t.me.services, k.permissions.includes("all") ? t.me.all : k.permissions.join(", ")],
-              [t.me.models, models],
-              [t.me.clients, k.enableClientRestriction && k.allowedClients.length > 0 ? k.allowedClients.join(", ") : t.me.all],
+              ...restrictions(t, k),
               [t.expires, <Time iso={k.expiresAt} fallback={t.never} exact />],
-              [t.lastUsed, <Time iso={k.lastUsedAt} fallback={t.never} />],
+              [t.lastUsed, <Time iso={k.lastUsedAt} fallback={t.neverUsed} />],
             ] as [string, preact.ComponentChildren][]
           ).map(([name, value]) => (
             <div key={name}>

@@ -3,18 +3,22 @@ import { Link } from "wouter-preact";
 import { keyList, overview, report, unpriced } from "../api/queries";
 import type { Schemas } from "../api/client";
 import { useFormat, useText } from "../i18n";
-import { useMayChange } from "../session";
-import { Card, Empty, Icon, Money, Page, Shown, Time } from "../ui/basics";
-import { Bars, dayBefore, days, type Series } from "../ui/chart";
+import { useMayChange, useSession } from "../session";
+import { dayBefore, todayIn } from "../days";
+import { Card, Empty, Icon, Money, Page, reasonName, Shown, Time } from "../ui/basics";
+import { CostByModel, modelSums } from "../ui/usage";
 
 const chartDays = 30;
-const chartModels = 5;
 
 export function Overview() {
   const t = useText();
   const may = useMayChange();
+  const { timezone } = useSession();
   const state = useQuery(overview());
-  const spend = useQuery(report({ granularity: "day", groupBy: ["model"], limit: 1000 }, 3_000));
+  const today = state.data?.day ?? todayIn(timezone);
+  const dates = { from: dayBefore(today, chartDays - 1), to: today };
+  const byDay = useQuery(report({ ...dates, granularity: "day" }));
+  const models = useQuery(report({ ...dates, granularity: "total", groupBy: ["model"], limit: 1000 }));
   return (
     <Page
       title={t.overview.title}
@@ -26,14 +30,14 @@ export function Overview() {
         )
       }
     >
-      <Shown of={spend} lines={4}>
-        {(r) => <Spend report={r} today={state.data?.day} />}
+      <Shown of={byDay} lines={4}>
+        {(r) => <Spend report={r} today={today} />}
       </Shown>
       <div class="columns">
         <Shown of={state}>{(o) => <Live of={o} />}</Shown>
         <Shown of={state}>{(o) => <Refusals of={o} />}</Shown>
         <Shown of={state}>{(o) => <TopKeys of={o} />}</Shown>
-        <Shown of={spend}>{(r) => <TopModels report={r} />}</Shown>
+        <Shown of={models}>{(r) => <TopModels report={r} />}</Shown>
         <Expiring />
         <Unpriced />
       </div>
@@ -41,20 +45,20 @@ export function Overview() {
   );
 }
 
-function Spend({ report, today }: { report: Schemas["UsageReport"]; today?: string }) {
+/** Spend has its figures from sums of days, whatever the number of models, and its chart from as many rows as a page has. */
+function Spend({ report: r, today }: { report: Schemas["UsageReport"]; today: string }) {
   const t = useText();
   const format = useFormat();
-  const last = today ?? report.data.at(-1)?.period ?? new Date().toISOString().slice(0, 10);
+  const drawn = useQuery(report({ from: dayBefore(today, chartDays - 1), to: today, granularity: "day", groupBy: ["model"], limit: 1000 }));
   const sum = (from: string) => {
-    const rows = report.data.filter((r) => r.period >= from);
-    return { usd: rows.reduce((s, r) => s + r.costUsd, 0), requests: rows.reduce((s, r) => s + r.requests, 0) };
+    const rows = r.data.filter((row) => row.period >= from);
+    return { usd: rows.reduce((s, row) => s + row.costUsd, 0), requests: rows.reduce((s, row) => s + row.requests, 0) };
   };
   const spans = [
-    { name: t.today, ...sum(last), test: "today" },
-    { name: t.days7, ...sum(dayBefore(last, 6)), test: "days7" },
-    { name: t.days30, usd: report.totals.costUsd, requests: report.totals.requests, test: "days30" },
+    { name: t.today, ...sum(today), test: "today" },
+    { name: t.days7, ...sum(dayBefore(today, 6)), test: "days7" },
+    { name: t.days30, usd: r.totals.costUsd, requests: r.totals.requests, test: "days30" },
   ];
-  const periods = days(dayBefore(last, chartDays - 1), last);
   return (
     <Card title={t.overview.spend}>
       <dl class="figures">
@@ -68,38 +72,13 @@ function Spend({ report, today }: { report: Schemas["UsageReport"]; today?: stri
           </div>
         ))}
       </dl>
-      {report.totals.requests > 0 ? (
-        <Bars title={t.overview.perDay} periods={periods} labels={periods.map(format.shortDay)} series={byModel(report, periods, t.overview.other)} money />
+      {r.totals.requests > 0 ? (
+        <CostByModel title={t.overview.perDay} today={today} byDay={r} byModel={drawn.data} height={200} />
       ) : (
         <Empty title={t.overview.nothing}>{t.overview.nothingText}</Empty>
       )}
     </Card>
   );
-}
-
-/** byModel is the cost of the dearest models in each period, and of all others together. */
-function byModel(report: Schemas["UsageReport"], periods: string[], other: string): Series[] {
-  const place = new Map(periods.map((p, i) => [p, i]));
-  const top = modelSums(report).slice(0, chartModels).map((m) => m.model);
-  const names = [...top, other];
-  const series = names.map((name) => ({ name, values: periods.map(() => 0) }));
-  for (const row of report.data) {
-    const at = place.get(row.period);
-    const of = top.indexOf(row.model ?? "");
-    const values = series[of < 0 ? top.length : of]!.values;
-    if (at !== undefined) values[at] = values[at]! + row.costUsd;
-  }
-  return series.filter((s) => s.values.some((v) => v !== 0));
-}
-
-function modelSums(report: Schemas["UsageReport"]) {
-  const sums = new Map<string, { model: string; usd: number; requests: number }>();
-  for (const row of report.data) {
-    const model = row.model ?? "";
-    const sum = sums.get(model) ?? { model, usd: 0, requests: 0 };
-    sums.set(model, { model, usd: sum.usd + row.costUsd, requests: sum.requests + row.requests });
-  }
-  return [...sums.values()].sort((a, b) => b.usd - a.usd || b.requests - a.requests);
 }
 
 function Live({ of }: { of: Schemas["Overview"] }) {
@@ -126,10 +105,6 @@ function Live({ of }: { of: Schemas["Overview"] }) {
       </ul>
     </Card>
   );
-}
-
-export function reasonName(t: ReturnType<typeof useText>, code: string): string {
-  return (t.codes as Record<string, string>)[code] ?? code;
 }
 
 function Refusals({ of }: { of: Schemas["Overview"] }) {
@@ -164,6 +139,19 @@ function Refusals({ of }: { of: Schemas["Overview"] }) {
             ))}
           </tbody>
         </table>
+      )}
+      {of.topRefused.length > 0 && (
+        <>
+          <h3>{t.overview.mostRefused}</h3>
+          <ul class="pairs">
+            {of.topRefused.slice(0, 5).map((k) => (
+              <li key={k.keyId}>
+                <Link href={`/keys/${k.keyId}`}>{k.keyName}</Link>
+                <span class="number">{format.integer(k.refusals)}</span>
+              </li>
+            ))}
+          </ul>
+        </>
       )}
     </Card>
   );

@@ -3,9 +3,9 @@ import { useId, useState } from "preact/hooks";
 import { api, Problem, unwrap, type Schemas } from "../api/client";
 import { queryClient } from "../api/queries";
 import { useFormat, useText } from "../i18n";
-import { Badge, Button } from "../ui/basics";
+import { Badge, Button, messageOf } from "../ui/basics";
 import { Dialog, useNotes } from "../ui/dialog";
-import { Input, instantOf } from "../ui/form";
+import { half, instantOf, When } from "../ui/form";
 import { Table } from "../ui/table";
 
 /** ImportPrices reads a price file, shows what it would change, and then changes it. */
@@ -34,13 +34,13 @@ export function ImportPrices({ onClose }: { onClose: () => void }) {
     },
   });
   const preview = send.data;
-  const message = send.error instanceof Problem ? (send.error.fields.body ?? send.error.fields.effectiveFrom ?? send.error.message) : send.error?.message;
+  const message = send.error instanceof Problem ? (send.error.fields.body ?? send.error.fields.effectiveFrom ?? send.error.message) : send.error ? messageOf(t, send.error) : undefined;
   return (
     <Dialog title={t.prices.importTitle} onClose={onClose} wide>
       <form
         onSubmit={(e) => {
           e.preventDefault();
-          if (file) send.mutate(!preview);
+          if (file && from !== half) send.mutate(!preview);
         }}
       >
         <p class="faint">{t.prices.importLead}</p>
@@ -57,10 +57,9 @@ export function ImportPrices({ onClose }: { onClose: () => void }) {
               }}
             />
           </div>
-          <Input
+          <When
             label={t.prices.effectiveFrom}
             hint={t.prices.effectiveHint}
-            type="datetime-local"
             value={from}
             onChange={(v) => {
               setFrom(v);

@@ -4,9 +4,9 @@ import { api, fieldErrors, unwrap, type Schemas } from "../api/client";
 import { prices, queryClient, unpriced } from "../api/queries";
 import { useFormat, useText } from "../i18n";
 import { useMayChange } from "../session";
-import { Badge, Button, Card, Empty, Icon, Page, Shown, Time } from "../ui/basics";
+import { Badge, Button, Card, Empty, FormError, Icon, Page, Shown, Time } from "../ui/basics";
 import { Dialog, useNotes } from "../ui/dialog";
-import { check, Input, instantOf } from "../ui/form";
+import { check, half, Input, instantOf, When } from "../ui/form";
 import { Pager, Table, usePages, type Column } from "../ui/table";
 import { ImportPrices } from "./priceimport";
 import { Reprice } from "./reprice";
@@ -168,16 +168,26 @@ function Unpriced({ onSet }: { onSet?: (model: string) => void }) {
   );
 }
 
+/** SetPrice sets a price. Of the model's present one it shows the rates, and keeps what it does not show. */
 function SetPrice({ model: given, onClose }: { model: string; onClose: () => void }) {
   const t = useText();
   const note = useNotes();
   const [draft, setDraft] = useState<Record<string, string>>({ model: given });
+  const name = (draft.model ?? "").trim();
+  const known = useQuery({ ...prices({ q: name, limit: 200 }), enabled: name !== "" });
+  const present = known.data?.data.filter((p) => p.model === name && new Date(p.effectiveFrom) <= new Date()).at(-1);
+  useEffect(() => {
+    if (!present) return;
+    const shown = Object.fromEntries(rates.map((r) => [r, rateOf(present, r)]).filter(([, usd]) => usd !== null).map(([r, usd]) => [r, String(usd)]));
+    setDraft((before) => ({ provider: present.provider, ...shown, ...before }));
+  }, [present?.model, present?.effectiveFrom]);
   const [tried, setTried] = useState(false);
   const value = (f: string) => (draft[f] ?? "").trim();
   const own: Record<string, string> = {};
   if (value("model") === "") own.model = t.rule.required;
-  for (const name of rates) own[name] = check(t, "dailyCostLimit", value(name));
+  for (const rate of rates) own[rate] = check(t, "estimatePerRequest", value(rate));
   if (value("input") === "") own.input = t.rule.required;
+  if (draft.from === half) own.from = t.rule.half;
   const save = useMutation({
     mutationFn: () =>
       unwrap(
@@ -186,6 +196,8 @@ function SetPrice({ model: given, onClose }: { model: string; onClose: () => voi
             model: value("model"),
             provider: value("provider") || undefined,
             effectiveFrom: instantOf(value("from")) ?? undefined,
+            above200k: present?.above200k,
+            maxOutputTokens: present?.maxOutputTokens,
             ...Object.fromEntries(rates.filter((name) => value(name) !== "").map((name) => [`${name}PerMillion`, value(name)])),
           },
         }),
@@ -209,20 +221,18 @@ function SetPrice({ model: given, onClose }: { model: string; onClose: () => voi
           if (Object.values(own).every((w) => w === "")) save.mutate();
         }}
       >
-        <p class="faint">{t.prices.setLead}</p>
+        <p class="faint">
+          {t.prices.setLead} {(present?.above200k || present?.maxOutputTokens) && t.prices.setKeeps}
+        </p>
         <div class="grid">
           <Input label={t.model} {...text("model")} />
           <Input label={t.prices.provider} {...text("provider")} />
           {rates.map((name) => (
-            <Input key={name} label={t.prices[name]} unit="$" inputMode="decimal" {...text(name, `${name}PerMillion`)} />
+            <Input key={name} label={t.prices[name]} hint={name === "output" && value("output") === "" ? t.prices.noOutput : undefined} unit="$" inputMode="decimal" {...text(name, `${name}PerMillion`)} />
           ))}
-          <Input label={t.prices.effectiveFrom} hint={t.prices.effectiveHint} type="datetime-local" {...text("from", "effectiveFrom")} />
+          <When label={t.prices.effectiveFrom} hint={t.prices.effectiveHint} {...text("from", "effectiveFrom")} />
         </div>
-        {save.error && (
-          <p class="form-error" role="alert">
-            {save.error.message}
-          </p>
-        )}
+        <FormError error={save.error} />
         <footer class="dialog-foot">
           <Button onClick={onClose}>{t.cancel}</Button>
           <Button type="submit" kind="primary" busy={save.isPending}>

@@ -4,6 +4,7 @@ import { relay } from "../api/queries";
 import { useFormat, useText } from "../i18n";
 import { Badge, Card, Empty, Page, Shown, useNow } from "../ui/basics";
 import { Table } from "../ui/table";
+import { accountPath } from "./accounts";
 
 export function Relay() {
   const t = useText();
@@ -38,7 +39,7 @@ export function Relay() {
                   rows={r.accounts}
                   rowKey={(a) => a.service + a.id}
                   columns={[
-                    { id: "id", head: t.account, first: true, cell: (a) => <Link href={`/accounts/${encodeURIComponent(a.id)}`}>{a.id}</Link> },
+                    { id: "id", head: t.account, first: true, cell: (a) => <Link href={accountPath(a.id)}>{a.id}</Link> },
                     { id: "service", head: t.relay.service, wide: true, cell: (a) => a.service },
                     {
                       id: "state",
@@ -47,7 +48,9 @@ export function Relay() {
                         a.resting && a.restsUntil ? (
                           <>
                             <Badge tone="warn">{t.relay.rests(format.countdown((new Date(a.restsUntil).getTime() - now) / 1000))}</Badge>
-                            <span class="faint second-line">{a.reason}</span>
+                            <span class="faint second-line">
+                              {a.reason} {a.detail}
+                            </span>
                           </>
                         ) : (
                           <Badge tone="good">{t.relay.serving}</Badge>

@@ -1,14 +1,16 @@
-import { useQuery } from "@tanstack/preact-query";
+import { useMutation, useQuery } from "@tanstack/preact-query";
 import { useState } from "preact/hooks";
-import { Link, useSearchParams } from "wouter-preact";
-import { fieldErrors, type Schemas } from "../api/client";
+import { Link } from "wouter-preact";
+import { useAddress } from "../address";
+import { api, fieldErrors, unwrap, type Schemas } from "../api/client";
 import { report } from "../api/queries";
+import { dayBefore, daysOf, todayIn } from "../days";
 import type { Text } from "../i18n/en";
 import { useFormat, useText } from "../i18n";
 import { useSession } from "../session";
-import { Badge, Button, Card, Empty, Icon, Money, Page, Shown } from "../ui/basics";
-import { Bars, dayBefore, type Series } from "../ui/chart";
-import { Check, Group, Input, Select } from "../ui/form";
+import { Badge, Button, Card, Empty, Icon, messageOf, Money, Page, Shown } from "../ui/basics";
+import { Bars, type Series } from "../ui/chart";
+import { Check, Group, half, Input, Select, When } from "../ui/form";
 import { Pager, Table, usePages, type Column } from "../ui/table";
 
 type Row = Schemas["ReportRow"];
@@ -18,12 +20,7 @@ const granularities = ["hour", "day", "month", "total"] as const;
 const ranges = ["d7", "d30", "month", "lastMonth", "year", "custom"] as const;
 type Range = (typeof ranges)[number];
 
-/** todayIn is the day that it is in the service's time zone. */
-function todayIn(timezone: string): string {
-  return new Intl.DateTimeFormat("en-CA", { timeZone: timezone }).format(new Date());
-}
-
-function daysOf(range: Range, today: string): { from: string; to: string } {
+function datesOf(range: Range, today: string): { from: string; to: string } {
   const first = `${today.slice(0, 7)}-01`;
   switch (range) {
     case "d7":
@@ -45,31 +42,23 @@ export function Reports() {
   const t = useText();
   const { timezone } = useSession();
   const today = todayIn(timezone);
-  const [params, setParams] = useSearchParams();
-  const range = (params.get("range") as Range | null) ?? "d30";
-  const dates = range === "custom" ? { from: params.get("from") ?? today, to: params.get("to") ?? today } : daysOf(range, today);
+  const [said, set] = useAddress();
+  const range = (said("range") || "d30") as Range;
+  const dates = range === "custom" ? { from: said("from") || today, to: said("to") || today } : datesOf(range, today);
+  const grouped = said("groupBy") || "model";
   const asked: Asked = {
     ...dates,
-    granularity: (params.get("by") as Asked["granularity"]) ?? (range === "year" ? "month" : "day"),
-    groupBy: groups.filter((g) => (params.get("groupBy") ?? "model").split(",").includes(g)),
-    keyId: params.get("keyId") || undefined,
-    model: params.get("model") || undefined,
-    accountId: params.get("accountId") || undefined,
-    tag: params.get("tag") || undefined,
+    granularity: (said("by") as Asked["granularity"]) || (range === "year" ? "month" : "day"),
+    groupBy: groups.filter((g) => grouped.split(",").includes(g)),
+    keyId: said("keyId") || undefined,
+    model: said("model") || undefined,
+    accountId: said("accountId") || undefined,
+    tag: said("tag") || undefined,
   };
   if (asked.groupBy?.length === 0) delete asked.groupBy;
   const pages = usePages(JSON.stringify(asked));
   const result = useQuery(report({ ...asked, limit: 50, cursor: pages.cursor }));
   const drawn = useQuery(report({ ...asked, groupBy: asked.groupBy?.slice(0, 1), limit: 1000 }));
-  const set = (changes: Record<string, string>) =>
-    setParams(
-      (before) => {
-        const now = new URLSearchParams(before);
-        for (const [name, value] of Object.entries(changes)) now.set(name, value);
-        return now;
-      },
-      { replace: true },
-    );
   const errors = fieldErrors(result.error);
   return (
     <Page
@@ -86,15 +75,15 @@ export function Reports() {
           <Select label={t.reports.range} value={range} onChange={(v) => set(v === "custom" ? { range: v, ...dates } : { range: v })} options={ranges.map((r) => ({ value: r, text: t.reports.ranges[r] }))} />
           {range === "custom" && (
             <>
-              <Input label={t.reports.from} type="date" value={dates.from} onChange={(v) => set({ from: v })} error={errors.from} />
-              <Input label={t.reports.to} type="date" value={dates.to} onChange={(v) => set({ to: v })} error={errors.to} />
+              <When kind="date" label={t.reports.from} value={dates.from} onChange={(v) => v !== half && v !== "" && set({ from: v })} error={errors.from} />
+              <When kind="date" label={t.reports.to} value={dates.to} onChange={(v) => v !== half && v !== "" && set({ to: v })} error={errors.to} />
             </>
           )}
           <Select label={t.reports.granularity} value={asked.granularity ?? "day"} onChange={(v) => set({ by: v })} options={granularities.map((g) => ({ value: g, text: t.reports.granularities[g] }))} />
           <Group legend={t.reports.groupBy}>
             <div class="checks-row">
               {groups.map((g) => (
-                <Check key={g} label={t[g]} checked={asked.groupBy?.includes(g) ?? false} onChange={(on) => set({ groupBy: groups.filter((x) => (x === g ? on : asked.groupBy?.includes(x))).join(",") })} />
+                <Check key={g} label={t[g]} checked={asked.groupBy?.includes(g) ?? false} onChange={(on) => set({ groupBy: groups.filter((x) => (x === g ? on : asked.groupBy?.includes(x))).join(",") || "none" })} />
               ))}
             </div>
           </Group>
@@ -113,7 +102,7 @@ export function Reports() {
                 <Shown of={drawn}>
                   {(all) => (
                     <>
-                      <Chart report={all} by={asked.groupBy?.[0]} />
+                      <Chart report={all} asked={asked} />
                       {all.nextCursor !== "" && <p class="hint">{t.reports.more}</p>}
                     </>
                   )}
@@ -138,25 +127,59 @@ function csvOf(asked: Asked): string {
   return `/v1/reports/usage?${query}`;
 }
 
+const uuid = /^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$/i;
+
+/** Filters narrow the report down. A key is found by its name as well. */
 function Filters({ asked, set }: { asked: Asked; set: (changes: Record<string, string>) => void }) {
   const t = useText();
   const names = { keyId: t.reports.onlyKey, model: t.reports.onlyModel, accountId: t.reports.onlyAccount, tag: t.reports.onlyTag } as const;
-  const given = Object.keys(names).filter((f) => asked[f as keyof Asked]) as (keyof typeof names)[];
+  const fields = Object.keys(names) as (keyof typeof names)[];
+  const given = fields.some((f) => asked[f]);
   const [draft, setDraft] = useState<Record<string, string>>({});
+  const find = useMutation({
+    mutationFn: async () => {
+      const wanted = Object.fromEntries(Object.entries(draft).map(([f, v]) => [f, v.trim()]));
+      const name = wanted.keyId;
+      if (name && !uuid.test(name)) {
+        const found = (await unwrap(api.GET("/v1/keys", { params: { query: { q: name, limit: 200 } } }))).data;
+        const same = found.filter((k) => k.name === name);
+        const [one, another] = same.length > 0 ? same : found;
+        if (!one || another) throw new Error(one ? t.reports.severalKeys : t.reports.noKey);
+        wanted.keyId = one.id;
+      }
+      return wanted;
+    },
+    onSuccess: (wanted) => {
+      setDraft({});
+      set(wanted);
+    },
+  });
   return (
-    <details open={given.length > 0 || undefined}>
+    <details open={given || undefined}>
       <summary>{t.reports.filter}</summary>
       <form
         class="row-form"
         onSubmit={(e) => {
           e.preventDefault();
-          set(draft);
+          find.mutate();
         }}
       >
-        {(Object.keys(names) as (keyof typeof names)[]).map((f) => (
-          <Input key={f} label={names[f]} value={draft[f] ?? asked[f] ?? ""} onChange={(v) => setDraft({ ...draft, [f]: v.trim() })} />
+        {fields.map((f) => (
+          <Input
+            key={f}
+            label={names[f]}
+            placeholder={f === "keyId" ? t.reports.anyKey : undefined}
+            value={draft[f] ?? asked[f] ?? ""}
+            error={f === "keyId" && find.error ? messageOf(t, find.error) : undefined}
+            onChange={(v) => {
+              setDraft({ ...draft, [f]: v });
+              find.reset();
+            }}
+          />
         ))}
-        <Button type="submit">{t.reports.show}</Button>
+        <Button type="submit" busy={find.isPending}>
+          {t.reports.show}
+        </Button>
       </form>
     </details>
   );
@@ -180,32 +203,42 @@ function partOf(t: Text, row: Row, by: (typeof groups)[number] | undefined): str
   }
 }
 
-function Chart({ report: r, by }: { report: Schemas["UsageReport"]; by?: (typeof groups)[number] }) {
+/** periodsOf are the periods of a report in order; days without use among them are not left out. */
+function periodsOf(r: Schemas["UsageReport"], asked: Asked): string[] {
+  const used = [...new Set(r.data.map((row) => row.period))].sort();
+  return asked.granularity === "day" && asked.from && asked.to ? daysOf(asked.from, asked.to) : used;
+}
+
+function Chart({ report: r, asked }: { report: Schemas["UsageReport"]; asked: Asked }) {
   const t = useText();
   const format = useFormat();
-  const periods = [...new Set(r.data.map((row) => row.period))].sort();
+  const { timezone } = useSession();
+  const by = asked.groupBy?.[0];
+  const periods = periodsOf(r, asked);
   const sums = new Map<string, number>();
   for (const row of r.data) sums.set(partOf(t, row, by), (sums.get(partOf(t, row, by)) ?? 0) + row.costUsd);
   const top = [...sums.entries()].sort((a, b) => b[1] - a[1]).slice(0, chartSeries).map(([name]) => name);
   const names = sums.size > top.length ? [...top, t.overview.other] : top;
+  const place = new Map(periods.map((p, i) => [p, i]));
   const series: Series[] = names.map((name) => ({ name, values: periods.map(() => 0) }));
   for (const row of r.data) {
-    const at = periods.indexOf(row.period);
+    const at = place.get(row.period);
     const of = top.indexOf(partOf(t, row, by));
     const values = series[of < 0 ? top.length : of]!.values;
-    values[at] = values[at]! + row.costUsd;
+    if (at !== undefined) values[at] = values[at]! + row.costUsd;
   }
-  const label = (p: string) => (p.length === 10 ? format.shortDay(p) : p.includes("T") ? format.time(p) : p === "total" ? t.reports.granularities.total : p);
+  const label = (p: string) => (p.length === 10 ? format.shortDay(p) : p.includes("T") ? format.hour(p, timezone) : p === "total" ? t.reports.granularities.total : p);
   return <Bars title={t.reports.chart} periods={periods} labels={periods.map(label)} series={series} money height={240} />;
 }
 
 function Rows({ report: r, asked, stale }: { report: Schemas["UsageReport"]; asked: Asked; stale: boolean }) {
   const t = useText();
   const format = useFormat();
+  const { timezone } = useSession();
   const count = (n: number) => format.integer(n);
   const by = asked.groupBy ?? [];
   const columns: Column<Row>[] = [
-    { id: "period", head: t.period, first: true, cell: (row) => (row.period === "total" ? t.reports.granularities.total : row.period.includes("T") ? format.time(row.period) : row.period) },
+    { id: "period", head: t.period, first: true, cell: (row) => (row.period === "total" ? t.reports.granularities.total : row.period.includes("T") ? format.hour(row.period, timezone) : row.period) },
   ];
   if (by.includes("key")) columns.push({ id: "key", head: t.key, cell: (row) => (row.keyName === "(purged)" ? row.keyName : <Link href={`/keys/${row.keyId}`}>{row.keyName}</Link>) });
   for (const g of ["model", "account", "tag"] as const) if (by.includes(g)) columns.push({ id: g, head: t[g], cell: (row) => partOf(t, row, g) });

@@ -2,18 +2,19 @@ import { useMutation } from "@tanstack/preact-query";
 import { useState } from "preact/hooks";
 import { api, fieldErrors, unwrap, type Schemas } from "../api/client";
 import { queryClient } from "../api/queries";
+import { dayBefore, todayIn } from "../days";
 import { useText } from "../i18n";
-import { Button, Money } from "../ui/basics";
+import { useSession } from "../session";
+import { Button, FormError, Money } from "../ui/basics";
 import { Dialog, useNotes } from "../ui/dialog";
-import { Input } from "../ui/form";
+import { half, Input, When } from "../ui/form";
 import { Table } from "../ui/table";
-import { dayBefore } from "../ui/chart";
 
 /** Reprice prices past days again: first what would change, then the corrections. */
 export function Reprice({ onClose }: { onClose: () => void }) {
   const t = useText();
   const note = useNotes();
-  const today = new Date().toISOString().slice(0, 10);
+  const today = todayIn(useSession().timezone);
   const [asked, setAsked] = useState({ from: dayBefore(today, 6), to: today, model: "" });
   const send = useMutation({
     mutationFn: (dryRun: boolean) => unwrap(api.POST("/v1/prices/reprice", { body: { from: asked.from, to: asked.to, model: asked.model.trim() || undefined, dryRun } })),
@@ -39,20 +40,16 @@ export function Reprice({ onClose }: { onClose: () => void }) {
       <form
         onSubmit={(e) => {
           e.preventDefault();
-          send.mutate(!preview);
+          if (asked.from !== half && asked.to !== half) send.mutate(!preview);
         }}
       >
         <p class="faint">{t.prices.repriceLead}</p>
         <div class="grid">
-          <Input label={t.prices.fromDay} type="date" required {...text("from")} />
-          <Input label={t.prices.toDay} type="date" required {...text("to")} />
+          <When kind="date" label={t.prices.fromDay} required {...text("from")} />
+          <When kind="date" label={t.prices.toDay} required {...text("to")} />
           <Input label={t.prices.onlyModel} {...text("model")} />
         </div>
-        {send.error && (
-          <p class="form-error" role="alert">
-            {send.error.message}
-          </p>
-        )}
+        <FormError error={send.error} />
         {preview && <Preview of={preview} />}
         <footer class="dialog-foot">
           <Button onClick={onClose}>{t.cancel}</Button>

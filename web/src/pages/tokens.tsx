@@ -4,9 +4,9 @@ import { api, fieldErrors, unwrap, type Schemas } from "../api/client";
 import { queryClient, tokens } from "../api/queries";
 import { useText } from "../i18n";
 import { useMayChange, useSession } from "../session";
-import { Badge, Button, Card, Page, Shown, Status, Time } from "../ui/basics";
+import { Badge, Button, Card, FormError, Page, Shown, Status, Time } from "../ui/basics";
 import { Confirm, Dialog, useNotes } from "../ui/dialog";
-import { check, Input, instantOf, Select } from "../ui/form";
+import { check, half, Input, instantOf, Select, When } from "../ui/form";
 import { Table } from "../ui/table";
 import { Secret } from "./issued";
 
@@ -56,7 +56,7 @@ export function Tokens() {
                   first: true,
                   cell: (x) => (
                     <>
-                      {x.name} {x.name === who.name && x.status === "active" && <Badge tone="good">{t.access.you}</Badge>}
+                      {x.name} {x.id === who.id && <Badge tone="good">{t.access.you}</Badge>}
                       <code class="faint">{x.hint}</code>
                     </>
                   ),
@@ -75,11 +75,16 @@ export function Tokens() {
       {asked && (
         <Confirm
           title={t.access.revokeTitle(asked.name)}
-          text={<p>{t.access.revokeText}</p>}
+          text={
+            <>
+              <p>{t.access.revokeText}</p>
+              {asked.id === who.id && <p class="banner warn">{t.access.revokeOwn}</p>}
+            </>
+          }
           action={t.access.revoke}
           danger
           busy={revoke.isPending}
-          error={revoke.error?.message}
+          error={revoke.error}
           onConfirm={() => revoke.mutate(asked.id)}
           onClose={() => {
             setAsked(undefined);
@@ -99,7 +104,7 @@ function Create({ onClose }: { onClose: () => void }) {
   const [tried, setTried] = useState(false);
   const end = instantOf(expiresAt);
   const wrongName = check(t, "name", name, true);
-  const wrongEnd = end && new Date(end) <= new Date() ? t.rule.future : "";
+  const wrongEnd = expiresAt === half ? t.rule.half : end && new Date(end) <= new Date() ? t.rule.future : "";
   const create = useMutation({
     mutationFn: () => unwrap(api.POST("/v1/tokens", { body: { name: name.trim(), role, expiresAt: end } })),
     onSuccess: () => void queryClient.invalidateQueries({ queryKey: ["tokens"] }),
@@ -107,7 +112,7 @@ function Create({ onClose }: { onClose: () => void }) {
   const theirs = fieldErrors(create.error);
   if (create.data) {
     return (
-      <Dialog title={t.access.issued} onClose={onClose}>
+      <Dialog title={t.access.issued} onClose={onClose} once>
         <Secret secret={create.data.token} label={create.data.name} />
         <footer class="dialog-foot">
           <Button kind="primary" onClick={onClose}>
@@ -129,12 +134,8 @@ function Create({ onClose }: { onClose: () => void }) {
       >
         <Input label={t.name} value={name} onChange={setName} error={(tried ? wrongName : "") || theirs.name} />
         <Select label={t.role} hint={t.access.roleHint[role]} value={role} onChange={(v) => setRole(v as Role)} options={roles.map((r) => ({ value: r, text: t.roles[r] }))} />
-        <Input label={t.form.expiresAt} hint={t.access.expiresHint} type="datetime-local" value={expiresAt} onChange={setExpiresAt} error={wrongEnd || theirs.expires || theirs.expiresAt} />
-        {create.error && (
-          <p class="form-error" role="alert">
-            {create.error.message}
-          </p>
-        )}
+        <When label={t.form.expiresAt} hint={t.access.expiresHint} value={expiresAt} onChange={setExpiresAt} error={wrongEnd || theirs.expires || theirs.expiresAt} />
+        <FormError error={create.error} />
         <footer class="dialog-foot">
           <Button onClick={onClose}>{t.cancel}</Button>
           <Button type="submit" kind="primary" busy={create.isPending}>

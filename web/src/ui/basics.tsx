@@ -4,6 +4,7 @@ import type { ComponentChildren, JSX } from "preact";
 import { Link, useLocation } from "wouter-preact";
 import { Lost, Problem } from "../api/client";
 import { useFormat, useText } from "../i18n";
+import type { Text } from "../i18n/en";
 
 export function classes(...names: (string | false | undefined)[]) {
   return names.filter(Boolean).join(" ");
@@ -18,7 +19,9 @@ export function Page({ title, lead, actions, back, children }: { title: string; 
   }, [title]);
   // Who came by a link is taken to the new page's head, as by a page that was loaded.
   useEffect(() => {
-    if (document.activeElement === document.body || document.activeElement?.closest("nav, main")) heading.current?.focus({ preventScroll: true });
+    // A field that wants the focus keeps it.
+    const at = document.activeElement;
+    if (at === document.body || (at?.closest("nav, main") && !at.matches("main input, main textarea"))) heading.current?.focus({ preventScroll: true });
     window.scrollTo(0, 0);
   }, [path]);
   return (
@@ -116,11 +119,12 @@ export function Status({ status }: { status: string }) {
 /** Time is an instant, told relative to now, with the exact time at hand. */
 export function Time({ iso, fallback, exact }: { iso: string | null | undefined; fallback?: string; exact?: boolean }) {
   const format = useFormat();
+  const now = useNow(10_000);
   if (!iso) return <span class="faint">{fallback ?? "–"}</span>;
   const full = format.timeToSecond(iso);
   return (
     <time dateTime={iso} title={full}>
-      {exact ? full : format.relative(iso)}
+      {exact ? full : format.relative(iso, now)}
     </time>
   );
 }
@@ -131,7 +135,7 @@ export function Money({ usd }: { usd: number }) {
 }
 
 /** Copy copies a text and says that it did. */
-export function Copy({ text, label }: { text: string; label?: string }) {
+export function Copy({ text, label, onCopied }: { text: string; label?: string; onCopied?: () => void }) {
   const t = useText();
   const [done, setDone] = useState(false);
   const copy = async () => {
@@ -147,6 +151,7 @@ export function Copy({ text, label }: { text: string; label?: string }) {
       area.remove();
     }
     setDone(true);
+    onCopied?.();
     setTimeout(() => setDone(false), 2000);
   };
   return (
@@ -180,6 +185,27 @@ export function Empty({ title, children, action }: { title: string; children?: C
   );
 }
 
+/** messageOf says what went wrong, in the language in use where the service did not say it. */
+export function messageOf(t: Text, error: unknown): string {
+  if (error instanceof Lost) return t.error.lostText;
+  return error instanceof Error ? error.message : String(error);
+}
+
+/** FormError is what went wrong in a form or dialog; nothing while nothing has. */
+export function FormError({ error }: { error: unknown }) {
+  const t = useText();
+  return (
+    <div role="alert">
+      {error ? <p class="form-error">{messageOf(t, error)}</p> : null}
+    </div>
+  );
+}
+
+/** reasonName is a code of the service in words. */
+export function reasonName(t: Text, code: string): string {
+  return (t.codes as Record<string, string>)[code] ?? code;
+}
+
 /** Failed tells why something cannot be shown, and what to do about it. */
 export function Failed({ error, retry }: { error: unknown; retry?: () => void }) {
   const t = useText();
@@ -191,7 +217,7 @@ export function Failed({ error, retry }: { error: unknown; retry?: () => void })
       <p class="empty-title">
         <Icon name="warn" /> {lost ? t.error.lost : t.error.failed}
       </p>
-      <p>{lost ? t.error.lostText : error instanceof Error ? error.message : String(error)}</p>
+      <p>{messageOf(t, error)}</p>
       {error instanceof Problem && error.requestId && (
         <p class="faint">
           {t.error.requestId} <code>{error.requestId}</code>

@@ -9,21 +9,6 @@ export interface Series {
 
 const palette = ["--chart-1", "--chart-2", "--chart-3", "--chart-4", "--chart-5", "--chart-6"];
 
-/** days are all days from one to another, both included. */
-export function days(from: string, to: string): string[] {
-  const all: string[] = [];
-  for (let at = new Date(`${from}T00:00:00Z`); ; at = new Date(at.getTime() + 86_400_000)) {
-    const day = at.toISOString().slice(0, 10);
-    if (day > to || all.length > 1000) return all;
-    all.push(day);
-  }
-}
-
-/** dayBefore is a day some days before another. */
-export function dayBefore(day: string, n: number): string {
-  return new Date(new Date(`${day}T00:00:00Z`).getTime() - n * 86_400_000).toISOString().slice(0, 10);
-}
-
 /** Bars are stacked bars, one for each period. */
 export function Bars({ title, periods, labels, series, money, height = 200 }: { title: string; periods: string[]; labels?: string[]; series: Series[]; money?: boolean; height?: number }) {
   const t = useText();
@@ -63,29 +48,29 @@ export function Bars({ title, periods, labels, series, money, height = 200 }: { 
         </ul>
       )}
       <div class="sr">
-      <table>
-        <caption>{title}</caption>
-        <thead>
-          <tr>
-            <th scope="col">{t.period}</th>
-            {series.map((s) => (
-              <th key={s.name} scope="col">
-                {s.name}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {periods.map((p, i) => (
-            <tr key={p}>
-              <th scope="row">{names[i]}</th>
+        <table>
+          <caption>{title}</caption>
+          <thead>
+            <tr>
+              <th scope="col">{t.period}</th>
               {series.map((s) => (
-                <td key={s.name}>{show(s.values[i] ?? 0)}</td>
+                <th key={s.name} scope="col">
+                  {s.name}
+                </th>
               ))}
             </tr>
-          ))}
-        </tbody>
-      </table>
+          </thead>
+          <tbody>
+            {periods.map((p, i) => (
+              <tr key={p}>
+                <th scope="row">{names[i]}</th>
+                {series.map((s) => (
+                  <td key={s.name}>{show(s.values[i] ?? 0)}</td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
       </div>
     </figure>
   );

@@ -3,15 +3,17 @@ import { createContext } from "preact";
 import { useCallback, useContext, useEffect, useId, useMemo, useRef, useState } from "preact/hooks";
 import type { ComponentChildren } from "preact";
 import { useText } from "../i18n";
-import { Button, Icon } from "./basics";
+import { Button, FormError, Icon, messageOf } from "./basics";
 
-export function Dialog({ title, onClose, children, wide }: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean }) {
+/** Dialog is a window over the page. Escape closes it, unless it shows what is shown once. */
+export function Dialog({ title, onClose, children, wide, once }: { title: string; onClose: () => void; children: ComponentChildren; wide?: boolean; once?: boolean }) {
   const t = useText();
   const ref = useRef<HTMLDialogElement>(null);
   const id = useId();
   useEffect(() => {
     const dialog = ref.current;
     dialog?.showModal();
+    dialog?.querySelector<HTMLElement>("form input, form select, .dialog-foot button")?.focus();
     return () => dialog?.close();
   }, []);
   return (
@@ -21,14 +23,16 @@ export function Dialog({ title, onClose, children, wide }: { title: string; onCl
       aria-labelledby={id}
       onCancel={(e) => {
         e.preventDefault();
-        onClose();
+        if (!once) onClose();
       }}
     >
       <header class="dialog-head">
         <h2 id={id}>{title}</h2>
-        <Button kind="quiet" aria-label={t.close} onClick={onClose}>
-          <Icon name="close" />
-        </Button>
+        {!once && (
+          <Button kind="quiet" aria-label={t.close} onClick={onClose}>
+            <Icon name="close" />
+          </Button>
+        )}
       </header>
       {children}
     </dialog>
@@ -36,7 +40,7 @@ export function Dialog({ title, onClose, children, wide }: { title: string; onCl
 }
 
 /** Confirm says what will happen, and asks. */
-export function Confirm({ title, text, action, danger, busy, error, typed, onConfirm, onClose }: { title: string; text: ComponentChildren; action: string; danger?: boolean; busy?: boolean; error?: string; typed?: string; onConfirm: () => void; onClose: () => void }) {
+export function Confirm({ title, text, action, danger, busy, error, typed, onConfirm, onClose }: { title: string; text: ComponentChildren; action: string; danger?: boolean; busy?: boolean; error?: unknown; typed?: string; onConfirm: () => void; onClose: () => void }) {
   const t = useText();
   const [answer, setAnswer] = useState("");
   const id = useId();
@@ -55,11 +59,7 @@ export function Confirm({ title, text, action, danger, busy, error, typed, onCon
             <input id={id} value={answer} autocomplete="off" onInput={(e) => setAnswer(e.currentTarget.value)} />
           </div>
         )}
-        {error && (
-          <p class="form-error" role="alert">
-            {error}
-          </p>
-        )}
+        <FormError error={error} />
         <footer class="dialog-foot">
           <Button onClick={onClose}>{t.cancel}</Button>
           <Button type="submit" kind={danger ? "danger" : "primary"} busy={busy} disabled={typed !== undefined && answer !== typed}>
@@ -83,7 +83,7 @@ const Notes = createContext<(note: Omit<Note, "id">) => void>(() => {});
 /** useNotes is how a page says what it has done; undo takes it back. */
 export const useNotes = () => useContext(Notes);
 
-const shownFor = 8_000;
+const shownFor = 15_000;
 const mostNotes = 2;
 let notes = 0;
 
@@ -111,7 +111,7 @@ export function NotesProvider({ children }: { children: ComponentChildren }) {
                 kind="quiet"
                 onClick={() => {
                   remove(n.id);
-                  n.undo?.().catch((error: Error) => add({ text: error.message, bad: true }));
+                  n.undo?.().catch((error: Error) => add({ text: messageOf(t, error), bad: true }));
                 }}
               >
                 {t.undo}

@@ -2,6 +2,7 @@
 import { useId } from "preact/hooks";
 import type { ComponentChildren, JSX } from "preact";
 import rules from "../api/rules.json";
+import { useText } from "../i18n";
 import type { Text } from "../i18n/en";
 
 interface Rule {
@@ -44,9 +45,9 @@ function wrong(t: Text, rule: Rule, value: string): string {
   }
 }
 
-/** listOf parts a text of entries by comma or line. */
+/** listOf parts a text of entries by line. */
 export function listOf(text: string): string[] {
-  return [...new Set(text.split(/[,\n]/).map((e) => e.trim()).filter((e) => e !== ""))];
+  return [...new Set(text.split("\n").map((e) => e.trim()).filter((e) => e !== ""))];
 }
 
 interface Wrapped {
@@ -91,6 +92,22 @@ export function Input({ label, hint, error, unit, onChange, ...rest }: InputProp
   return (
     <Frame id={id} label={label} hint={hint} error={error} unit={unit}>
       <input id={id} autocomplete="off" spellcheck={false} {...rest} aria-describedby={described(id, hint)} aria-invalid={error ? true : undefined} onInput={(e) => onChange(e.currentTarget.value)} />
+    </Frame>
+  );
+}
+
+/** half stands for a date or time of which a part is missing: no instant, and not empty either. */
+export const half = "half";
+
+/** When is a field for a day, or for an instant in the browser's own time zone. Its value is half while a part is missing. */
+export function When({ label, hint, error, value, onChange, kind = "datetime-local", required }: Wrapped & { value: string; onChange: (value: string) => void; kind?: "date" | "datetime-local"; required?: boolean }) {
+  const t = useText();
+  const id = useId();
+  const said = value === half ? t.rule.half : error;
+  const read = (e: { currentTarget: HTMLInputElement }) => onChange(e.currentTarget.validity.badInput ? half : e.currentTarget.value);
+  return (
+    <Frame id={id} label={label} hint={hint} error={said}>
+      <input id={id} type={kind} required={required} value={value === half ? undefined : value} aria-describedby={described(id, hint)} aria-invalid={said ? true : undefined} onInput={read} onBlur={read} />
     </Frame>
   );
 }
@@ -151,5 +168,5 @@ export function localInstant(iso: string | null | undefined): string {
 }
 
 export function instantOf(local: string): string | null {
-  return local === "" ? null : new Date(local).toISOString();
+  return local === "" || local === half ? null : new Date(local).toISOString();
 }

@@ -1,6 +1,6 @@
 // Tables, their order and their pages.
 import type { ComponentChildren } from "preact";
-import { useEffect, useState } from "preact/hooks";
+import { useState } from "preact/hooks";
 import { useText } from "../i18n";
 import { Button, classes, Icon } from "./basics";
 
@@ -69,15 +69,15 @@ function Head<T>({ column, sort, onSort }: { column: Column<T>; sort?: string; o
   );
 }
 
-/** usePages keeps the cursors of the pages on the way here. They are forgotten when what is asked for changes. */
+/** usePages keeps the cursors of the pages on the way here. Those of another question count for nothing. */
 export function usePages(asked: string) {
-  const [cursors, setCursors] = useState<string[]>([]);
-  useEffect(() => setCursors([]), [asked]);
+  const [way, setWay] = useState<{ asked: string; cursors: string[] }>({ asked, cursors: [] });
+  const cursors = way.asked === asked ? way.cursors : [];
   return {
     cursor: cursors.at(-1),
     page: cursors.length + 1,
-    next: (cursor: string) => setCursors((before) => [...before, cursor]),
-    back: () => setCursors((before) => before.slice(0, -1)),
+    next: (cursor: string) => setWay({ asked, cursors: [...cursors, cursor] }),
+    back: () => setWay({ asked, cursors: cursors.slice(0, -1) }),
   };
 }
 
