@@ -224,7 +224,17 @@ func (q *Queries) KeyExpireDue(ctx context.Context, arg KeyExpireDueParams) ([]K
 }
 
 const keyList = `-- name: KeyList :many
-WITH page AS MATERIALIZED (
+WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is read only for what can be in one
+    SELECT f.id
+      FROM api_keys AS f
+     WHERE f.name ILIKE $4::text
+        OR f.description <> '' AND f.description ILIKE $4::text
+        OR $4::text ~ '^%[0-9A-Fa-f-]+%$' AND f.id::text ILIKE $4::text
+    UNION ALL
+    SELECT s.key_id
+      FROM api_key_secrets AS s
+     WHERE s.expires_at IS NULL AND s.hint ILIKE $4::text
+), page AS MATERIALIZED (
     SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
         SELECT k.id,
@@ -237,7 +247,7 @@ WITH page AS MATERIALIZED (
                CASE $2::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
           JOIN key_counters AS t ON t.key_id = k.id
-         WHERE CASE $4::text
+         WHERE CASE $5::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
                    WHEN 'expired' THEN k.deleted_at IS NULL
                        AND k.expires_at < coalesce($1::timestamptz, now())
@@ -247,11 +257,7 @@ WITH page AS MATERIALIZED (
                         AND coalesce(k.expires_at, 'infinity') >= coalesce($1::timestamptz, now())
                    ELSE k.deleted_at IS NULL
                END
-           AND ($5::text IS NULL
-                OR k.name ILIKE $5::text OR k.description ILIKE $5::text
-                OR k.id::text ILIKE $5::text
-                OR EXISTS (SELECT FROM api_key_secrets AS s
-                            WHERE s.key_id = k.id AND s.expires_at IS NULL AND s.hint ILIKE $5::text))
+           AND ($4::text IS NULL OR k.id IN (SELECT f.id FROM found AS f))
            AND ($6::text IS NULL OR k.tags @> ARRAY[$6::text])
            AND ($7::text IS NULL OR k.permissions && ARRAY['all', $7::text])
            AND ($8::text IS NULL OR $8::text IN
@@ -310,8 +316,8 @@ type KeyListParams struct {
 	Now         *time.Time
 	Sort        string
 	Descending  bool
-	Status      string
 	Pattern     *string
+	Status      string
 	Tag         *string
 	Permission  *string
 	AccountID   *string
@@ -343,8 +349,8 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 		arg.Now,
 		arg.Sort,
 		arg.Descending,
-		arg.Status,
 		arg.Pattern,
+		arg.Status,
 		arg.Tag,
 		arg.Permission,
 		arg.AccountID,

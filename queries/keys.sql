@@ -183,7 +183,17 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
 -- pages neither repeat nor skip a key that stands still. Of a row's four sort
 -- values three are constants: where PostgreSQL plans with the arguments, the order
 -- is a plain index order if there is an index.
-WITH page AS MATERIALIZED (
+WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is read only for what can be in one
+    SELECT f.id
+      FROM api_keys AS f
+     WHERE f.name ILIKE sqlc.narg('pattern')::text
+        OR f.description <> '' AND f.description ILIKE sqlc.narg('pattern')::text
+        OR sqlc.narg('pattern')::text ~ '^%[0-9A-Fa-f-]+%$' AND f.id::text ILIKE sqlc.narg('pattern')::text
+    UNION ALL
+    SELECT s.key_id
+      FROM api_key_secrets AS s
+     WHERE s.expires_at IS NULL AND s.hint ILIKE sqlc.narg('pattern')::text
+), page AS MATERIALIZED (
     SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
         SELECT k.id,
@@ -206,11 +216,7 @@ WITH page AS MATERIALIZED (
                         AND coalesce(k.expires_at, 'infinity') >= coalesce(sqlc.narg('now')::timestamptz, now())
                    ELSE k.deleted_at IS NULL
                END
-           AND (sqlc.narg('pattern')::text IS NULL
-                OR k.name ILIKE sqlc.narg('pattern')::text OR k.description ILIKE sqlc.narg('pattern')::text
-                OR k.id::text ILIKE sqlc.narg('pattern')::text
-                OR EXISTS (SELECT FROM api_key_secrets AS s
-                            WHERE s.key_id = k.id AND s.expires_at IS NULL AND s.hint ILIKE sqlc.narg('pattern')::text))
+           AND (sqlc.narg('pattern')::text IS NULL OR k.id IN (SELECT f.id FROM found AS f))
            AND (sqlc.narg('tag')::text IS NULL OR k.tags @> ARRAY[sqlc.narg('tag')::text])
            AND (sqlc.narg('permission')::text IS NULL OR k.permissions && ARRAY['all', sqlc.narg('permission')::text])
            AND (sqlc.narg('account_id')::text IS NULL OR sqlc.narg('account_id')::text IN

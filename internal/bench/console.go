@@ -15,11 +15,22 @@ const (
 	consoleRequest = 100 * time.Millisecond
 )
 
-// consoleAsks is what the overview and the list of keys ask for.
+// overviewPath is remembered for some seconds: it is asked for when it has been forgotten.
+const (
+	overviewPath   = "/v1/overview"
+	overviewForget = 5100 * time.Millisecond
+	overviewTimes  = 5
+)
+
+// consoleAsks is what the overview asks for beside it, and the list of keys.
 var consoleAsks = []string{
-	"/v1/session", "/v1/overview", "/v1/reports/usage?granularity=day&groupBy=model&limit=1000", "/v1/keys?status=active&sort=expiresAt&limit=6",
-	"/v1/prices/unpriced", "/v1/tags", "/v1/keys?sort=-createdAt&limit=50", "/v1/keys?q=99999&sort=-createdAt&limit=50",
+	"/v1/session", "/v1/reports/usage?granularity=day", "/v1/reports/usage?granularity=day&groupBy=model&limit=1000",
+	"/v1/reports/usage?granularity=total&groupBy=model&limit=1000", "/v1/keys?status=active&sort=expiresAt&limit=6",
+	"/v1/prices/unpriced", "/v1/tags", "/v1/keys?sort=-createdAt&limit=50",
 }
+
+// consoleSearch finds one key among all.
+const consoleSearch = "/v1/keys?q=99999&sort=-createdAt&limit=50"
 
 // console is P16.
 func (b *bench) console(ctx context.Context) ([]Result, error) {
@@ -42,12 +53,43 @@ func (b *bench) console(ctx context.Context) ([]Result, error) {
 			worst, of = got.P99, path
 		}
 	}
+	got, err := forgotten(ctx, s.target)
+	if err != nil {
+		return nil, err
+	}
+	if samples[overviewPath] = got; got.P99 > worst {
+		worst, of = got.P99, overviewPath
+	}
+	search, err := repeat(ctx, s.target, consoleSearch, 20*b.o.Rounds)
+	if err != nil {
+		return nil, err
+	}
 	return []Result{
 		{Name: "P16", What: "the console's first load, its charts included", Against: "–", Reach: "< 150 kB compressed",
 			Measured: fmt.Sprintf("%.0f kB", float64(size)/1000), Value: float64(size), Reached: size < consoleBytes},
 		{Name: "P16", What: fmt.Sprintf("every request of the overview and the list, %d keys", st.keys), Against: "–", Reach: "p99 < 100 ms", Samples: samples,
 			Measured: fmt.Sprintf("p99 %s (%s, the slowest of %d)", short(worst), of, len(samples)), Value: worst.Seconds() * 1000, Reached: worst < consoleRequest},
+		{Name: "P16", What: fmt.Sprintf("a search that finds one of %d keys", st.keys), Against: "–", Reach: "p99 < 100 ms", Samples: map[string]sample{consoleSearch: search},
+			Measured: fmt.Sprintf("p50 %s, p99 %s", short(search.P50), short(search.P99)), Value: search.P99.Seconds() * 1000, Reached: search.P99 < consoleRequest},
 	}, nil
+}
+
+// forgotten asks for the overview as often as it takes to see what reading it takes.
+func forgotten(ctx context.Context, to target) (sample, error) {
+	var latencies []time.Duration
+	for range overviewTimes {
+		select {
+		case <-time.After(overviewForget):
+		case <-ctx.Done():
+			return sample{}, ctx.Err()
+		}
+		asked := time.Now()
+		if _, err := call(ctx, to, http.MethodGet, overviewPath, ""); err != nil {
+			return sample{}, err
+		}
+		latencies = append(latencies, time.Since(asked))
+	}
+	return sample{Requests: overviewTimes, P50: quantile(latencies, .5), P95: quantile(latencies, .95), P99: quantile(latencies, .99)}, nil
 }
 
 var consoleFile = regexp.MustCompile(`/?assets/[\w.-]+\.(?:js|css)`)

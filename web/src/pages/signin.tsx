@@ -35,7 +35,7 @@ export function SignIn({ ended }: { ended: boolean }) {
           </Button>
         </form>
         <p class="faint">{t.signIn.help}</p>
-        <pre>
+        <pre tabIndex={0}>
           <code>keyledger tokens create --name me --role admin</code>
         </pre>
         <p>
