@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -74,8 +75,17 @@ func TestConsoleWalkThroughs(t *testing.T) {
 	}
 	c.Click("Copy")
 	c.See("Copied")
+	c.Click("Try it")
+	commands := c.Text("[data-test=try]")
 	c.Click("Open the key")
 	c.See("$0.00 of $5.00")
+	// Pasted as they stand, the commands that were shown move the numbers.
+	paste := exec.Command("bash", "-c", commands)
+	paste.Env = append(os.Environ(), "KEYLEDGER_TOKEN="+c.admin)
+	if out, err := paste.CombinedOutput(); err != nil || !strings.Contains(string(out), `"allowed":true`) || !strings.Contains(string(out), `"status":"recorded"`) {
+		t.Fatalf("%s\n%v %s", commands, err, out)
+	}
+	c.See("$0.015 of $5.00")
 	c.shot("walk-create-2")
 
 	// Its use shows while the page is open, without loading it again.
@@ -84,7 +94,7 @@ func TestConsoleWalkThroughs(t *testing.T) {
 	c.ask("POST", "/v1/admissions", map[string]any{"apiKey": secret, "model": sonnet, "requestId": "r-1", "estimate": map[string]any{"costUsd": 1}})
 	c.See("$1.00 reserved")
 	c.ask("POST", "/v1/usage", map[string]any{"keyId": key, "requestId": "r-1", "model": sonnet, "accountId": "claude-main", "usage": map[string]any{"input_tokens": 1600000}})
-	c.See("$4.80 of $5.00")
+	c.See("$4.82 of $5.00")
 	c.SeeNot("$1.00 reserved")
 	if browser.Eval[float64](c.Page, `performance.timeOrigin`) != loaded {
 		t.Error("the page was loaded again")
@@ -97,7 +107,7 @@ func TestConsoleWalkThroughs(t *testing.T) {
 	c.Fill("Estimated cost", "0.5")
 	c.Click("Ask")
 	verdict := c.Text("[data-test=verdict]")
-	if !strings.Contains(verdict, "DAILY_COST_EXCEEDED") || !strings.Contains(verdict, "4.8") {
+	if !strings.Contains(verdict, "DAILY_COST_EXCEEDED") || !strings.Contains(verdict, "4.815") {
 		t.Errorf("the answer is %q", verdict)
 	}
 	c.accessible("an explained refusal")

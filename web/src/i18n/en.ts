@@ -229,6 +229,8 @@ export const en = {
     secret: "API key",
     done: "I have copied it",
     open: "Open the key",
+    tryIt: "Try it",
+    tryText: "Ask for a request and tell what it used, as a relay does. KEYLEDGER_TOKEN is an access token of the role admin or relay.",
     many: (n: number) => `${n} keys were created`,
     unsure: "No answer: the keys may have been made all the same, and nobody has their secrets. Look at the list of keys before you try again.",
     leave: "The secret is shown this once. Leave the page without it?",

@@ -230,6 +230,8 @@ export const zh: Text = {
     secret: "API 密钥",
     done: "我已复制",
     open: "打开密钥",
+    tryIt: "试一试",
+    tryText: "像中继一样询问并上报一次用量。KEYLEDGER_TOKEN 是角色为管理员或中继的访问令牌。",
     many: (n) => `已创建 ${n} 个密钥`,
     unsure: "没有响应：密钥可能已经创建，但无人持有其内容。重试前请先查看密钥列表。",
     leave: "密钥值只显示这一次。确定不保存就离开吗？",

@@ -21,6 +21,30 @@ export function Secret({ secret, label }: { secret: string; label?: string }) {
   );
 }
 
+const tried = "claude-sonnet-4-20250514";
+
+/** TryIt shows how a relay asks and tells, ready to be pasted: the numbers on the key's page then move. */
+export function TryIt({ id, secret }: { id: string; secret: string }) {
+  const t = useText();
+  const curl = (path: string, body: object) =>
+    `curl -s ${location.origin}${path} -H "Authorization: Bearer $KEYLEDGER_TOKEN" \\\n  -H 'Content-Type: application/json' -d '${JSON.stringify(body)}'`;
+  const requestId = `try-${id.slice(-6)}`;
+  const commands = [
+    curl("/v1/admissions", { apiKey: secret, requestId, service: "claude", model: tried, estimate: { costUsd: 0.05 } }),
+    curl("/v1/usage", { keyId: id, requestId, model: tried, usage: { input_tokens: 3000, output_tokens: 400 } }),
+  ].join("\n");
+  return (
+    <details class="try">
+      <summary>{t.issued.tryIt}</summary>
+      <p class="hint">{t.issued.tryText}</p>
+      <pre tabIndex={0}>
+        <code data-test="try">{commands}</code>
+      </pre>
+      <Copy text={commands} />
+    </details>
+  );
+}
+
 /** useLeaveWarning asks before a page whose secret nobody has yet is closed, loaded again, or left by a link; but for
 links that say that it was copied, which have data-copied. */
 export function useLeaveWarning(unsaved: boolean) {

@@ -12,7 +12,7 @@ import { Button, Card, Failed, FormError, Icon, Loading, Page } from "../ui/basi
 import { useNotes } from "../ui/dialog";
 import { Area, Check, Group, Input, Select, When } from "../ui/form";
 import { accountFields, bodyOf, changesOf, draftOf, emptyDraft, errorsOf, type Draft } from "./keydraft";
-import { csv, download, Secret, useLeaveWarning } from "./issued";
+import { csv, download, Secret, TryIt, useLeaveWarning } from "./issued";
 
 interface FormProps {
   draft: Draft;
@@ -217,6 +217,7 @@ export function CreateKey() {
       <Page title={t.issued.title} lead={made.name}>
         <Card>
           <Secret secret={made.apiKey ?? ""} />
+          <TryIt id={made.id} secret={made.apiKey ?? ""} />
           <footer class="form-foot">
             <Link class="button" href={`/keys/${made.id}`}>
               {t.issued.open}
