@@ -293,3 +293,36 @@ func TestBenchIsHonest(t *testing.T) {
 		t.Errorf("usage was acknowledged before the commit, and the bench says: %v\n%s", err, out)
 	}
 }
+
+// Guarantee: an address that tries wrong tokens is refused, and a token that is in use from the
+// same address is not.
+func TestWrongTokens(t *testing.T) {
+	t.Parallel()
+	_, env := serve(t, pgtest.URL(t), "KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS=3")
+	base := strings.TrimPrefix(env[0], "KEYLEDGER_URL=")
+	ask := func(token string) int {
+		t.Helper()
+		req, err := http.NewRequest(http.MethodGet, base+"/v1/tags", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+token)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode
+	}
+	eventually(t, "the token is remembered", func() bool { return ask(bootstrap) == http.StatusOK })
+	var last int
+	for range 5 {
+		last = ask("a wrong one")
+	}
+	if last != http.StatusTooManyRequests {
+		t.Errorf("the fifth wrong token: %d", last)
+	}
+	if status := ask(bootstrap); status != http.StatusOK {
+		t.Errorf("a token that is in use: %d", status)
+	}
+}

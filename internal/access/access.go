@@ -72,6 +72,17 @@ func New(d *db.DB, changes cache.Changes) *Tokens {
 // Memory is what is remembered.
 func (t *Tokens) Memory() *Memory { return t.memory }
 
+// Remembered is the live token with this text, if it is in memory and changes are heard: it
+// asks nobody.
+func (t *Tokens) Remembered(text string) (Identity, bool) {
+	now, live := t.changes.Clock()
+	found, ok := t.memory.Peek(sha256.Sum256([]byte(text)))
+	if !ok || !live || found == nil || found.ExpiresAt != nil && now.After(*found.ExpiresAt) {
+		return Identity{}, false
+	}
+	return found.Identity, true
+}
+
 // Check finds the live token with this text, by the database's clock. Any other
 // is Unauthenticated, without a word on why.
 func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {

@@ -223,3 +223,33 @@ func TestServicePaths(t *testing.T) {
 	}
 	h.want(h.as("", "GET", "/healthz", nil), 200)
 }
+
+// Guarantee: an address that presents wrong tokens is slowed down, by bearer and at sign-in
+// together, and by nothing that it writes into X-Forwarded-For; others are not, and neither is
+// a request without a token.
+func TestWrongTokensAreSlowedDown(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{wrong: 4, behind: "127.0.0.0/8"})
+	from := func(ip, token string) answer {
+		t.Helper()
+		return h.as(token, "GET", "/v1/tags", nil, "X-Forwarded-For", ip)
+	}
+	for range 2 {
+		h.want(from("203.0.113.9", "wrong"), 401)
+		h.want(h.as("", "POST", "/v1/session", map[string]any{"token": "wrong"}, "X-Forwarded-For", "203.0.113.9"), 401)
+	}
+	for _, ip := range []string{"203.0.113.9", "8.8.8.8, 203.0.113.9"} {
+		if a := from(ip, "wrong"); a.status != 429 || a.header.Get("Retry-After") == "" || a.text("code") != "TOO_MANY_ATTEMPTS" {
+			t.Errorf("from %s: %d %s", ip, a.status, a.raw)
+		}
+	}
+	h.want(h.as("", "POST", "/v1/session", map[string]any{"token": h.admin}, "X-Forwarded-For", "203.0.113.9"), 429)
+	h.want(from("203.0.113.9", ""), 401)
+	h.want(from("203.0.113.10", h.admin), 200)
+	h.want(from("203.0.113.9, 203.0.113.10", "wrong"), 401)
+	for range 4 { // one network of IPv6 is one address
+		from("2001:db8::1", "wrong")
+	}
+	h.want(from("2001:db8::2", "wrong"), 429)
+	h.want(from("2001:db8:0:1::1", "wrong"), 401)
+}

@@ -26,6 +26,7 @@ var statuses = map[fault.Code]int{
 	fault.Conflict:        http.StatusConflict,
 	fault.TooLarge:        http.StatusRequestEntityTooLarge,
 	fault.Unsupported:     http.StatusUnsupportedMediaType,
+	fault.TooMany:         http.StatusTooManyRequests,
 	fault.Unavailable:     http.StatusServiceUnavailable,
 	fault.Internal:        http.StatusInternalServerError,
 }
@@ -56,7 +57,7 @@ func (s *Server) writeError(err error, c echo.Context) {
 	switch f.Code { //nolint:exhaustive // the others need no header
 	case fault.Unauthenticated:
 		c.Response().Header().Set("WWW-Authenticate", "Bearer")
-	case fault.Unavailable:
+	case fault.Unavailable, fault.TooMany:
 		c.Response().Header().Set("Retry-After", retryAfter)
 	}
 	writeProblem(c.Response(), status, problemOf(f, id))

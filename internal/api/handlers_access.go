@@ -58,7 +58,7 @@ func (s *Server) CreateSession(ctx context.Context, r CreateSessionRequestObject
 	if message := field.Range(int64(len(r.Body.Token)), 1, maxToken); message != "" {
 		return nil, fault.Fields(field.Error{Field: "token", Message: "must have 1 to 500 characters"})
 	}
-	identity, err := s.Tokens.Check(ctx, r.Body.Token)
+	identity, err := s.identify(ctx, r.Body.Token, callOf(ctx).ip)
 	if err != nil {
 		return nil, err
 	}

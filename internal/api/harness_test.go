@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"strings"
 	"sync"
@@ -59,6 +60,8 @@ type options struct {
 	prices bool          // the public price file as the catalogue, in force since ever
 	short  time.Duration // how long the server waits for a request; zero: for ever
 	slots  int64         // requests that may be worked on at once; zero: any number
+	wrong  int           // wrong tokens that an address may present a minute; zero: any number
+	behind string        // network of trusted proxies
 	refuse bool          // models without a price are refused, as serve does by default
 }
 
@@ -110,6 +113,10 @@ func newHarness(t testing.TB, o options) *harness {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var behind []netip.Prefix
+	if o.behind != "" {
+		behind = []netip.Prefix{netip.MustParsePrefix(o.behind)}
+	}
 	writers := coalesce.NewWriters(2)
 	s := api.New(api.Options{DB: d, Listening: func() bool { return true }, Hot: d, Log: log, Metrics: m, Tokens: tokens, Sessions: sessions,
 		Keys:     keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules}),
@@ -120,7 +127,7 @@ func newHarness(t testing.TB, o options) *harness {
 		Usage:   usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: o.zone, Writers: writers}),
 		Stats:   usage.NewStats(d, o.zone),
 		Reports: report.New(d, o.zone), Rollup: rollup.New(d, o.zone),
-		Prices: prices, Passes: passes, Clients: clients,
+		Prices: prices, Passes: passes, Clients: clients, WrongTokens: o.wrong, TrustedProxies: behind,
 		Schema: func(context.Context) (int64, int64, error) { return 1, 1, nil },
 	})
 	authz := httptest.NewServer(s.AuthzHandler())

@@ -27,6 +27,7 @@ type call struct {
 	requestID string
 	identity  access.Identity
 	apiKey    string // a key holder's own secret, on /v1/self only; never logged
+	ip        string // where a request without a token came from
 	secure    bool   // it came by TLS, as far as the client can tell
 
 	untimed context.Context //nolint:containedctx // the request's, before it had a time
@@ -144,6 +145,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		text := keyheader.Bearer(r.Header)
 		route := routeOf(c)
 		if route.open {
+			who.ip = c.RealIP()
 			return next(c)
 		}
 		if text == "" && !route.holder {
@@ -165,7 +167,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		if text == "" {
 			return fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")
 		}
-		identity, err := s.Tokens.Check(r.Context(), text)
+		identity, err := s.identify(r.Context(), text, c.RealIP())
 		if err != nil {
 			return err
 		}

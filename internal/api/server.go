@@ -59,6 +59,8 @@ type Options struct {
 	Listening func() bool
 	// MaxInFlight is the most requests under way at once; past it 503. 0: no bound.
 	MaxInFlight int64
+	// WrongTokens is how many wrong access tokens an address may present a minute. 0: any number.
+	WrongTokens int
 	// Schema tells the version of the database's schema, and the one that this binary needs.
 	Schema func(context.Context) (current, needed int64, err error)
 	// Build is what the binary was built from.
@@ -77,6 +79,7 @@ type Server struct {
 
 	started      time.Time
 	overview     recent[Overview]
+	attempts     *attempts
 	repricing    sync.Mutex   // held by who prices again
 	streams      atomic.Int32 // CSV reports under way
 	under        capacity
@@ -88,7 +91,7 @@ type Server struct {
 // New makes a Server.
 func New(o Options) *Server {
 	_, _, reports := o.Reports.PoolStat()
-	s := &Server{Options: o, started: time.Now(), underHolders: make(chan struct{}, maxHolders), underReports: make(chan struct{}, max(1, reports))}
+	s := &Server{Options: o, started: time.Now(), attempts: newAttempts(o.WrongTokens), underHolders: make(chan struct{}, maxHolders), underReports: make(chan struct{}, max(1, reports))}
 	s.holders = s.selfGroup()
 	return s
 }

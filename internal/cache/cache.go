@@ -103,6 +103,16 @@ func (c *Cache[K, V]) Get(ctx context.Context, k K, load func(context.Context) (
 	}
 }
 
+// Peek is the value of a key if it is remembered and may be used.
+func (c *Cache[K, V]) Peek(k K) (value V, ok bool) {
+	e, ok := c.memory.GetIfPresent(k)
+	if !ok || !c.live() || !c.fresh(e) {
+		return value, false
+	}
+	c.hits.Add(1)
+	return e.value, true
+}
+
 func (c *Cache[K, V]) fresh(e entry[V]) bool {
 	if e.of == uuid.Nil {
 		return e.seq == c.seq.Load()

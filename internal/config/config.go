@@ -56,6 +56,7 @@ type Service struct {
 	DefaultEstimate   decimal.Decimal `env:"DEFAULT_ESTIMATE_USD" envDefault:"0" desc:"USD reserved by an admission without an estimate on a key without one."`
 	ReservationTTL    time.Duration   `env:"RESERVATION_TTL" envDefault:"1h" desc:"How long a reservation waits for its settlement."`
 	LeaseTTL          time.Duration   `env:"LEASE_TTL" envDefault:"5m" desc:"How long a lease lasts that asks for no time of its own."`
+	WrongTokens       int             `env:"MAX_WRONG_TOKENS_PER_ADDRESS" envDefault:"60" desc:"Wrong access tokens that an address may present a minute before its unknown tokens are refused unread; 0: any number."`
 	Console           string          `env:"CONSOLE" envDefault:"on" desc:"on or off: the pages at / beside the API."`
 	Unpriced          string          `env:"UNPRICED" envDefault:"refuse" desc:"refuse or allow: admission of a model without a price and without an estimate on a key with a cost limit."`
 	ClientsFile       string          `env:"CLIENTS_FILE" desc:"JSON file with further client patterns: [{\"id\", \"name\", \"pattern\"}]."`
@@ -238,6 +239,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	rule(time.Duration(c.RetentionDays)*24*time.Hour >= c.DedupHorizon, Prefix+"LEDGER_RETENTION_DAYS", "must not be shorter than "+Prefix+"DEDUP_HORIZON")
 	rule(c.DefaultTokenLimit >= 0, Prefix+"DEFAULT_TOKEN_LIMIT", "must not be negative")
 	rule(!c.DefaultEstimate.IsNegative(), Prefix+"DEFAULT_ESTIMATE_USD", "must not be negative")
+	rule(c.WrongTokens >= 0 && c.WrongTokens <= 1_000_000, Prefix+"MAX_WRONG_TOKENS_PER_ADDRESS", "must be between 0 and 1000000")
 	rule(c.Console == "on" || c.Console == "off", Prefix+"CONSOLE", "must be on or off")
 	rule(c.Unpriced == "allow" || c.Unpriced == "refuse", Prefix+"UNPRICED", "must be allow or refuse")
 	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)

@@ -26,6 +26,7 @@ const (
 	TooLarge        Code = "BODY_TOO_LARGE"         // the body passes its limit
 	Unsupported     Code = "UNSUPPORTED_MEDIA_TYPE" // the body is not JSON
 	NotAllowed      Code = "METHOD_NOT_ALLOWED"     // the path knows no such method
+	TooMany         Code = "TOO_MANY_ATTEMPTS"      // of something that is refused again and again
 	Unavailable     Code = "UNAVAILABLE"            // the database is out of reach or busy; try again
 	Internal        Code = "INTERNAL"               // anything else
 )

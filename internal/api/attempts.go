@@ -1,0 +1,65 @@
+package api
+
+import (
+	"context"
+	"net/netip"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+	"golang.org/x/time/rate"
+
+	"github.com/keyledger/keyledger/internal/access"
+	"github.com/keyledger/keyledger/internal/fault"
+)
+
+// attempts slow down who tries access tokens: an address may present so many wrong ones a
+// minute. It is safe for concurrent use.
+type attempts struct {
+	most   int // a minute; 0: any number
+	byAddr *otter.Cache[netip.Addr, *rate.Limiter]
+}
+
+// watched is how many addresses are kept: those that were seen last.
+const watched = 10_000
+
+func newAttempts(most int) *attempts {
+	return &attempts{most: most, byAddr: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: watched})}
+}
+
+// of is what an address has left. Who has one address of an IPv6 network has all of them, so
+// the network counts as one.
+func (a *attempts) of(ip string) *rate.Limiter {
+	addr, _ := netip.ParseAddr(ip) // what is none shares one
+	addr = addr.Unmap().WithZone("")
+	if addr.Is6() {
+		addr = netip.PrefixFrom(addr, networkBits).Masked().Addr()
+	}
+	limiter, ok := a.byAddr.GetIfPresent(addr)
+	if !ok {
+		limiter, _ = a.byAddr.SetIfAbsent(addr, rate.NewLimiter(rate.Limit(float64(a.most)/time.Minute.Seconds()), a.most))
+	}
+	return limiter
+}
+
+const networkBits = 64
+
+// identify is Tokens.Check for a token that came from an address. A token that is remembered is
+// not held up by others of its address that are wrong. TooMany when the address has presented
+// too many wrong ones: the database is not asked then.
+func (s *Server) identify(ctx context.Context, token, ip string) (access.Identity, error) {
+	if known, ok := s.Tokens.Remembered(token); ok || s.attempts.most == 0 {
+		if ok {
+			return known, nil
+		}
+		return s.Tokens.Check(ctx, token)
+	}
+	left := s.attempts.of(ip)
+	if left.Tokens() < 1 {
+		return access.Identity{}, fault.New(fault.TooMany, "Too many wrong access tokens came from this address. Try again later.")
+	}
+	found, err := s.Tokens.Check(ctx, token)
+	if fault.CodeOf(err) == fault.Unauthenticated {
+		left.Allow()
+	}
+	return found, err
+}
