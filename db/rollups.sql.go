@@ -14,55 +14,122 @@ import (
 )
 
 const accountList = `-- name: AccountList :many
-SELECT t.account_id,
-       t.requests::bigint AS requests,
-       t.input_tokens::bigint AS input_tokens,
-       t.output_tokens::bigint AS output_tokens,
-       t.cache_create_tokens::bigint AS cache_create_tokens,
-       t.cache_read_tokens::bigint AS cache_read_tokens,
-       t.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       t.cost::numeric AS cost,
-       t.first_used_at::timestamptz AS first_used_at,
-       t.last_used_at::timestamptz AS last_used_at,
+WITH asked AS (
+    SELECT (coalesce($1::timestamptz, now()) AT TIME ZONE $2::text)::date AS day
+), period AS (
+    SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
+    UNION ALL
+    SELECT 'weekly', date_trunc('week', a.day)::date, date_trunc('week', a.day)::date + 7 FROM asked AS a
+    UNION ALL
+    SELECT 'monthly', date_trunc('month', a.day)::date, (date_trunc('month', a.day) + interval '1 month')::date
+      FROM asked AS a
+), tail AS MATERIALIZED (
+    SELECT e.account_id, e.day,
+           sum(e.requests)::bigint AS requests,
+           sum(e.input_tokens)::bigint AS input_tokens,
+           sum(e.output_tokens)::bigint AS output_tokens,
+           sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(e.cost)::numeric AS cost,
+           min(e.occurred_at) AS first_used_at,
+           max(e.occurred_at) AS last_used_at
+      FROM ledger_tail AS e
+     WHERE e.account_id IS NOT NULL AND e.received_at >= $3::timestamptz
+       AND ($4::text IS NULL OR e.account_id = $4::text)
+     GROUP BY e.account_id, e.day
+), total AS MATERIALIZED (
+    SELECT x.account_id,
+           sum(x.requests)::bigint AS requests,
+           sum(x.input_tokens)::bigint AS input_tokens,
+           sum(x.output_tokens)::bigint AS output_tokens,
+           sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(x.cost)::numeric AS cost,
+           min(x.first_used_at) AS first_used_at,
+           max(x.last_used_at) AS last_used_at
+      FROM (
+           SELECT t.account_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
+                  t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost,
+                  t.first_used_at, t.last_used_at
+             FROM account_totals AS t
+            WHERE $4::text IS NULL OR t.account_id = $4::text
+           UNION ALL
+           SELECT t.account_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
+                  t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost,
+                  t.first_used_at, t.last_used_at
+             FROM tail AS t
+      ) AS x
+     GROUP BY x.account_id
+), used AS MATERIALIZED (
+    SELECT x.account_id, p.name,
+           sum(x.requests)::bigint AS requests,
+           sum(x.input_tokens)::bigint AS input_tokens,
+           sum(x.output_tokens)::bigint AS output_tokens,
+           sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(x.cost)::numeric AS cost
+      FROM (
+           SELECT u.account_id, u.day, u.requests, u.input_tokens, u.output_tokens, u.cache_create_tokens,
+                  u.cache_read_tokens, u.ephemeral_1h_tokens, u.cost
+             FROM account_usage AS u
+            WHERE u.day >= (SELECT min(m.first) FROM period AS m)
+              AND ($4::text IS NULL OR u.account_id = $4::text)
+           UNION ALL
+           SELECT t.account_id, t.day, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
+                  t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
+             FROM tail AS t
+      ) AS x
+      JOIN period AS p ON x.day >= p.first AND x.day < p.next
+     GROUP BY x.account_id, p.name
+), page AS MATERIALIZED (
+    SELECT t.account_id,
+           coalesce(d.input_tokens + d.output_tokens + d.cache_create_tokens + d.cache_read_tokens, 0) AS day_tokens,
+           t.first_used_at,
+           t.last_used_at
+      FROM total AS t
+      LEFT JOIN used AS d ON d.account_id = t.account_id AND d.name = 'daily'
+     WHERE $5::text IS NULL
+        OR coalesce(d.input_tokens + d.output_tokens + d.cache_create_tokens + d.cache_read_tokens, 0)
+           < $6::bigint
+        OR coalesce(d.input_tokens + d.output_tokens + d.cache_create_tokens + d.cache_read_tokens, 0)
+           = $6::bigint AND t.account_id > $5::text
+     ORDER BY day_tokens DESC, t.account_id
+     LIMIT $7
+), block AS (
+    SELECT t.account_id, 'total' AS name, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
+           t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
+      FROM total AS t
+    UNION ALL
+    SELECT u.account_id, u.name, u.requests, u.input_tokens, u.output_tokens, u.cache_create_tokens,
+           u.cache_read_tokens, u.ephemeral_1h_tokens, u.cost
+      FROM used AS u
+)
+SELECT p.account_id::text AS account_id,
+       b.name::text AS period,
+       b.requests::bigint AS requests,
+       b.input_tokens::bigint AS input_tokens,
+       b.output_tokens::bigint AS output_tokens,
+       b.cache_create_tokens::bigint AS cache_create_tokens,
+       b.cache_read_tokens::bigint AS cache_read_tokens,
+       b.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       b.cost::numeric AS cost,
+       p.first_used_at::timestamptz AS first_used_at,
+       p.last_used_at::timestamptz AS last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
-       coalesce(d.tokens, 0)::bigint AS day_tokens
-  FROM (
-       SELECT x.account_id,
-              sum(x.requests)::bigint AS requests,
-              sum(x.input_tokens)::bigint AS input_tokens,
-              sum(x.output_tokens)::bigint AS output_tokens,
-              sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
-              sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
-              sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-              sum(x.cost)::numeric AS cost,
-              min(x.first_used_at) AS first_used_at,
-              max(x.last_used_at) AS last_used_at
-         FROM account_sums AS x
-        WHERE x.received_at >= $2::timestamptz
-          AND ($3::text IS NULL OR x.account_id = $3::text)
-        GROUP BY x.account_id
-  ) AS t
-  LEFT JOIN (
-       SELECT u.account_id,
-              sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS tokens
-         FROM account_days AS u
-        WHERE u.day = (coalesce($1::timestamptz, now()) AT TIME ZONE $4::text)::date
-          AND u.received_at >= $2
-          AND ($3::text IS NULL OR u.account_id = $3::text)
-        GROUP BY u.account_id
-  ) AS d ON d.account_id = t.account_id
- WHERE ($5::text IS NULL
-        OR coalesce(d.tokens, 0) < $6::bigint
-        OR coalesce(d.tokens, 0) = $6::bigint AND t.account_id > $5::text)
- ORDER BY day_tokens DESC, t.account_id
- LIMIT $7
+       p.day_tokens::bigint AS day_tokens
+  FROM page AS p
+  JOIN block AS b ON b.account_id = p.account_id
+ ORDER BY p.day_tokens DESC, p.account_id, b.name
 `
 
 type AccountListParams struct {
 	AsOf        *time.Time
+	Timezone    string
 	TailSince   time.Time
 	AccountID   *string
-	Timezone    string
 	AfterID     *string
 	AfterTokens int64
 	RowLimit    int32
@@ -70,6 +137,7 @@ type AccountListParams struct {
 
 type AccountListRow struct {
 	AccountID         string
+	Period            string
 	Requests          int64
 	InputTokens       int64
 	OutputTokens      int64
@@ -83,15 +151,16 @@ type AccountListRow struct {
 	DayTokens         int64
 }
 
-// A page of accounts, with their sums of all time, by the tokens (all four kinds) of the day
-// that an instant falls in, descending, ties by id, after the account a cursor names; or
-// the one account asked for.
+// A page of accounts, by the tokens (all four kinds) of the day that an instant falls in,
+// descending, ties by id, after the account a cursor names; or the one account asked for.
+// Each has a row for all time (total), and one for each of the day, ISO week and month in
+// which it was used. The tail is added up once, for all of them.
 func (q *Queries) AccountList(ctx context.Context, arg AccountListParams) ([]AccountListRow, error) {
 	rows, err := q.db.Query(ctx, accountList,
 		arg.AsOf,
+		arg.Timezone,
 		arg.TailSince,
 		arg.AccountID,
-		arg.Timezone,
 		arg.AfterID,
 		arg.AfterTokens,
 		arg.RowLimit,
@@ -105,6 +174,7 @@ func (q *Queries) AccountList(ctx context.Context, arg AccountListParams) ([]Acc
 		var i AccountListRow
 		if err := rows.Scan(
 			&i.AccountID,
+			&i.Period,
 			&i.Requests,
 			&i.InputTokens,
 			&i.OutputTokens,
@@ -201,88 +271,6 @@ func (q *Queries) AccountUsageModels(ctx context.Context, arg AccountUsageModels
 		var i AccountUsageModelsRow
 		if err := rows.Scan(
 			&i.Model,
-			&i.Requests,
-			&i.InputTokens,
-			&i.OutputTokens,
-			&i.CacheCreateTokens,
-			&i.CacheReadTokens,
-			&i.Ephemeral1hTokens,
-			&i.Cost,
-		); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
-const accountUsagePeriods = `-- name: AccountUsagePeriods :many
-WITH asked AS (
-    SELECT (coalesce($4::timestamptz, now()) AT TIME ZONE $3::text)::date AS day
-), period AS (
-    SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
-    UNION ALL
-    SELECT 'weekly', date_trunc('week', a.day)::date, date_trunc('week', a.day)::date + 7 FROM asked AS a
-    UNION ALL
-    SELECT 'monthly', date_trunc('month', a.day)::date, (date_trunc('month', a.day) + interval '1 month')::date
-      FROM asked AS a
-)
-SELECT u.account_id,
-       p.name::text AS period,
-       sum(u.requests)::bigint AS requests,
-       sum(u.input_tokens)::bigint AS input_tokens,
-       sum(u.output_tokens)::bigint AS output_tokens,
-       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(u.cost)::numeric AS cost
-  FROM period AS p
-  JOIN account_days AS u ON u.day >= p.first AND u.day < p.next
- WHERE u.account_id = ANY($1::text[]) AND u.received_at >= $2::timestamptz
-   AND u.day >= (SELECT min(x.first) FROM period AS x)
- GROUP BY u.account_id, p.name
-`
-
-type AccountUsagePeriodsParams struct {
-	AccountIDs []string
-	TailSince  time.Time
-	Timezone   string
-	AsOf       *time.Time
-}
-
-type AccountUsagePeriodsRow struct {
-	AccountID         string
-	Period            string
-	Requests          int64
-	InputTokens       int64
-	OutputTokens      int64
-	CacheCreateTokens int64
-	CacheReadTokens   int64
-	Ephemeral1hTokens int64
-	Cost              decimal.Decimal
-}
-
-// The same for accounts.
-func (q *Queries) AccountUsagePeriods(ctx context.Context, arg AccountUsagePeriodsParams) ([]AccountUsagePeriodsRow, error) {
-	rows, err := q.db.Query(ctx, accountUsagePeriods,
-		arg.AccountIDs,
-		arg.TailSince,
-		arg.Timezone,
-		arg.AsOf,
-	)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []AccountUsagePeriodsRow{}
-	for rows.Next() {
-		var i AccountUsagePeriodsRow
-		if err := rows.Scan(
-			&i.AccountID,
-			&i.Period,
 			&i.Requests,
 			&i.InputTokens,
 			&i.OutputTokens,

@@ -155,11 +155,7 @@ func (s *Server) keyStats(ctx context.Context, row db.KeyShowRow, asOf *time.Tim
 
 // GetAccountUsage answers GET /v1/accounts/{accountId}/usage.
 func (s *Server) GetAccountUsage(ctx context.Context, r GetAccountUsageRequestObject) (GetAccountUsageResponseObject, error) {
-	row, err := s.Stats.Account(ctx, r.AccountID, instant(r.Params.AsOf))
-	if err != nil {
-		return nil, err
-	}
-	periods, err := s.Stats.Accounts(ctx, []string{r.AccountID}, &row.AsOf)
+	one, err := s.Stats.Account(ctx, r.AccountID, instant(r.Params.AsOf))
 	if err != nil {
 		return nil, err
 	}
@@ -167,7 +163,7 @@ func (s *Server) GetAccountUsage(ctx context.Context, r GetAccountUsageRequestOb
 	if err != nil {
 		return nil, err
 	}
-	full := statsOf(usage.OfAccount(row), periods[r.AccountID], models, row.FirstUsedAt, row.AsOf, usage.Block.Core)
+	full := statsOf(one.Total, one.Periods, models, one.FirstUsed, one.AsOf, usage.Block.Core)
 	return GetAccountUsage200JSONResponse{StatsAnswerJSONResponse(full)}, nil
 }
 
@@ -189,27 +185,18 @@ func (s *Server) ListAccountUsage(ctx context.Context, r ListAccountUsageRequest
 		}
 		after = &usage.AccountsAfter{Tokens: tokens, ID: cursor[1]}
 	}
-	asOf := instant(r.Params.AsOf)
-	rows, err := s.Stats.AccountList(ctx, after, asOf, read)
+	found, err := s.Stats.AccountList(ctx, after, instant(r.Params.AsOf), read)
 	if err != nil {
 		return nil, err
 	}
 	answer := ListAccountUsage200JSONResponse{Data: []AccountUsage{}}
-	rows, answer.NextCursor = page(rows, size, func(last db.AccountListRow) []string {
-		return []string{strconv.FormatInt(last.DayTokens, 10), last.AccountID}
+	found, answer.NextCursor = page(found, size, func(last usage.Account) []string {
+		return []string{strconv.FormatInt(last.Daily.All(), 10), last.ID}
 	})
-	ids := make([]string, len(rows))
-	for i, row := range rows {
-		ids[i] = row.AccountID
-	}
-	periods, err := s.Stats.Accounts(ctx, ids, asOf)
-	if err != nil {
-		return nil, err
-	}
-	for _, row := range rows {
+	for _, a := range found {
 		answer.Data = append(answer.Data, accountUsage{
-			AccountID: row.AccountID, FirstUsedAt: wire.At(row.FirstUsedAt), LastUsedAt: wire.At(row.LastUsedAt),
-			Usage: usageOf(usage.OfAccount(row), periods[row.AccountID], row.FirstUsedAt, row.AsOf, usage.Block.Core),
+			AccountID: a.ID, FirstUsedAt: wire.At(a.FirstUsed), LastUsedAt: wire.At(a.LastUsed),
+			Usage: usageOf(a.Total, a.Periods, a.FirstUsed, a.AsOf, usage.Block.Core),
 		})
 	}
 	return answer, nil

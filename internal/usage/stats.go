@@ -71,11 +71,6 @@ func OfKey(t db.KeyCounter) Block {
 	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral1hTokens, t.Cost)
 }
 
-// OfAccount is an account's all-time block.
-func OfAccount(t db.AccountListRow) Block {
-	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral1hTokens, t.Cost)
-}
-
 func block(requests, in, out, create, read, e1h int64, cost decimal.Decimal) Block {
 	return Block{Requests: requests, Cost: cost, Counts: Counts{
 		Input: in, Output: out, CacheCreate: create, CacheRead: read, Ephemeral1h: e1h}}
@@ -96,25 +91,6 @@ func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map
 		p := found[r.KeyID]
 		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost))
 		found[r.KeyID] = p
-	}
-	return found, nil
-}
-
-// Accounts reads the periods of many accounts in one statement. asOf nil is now.
-func (s *Stats) Accounts(ctx context.Context, ids []string, asOf *time.Time) (map[string]Periods, error) {
-	since, err := s.tailSince(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.db.AccountUsagePeriods(ctx, db.AccountUsagePeriodsParams{AccountIDs: ids, Timezone: s.timezone, AsOf: asOf, TailSince: since})
-	if err != nil {
-		return nil, fmt.Errorf("reading usage of accounts: %w", err)
-	}
-	found := make(map[string]Periods, len(ids))
-	for _, r := range rows {
-		p := found[r.AccountID]
-		p.set(r.Period, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost))
-		found[r.AccountID] = p
 	}
 	return found, nil
 }
@@ -209,9 +185,18 @@ type AccountsAfter struct {
 	ID     string
 }
 
-// AccountList reads a page of accounts with their all-time sums, those with the most tokens
-// on the day of asOf first. after nil begins at the start; asOf nil is now.
-func (s *Stats) AccountList(ctx context.Context, after *AccountsAfter, asOf *time.Time, limit int32) ([]db.AccountListRow, error) {
+// Account is what an account served.
+type Account struct {
+	ID                  string
+	FirstUsed, LastUsed time.Time
+	AsOf                time.Time // whose day, week and month the periods are
+	Total               Block
+	Periods
+}
+
+// AccountList reads a page of accounts, those with the most tokens on the day of asOf first,
+// all of them in one statement. after nil begins at the start; asOf nil is now.
+func (s *Stats) AccountList(ctx context.Context, after *AccountsAfter, asOf *time.Time, limit int32) ([]Account, error) {
 	p := db.AccountListParams{AsOf: asOf, Timezone: s.timezone, RowLimit: limit}
 	if after != nil {
 		p.AfterTokens, p.AfterID = after.Tokens, &after.ID
@@ -219,24 +204,37 @@ func (s *Stats) AccountList(ctx context.Context, after *AccountsAfter, asOf *tim
 	return s.accounts(ctx, p)
 }
 
-// Account reads one account's all-time sums; NotFound when it was never used.
-func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (db.AccountListRow, error) {
-	rows, err := s.accounts(ctx, db.AccountListParams{AsOf: asOf, Timezone: s.timezone, AccountID: &id, RowLimit: 1})
+// Account reads one account; NotFound when it was never used.
+func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (Account, error) {
+	found, err := s.accounts(ctx, db.AccountListParams{AsOf: asOf, Timezone: s.timezone, AccountID: &id, RowLimit: 1})
 	if err != nil {
-		return db.AccountListRow{}, err
+		return Account{}, err
 	}
-	if len(rows) == 0 {
-		return db.AccountListRow{}, fault.New(fault.NotFound, "No usage of this account has been recorded.")
+	if len(found) == 0 {
+		return Account{}, fault.New(fault.NotFound, "No usage of this account has been recorded.")
 	}
-	return rows[0], nil
+	return found[0], nil
 }
 
-func (s *Stats) accounts(ctx context.Context, p db.AccountListParams) (rows []db.AccountListRow, err error) {
+func (s *Stats) accounts(ctx context.Context, p db.AccountListParams) (found []Account, err error) {
 	if p.TailSince, err = s.tailSince(ctx); err != nil {
 		return nil, err
 	}
-	if rows, err = s.db.AccountList(ctx, p); err != nil {
+	rows, err := s.db.AccountList(ctx, p)
+	if err != nil {
 		return nil, fmt.Errorf("listing accounts: %w", err)
 	}
-	return rows, nil
+	for _, r := range rows { // those of an account follow each other
+		if n := len(found); n == 0 || found[n-1].ID != r.AccountID {
+			found = append(found, Account{ID: r.AccountID, FirstUsed: r.FirstUsedAt, LastUsed: r.LastUsedAt, AsOf: r.AsOf})
+		}
+		one := &found[len(found)-1]
+		b := block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost)
+		if r.Period == "total" {
+			one.Total = b
+		} else {
+			one.set(r.Period, b)
+		}
+	}
+	return found, nil
 }
