@@ -53,6 +53,8 @@ web: web-tools ## Build the console, web/dist, from its TypeScript sources
 
 .PHONY: web-tools
 web-tools: node
+	@node -e 'const [major, minor] = process.versions.node.split(".").map(Number); process.exit(major > 20 || major === 20 && minor >= 19 ? 0 : 1)' || \
+		{ echo "the console is built with Node 20.19 or newer, and this is $$(node --version)" >&2; exit 1; }
 	@cd web && npm ci --no-audit --no-fund --ignore-scripts --silent
 
 .PHONY: screenshots

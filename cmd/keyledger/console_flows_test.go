@@ -439,6 +439,20 @@ func TestConsoleRoles(t *testing.T) {
 	}
 	c.accessible("a reader's page")
 
+	// Somebody else signs in, in another tab of this browser: what is shown becomes theirs.
+	c.Go("/keys")
+	c.See("eyes")
+	sign := func(token string) {
+		browser.Eval[bool](c.Page, `fetch("/v1/session", { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify({ token: "`+token+`" }) }).then((r) => r.ok)`)
+		c.do(`document.dispatchEvent(new Event("visibilitychange", { bubbles: true }))`)
+	}
+	sign(c.admin)
+	c.See("Create key")
+	c.See("bootstrap")
+	sign(reader["token"].(string))
+	c.SeeNot("Create key")
+	c.See("eyes")
+
 	c.Go("/keys?sort=name")
 	c.See("checkout-service")
 	c.ask("DELETE", "/v1/tokens/"+reader["id"].(string), nil)
@@ -480,14 +494,14 @@ func TestConsoleConnection(t *testing.T) {
 	c.do(`window.answers = []; new PerformanceObserver((l) => answers.push(...l.getEntries())).observe({ type: "resource" })`)
 	c.Wait(`answers.some((a) => a.name.includes("/v1/keys") && a.responseStatus === 304)`)
 
-	c.do(`Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true }); document.dispatchEvent(new Event("visibilitychange"))`)
+	c.do(`Object.defineProperty(document, "visibilityState", { value: "hidden", configurable: true }); document.dispatchEvent(new Event("visibilitychange", { bubbles: true }))`)
 	time.Sleep(300 * time.Millisecond) // what was under way
 	c.Requests()
 	time.Sleep(7 * time.Second) // twice as long as between two polls
 	if asked := c.Requests(); len(asked) > 0 {
 		t.Errorf("a hidden tab asked for %v", asked)
 	}
-	c.do(`Object.defineProperty(document, "visibilityState", { value: "visible", configurable: true }); document.dispatchEvent(new Event("visibilitychange"))`)
+	c.do(`Object.defineProperty(document, "visibilityState", { value: "visible", configurable: true }); document.dispatchEvent(new Event("visibilitychange", { bubbles: true }))`)
 	c.Wait(`answers.length > 0`)
 
 	service.stop(syscall.SIGKILL)
