@@ -234,6 +234,22 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
     SELECT s.key_id
       FROM api_key_secrets AS s
      WHERE s.expires_at IS NULL AND s.hint ILIKE $4::text
+), near AS MATERIALIZED (
+    -- The first page of all keys in an order of the counters: among the first of these, and as
+    -- many more as there are deleted keys. So few are kept while they are sorted, not all.
+    SELECT t.key_id
+      FROM key_counters AS t
+     ORDER BY CASE WHEN $2::text = 'cost' AND NOT $3::boolean THEN t.cost END,
+              CASE WHEN $2::text = 'cost' AND $3::boolean THEN t.cost END DESC,
+              CASE WHEN $2::text = 'requests' AND NOT $3::boolean THEN t.requests END,
+              CASE WHEN $2::text = 'requests' AND $3::boolean THEN t.requests END DESC,
+              CASE WHEN $2::text = 'lastUsedAt' AND NOT $3::boolean
+                  THEN coalesce(t.last_used_at, '-infinity') END,
+              CASE WHEN $2::text = 'lastUsedAt' AND $3::boolean
+                  THEN coalesce(t.last_used_at, '-infinity') END DESC,
+              CASE WHEN NOT $3::boolean THEN t.key_id END,
+              CASE WHEN $3::boolean THEN t.key_id END DESC
+     LIMIT (SELECT count(*) FROM api_keys AS d WHERE d.deleted_at IS NOT NULL) + CAST($5 AS integer)
 ), page AS MATERIALIZED (
     SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
@@ -247,7 +263,7 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
                CASE $2::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
           JOIN key_counters AS t ON t.key_id = k.id
-         WHERE CASE $5::text
+         WHERE CASE $6::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
                    WHEN 'expired' THEN k.deleted_at IS NULL
                        AND k.expires_at < coalesce($1::timestamptz, now())
@@ -258,26 +274,31 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
                    ELSE k.deleted_at IS NULL
                END
            AND ($4::text IS NULL OR k.id IN (SELECT f.id FROM found AS f))
-           AND ($6::text IS NULL OR k.tags @> ARRAY[$6::text])
-           AND ($7::text IS NULL OR k.permissions && ARRAY['all', $7::text])
-           AND ($8::text IS NULL OR $8::text IN
+           AND ($2::text NOT IN ('cost', 'requests', 'lastUsedAt') OR $6::text <> ''
+                OR $7::uuid IS NOT NULL OR $4::text IS NOT NULL
+                OR $8::text IS NOT NULL OR $9::text IS NOT NULL
+                OR $10::text IS NOT NULL
+                OR k.id = ANY(ARRAY(SELECT n.key_id FROM near AS n)))
+           AND ($8::text IS NULL OR k.tags @> ARRAY[$8::text])
+           AND ($9::text IS NULL OR k.permissions && ARRAY['all', $9::text])
+           AND ($10::text IS NULL OR $10::text IN
                 (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id,
                     k.bedrock_account_id))
       ) AS x
-     WHERE $9::uuid IS NULL
+     WHERE $7::uuid IS NULL
         OR CASE WHEN $3::boolean
                 THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
-                   < ($10::text,
-                      CAST($11::text AS timestamptz),
-                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END,
-                      CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END,
-                      $9::uuid)
+                   < ($11::text,
+                      CAST($12::text AS timestamptz),
+                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($13::text AS numeric) END,
+                      CASE $2::text WHEN 'requests' THEN CAST($13::text AS bigint) ELSE 0 END,
+                      $7::uuid)
                 ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
-                   > ($10::text,
-                      CAST($11::text AS timestamptz),
-                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($12::text AS numeric) END,
-                      CASE $2::text WHEN 'requests' THEN CAST($12::text AS bigint) ELSE 0 END,
-                      $9::uuid)
+                   > ($11::text,
+                      CAST($12::text AS timestamptz),
+                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($13::text AS numeric) END,
+                      CASE $2::text WHEN 'requests' THEN CAST($13::text AS bigint) ELSE 0 END,
+                      $7::uuid)
            END
      ORDER BY CASE WHEN NOT $3::boolean THEN x.by_text END,
               CASE WHEN $3::boolean THEN x.by_text END DESC,
@@ -289,7 +310,7 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
               CASE WHEN $3::boolean THEN x.by_count END DESC,
               CASE WHEN NOT $3::boolean THEN x.id END,
               CASE WHEN $3::boolean THEN x.id END DESC
-     LIMIT $13
+     LIMIT $5
 )
 SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
@@ -317,15 +338,15 @@ type KeyListParams struct {
 	Sort        string
 	Descending  bool
 	Pattern     *string
+	RowLimit    int32
 	Status      string
+	AfterID     *uuid.UUID
 	Tag         *string
 	Permission  *string
 	AccountID   *string
-	AfterID     *uuid.UUID
 	AfterText   string
 	AfterTime   string
 	AfterNumber string
-	RowLimit    int32
 }
 
 type KeyListRow struct {
@@ -350,15 +371,15 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 		arg.Sort,
 		arg.Descending,
 		arg.Pattern,
+		arg.RowLimit,
 		arg.Status,
+		arg.AfterID,
 		arg.Tag,
 		arg.Permission,
 		arg.AccountID,
-		arg.AfterID,
 		arg.AfterText,
 		arg.AfterTime,
 		arg.AfterNumber,
-		arg.RowLimit,
 	)
 	if err != nil {
 		return nil, err

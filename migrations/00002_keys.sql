@@ -102,6 +102,8 @@ CREATE INDEX api_keys_name ON api_keys (name, id);
 CREATE INDEX api_keys_expiry ON api_keys (expires_at, id) WHERE is_active AND deleted_at IS NULL;
 -- Lists by expiry, as by name and by time of creation, are in the order of an index.
 CREATE INDEX api_keys_by_expiry ON api_keys (coalesce(expires_at, 'infinity'), id) WHERE deleted_at IS NULL;
+-- How many there are bounds what a list by use reads.
+CREATE INDEX api_keys_deleted ON api_keys (id) WHERE deleted_at IS NOT NULL;
 CREATE INDEX api_keys_tags ON api_keys USING gin (tags) WHERE deleted_at IS NULL;
 
 CREATE TABLE api_key_secrets (

@@ -193,6 +193,22 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
     SELECT s.key_id
       FROM api_key_secrets AS s
      WHERE s.expires_at IS NULL AND s.hint ILIKE sqlc.narg('pattern')::text
+), near AS MATERIALIZED (
+    -- The first page of all keys in an order of the counters: among the first of these, and as
+    -- many more as there are deleted keys. So few are kept while they are sorted, not all.
+    SELECT t.key_id
+      FROM key_counters AS t
+     ORDER BY CASE WHEN @sort::text = 'cost' AND NOT @descending::boolean THEN t.cost END,
+              CASE WHEN @sort::text = 'cost' AND @descending::boolean THEN t.cost END DESC,
+              CASE WHEN @sort::text = 'requests' AND NOT @descending::boolean THEN t.requests END,
+              CASE WHEN @sort::text = 'requests' AND @descending::boolean THEN t.requests END DESC,
+              CASE WHEN @sort::text = 'lastUsedAt' AND NOT @descending::boolean
+                  THEN coalesce(t.last_used_at, '-infinity') END,
+              CASE WHEN @sort::text = 'lastUsedAt' AND @descending::boolean
+                  THEN coalesce(t.last_used_at, '-infinity') END DESC,
+              CASE WHEN NOT @descending::boolean THEN t.key_id END,
+              CASE WHEN @descending::boolean THEN t.key_id END DESC
+     LIMIT (SELECT count(*) FROM api_keys AS d WHERE d.deleted_at IS NOT NULL) + CAST(@row_limit AS integer)
 ), page AS MATERIALIZED (
     SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
@@ -217,6 +233,11 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
                    ELSE k.deleted_at IS NULL
                END
            AND (sqlc.narg('pattern')::text IS NULL OR k.id IN (SELECT f.id FROM found AS f))
+           AND (@sort::text NOT IN ('cost', 'requests', 'lastUsedAt') OR @status::text <> ''
+                OR sqlc.narg('after_id')::uuid IS NOT NULL OR sqlc.narg('pattern')::text IS NOT NULL
+                OR sqlc.narg('tag')::text IS NOT NULL OR sqlc.narg('permission')::text IS NOT NULL
+                OR sqlc.narg('account_id')::text IS NOT NULL
+                OR k.id = ANY(ARRAY(SELECT n.key_id FROM near AS n)))
            AND (sqlc.narg('tag')::text IS NULL OR k.tags @> ARRAY[sqlc.narg('tag')::text])
            AND (sqlc.narg('permission')::text IS NULL OR k.permissions && ARRAY['all', sqlc.narg('permission')::text])
            AND (sqlc.narg('account_id')::text IS NULL OR sqlc.narg('account_id')::text IN

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -44,4 +45,32 @@ func fastest(h *harness, path string) time.Duration {
 		best = min(best, time.Since(start))
 	}
 	return best
+}
+
+// Guarantee: a list in an order of what keys have used is whole and in order, page by page,
+// however many of the keys that used most are deleted.
+func TestListByUseAmongDeleted(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	pgtest.Fill(t, h.db, 60, 1)
+	pgtest.Exec(t, h.db, `UPDATE key_counters AS c SET cost = n.n, requests = n.n, last_used_at = '2026-01-01'::timestamptz + n.n * interval '1 hour'
+		FROM (SELECT key_id, row_number() OVER (ORDER BY key_id) / 2 AS n FROM key_counters) AS n WHERE n.key_id = c.key_id`) // in pairs: ties go by id
+	pgtest.Exec(t, h.db, `UPDATE api_keys SET deleted_at = now() WHERE id IN (SELECT key_id FROM key_counters WHERE cost > 20 OR cost < 3)`)
+	for sort, column := range map[string]string{"cost": "c.cost", "requests": "c.requests", "lastUsedAt": "c.last_used_at"} {
+		for _, order := range []struct{ name, direction string }{{sort, "ASC"}, {"-" + sort, "DESC"}} {
+			want := pgtest.Scan[string](t, h.db, `SELECT string_agg(k.id::text, ' ' ORDER BY `+column+` `+order.direction+`, k.id `+order.direction+`)
+				FROM api_keys AS k JOIN key_counters AS c ON c.key_id = k.id WHERE k.deleted_at IS NULL`)
+			var got []string
+			for cursor, pages := "", 0; pages == 0 || cursor != ""; pages++ {
+				a := h.want(h.do("GET", "/v1/keys?limit=7&sort="+order.name+"&cursor="+cursor, nil), 200)
+				for _, k := range a.get("data").([]any) {
+					got = append(got, k.(map[string]any)["id"].(string))
+				}
+				cursor = a.text("nextCursor")
+			}
+			if list := strings.Join(got, " "); list != want {
+				t.Errorf("sort=%s:\n%s, want\n%s", order.name, list, want)
+			}
+		}
+	}
 }
