@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"crypto/sha256"
 	"net/netip"
 	"time"
 
@@ -17,13 +18,23 @@ import (
 type attempts struct {
 	most   int // a minute; 0: any number
 	byAddr *otter.Cache[netip.Addr, *rate.Limiter]
+	good   *otter.Cache[[32]byte, struct{}] // hashes of tokens that were live lately
 }
 
-// watched is how many addresses are kept: those that were seen last.
-const watched = 10_000
+const (
+	// watched is how many addresses are kept, and tokens: those that were seen last.
+	watched = 10_000
+	// goodFor is how long a token that was live is not taken for an attempt.
+	goodFor = time.Hour
+)
 
 func newAttempts(most int) *attempts {
-	return &attempts{most: most, byAddr: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: watched})}
+	return &attempts{
+		most:   most,
+		byAddr: otter.Must(&otter.Options[netip.Addr, *rate.Limiter]{MaximumSize: watched}),
+		good: otter.Must(&otter.Options[[32]byte, struct{}]{MaximumSize: watched,
+			ExpiryCalculator: otter.ExpiryWriting[[32]byte, struct{}](goodFor)}),
+	}
 }
 
 // of is what an address has left. Who has one address of an IPv6 network has all of them, so
@@ -43,22 +54,25 @@ func (a *attempts) of(ip string) *rate.Limiter {
 
 const networkBits = 64
 
-// identify is Tokens.Check for a token that came from an address. A token that is remembered is
-// not held up by others of its address that are wrong. TooMany when the address has presented
+// identify is Tokens.Check for a token that came from an address. A token that was live lately
+// is not held up by others of its address that are wrong. TooMany when the address has presented
 // too many wrong ones: the database is not asked then.
 func (s *Server) identify(ctx context.Context, token, ip string) (access.Identity, error) {
-	if known, ok := s.Tokens.Remembered(token); ok || s.attempts.most == 0 {
-		if ok {
-			return known, nil
-		}
+	if known, ok := s.Tokens.Remembered(token); ok {
+		return known, nil
+	}
+	if s.attempts.most == 0 {
 		return s.Tokens.Check(ctx, token)
 	}
-	left := s.attempts.of(ip)
-	if left.Tokens() < 1 {
+	left, hash := s.attempts.of(ip), sha256.Sum256([]byte(token))
+	if _, good := s.attempts.good.GetIfPresent(hash); !good && left.Tokens() < 1 {
 		return access.Identity{}, fault.New(fault.TooMany, "Too many wrong access tokens came from this address. Try again later.")
 	}
 	found, err := s.Tokens.Check(ctx, token)
-	if fault.CodeOf(err) == fault.Unauthenticated {
+	switch {
+	case err == nil:
+		s.attempts.good.Set(hash, struct{}{})
+	case fault.CodeOf(err) == fault.Unauthenticated:
 		left.Allow()
 	}
 	return found, err
