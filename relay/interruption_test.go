@@ -34,7 +34,7 @@ func (h *house) leave(secret, path, body string, lines int, headers ...string) {
 		req.Header.Set(headers[i], headers[i+1])
 	}
 	if lines == 0 { // before the answer begins
-		time.AfterFunc(100*time.Millisecond, cancel)
+		time.AfterFunc(400*time.Millisecond, cancel) // it has been forwarded, on a busy machine too
 	}
 	resp, err := http.DefaultTransport.RoundTrip(req)
 	if err != nil {
@@ -74,8 +74,8 @@ func TestInterruption(t *testing.T) {
 		"the client leaves responses, cancelled":         {"/v1/responses", with(responses, streamed), relay.Cancel, 8, []string{"X-Mock-Events", "50", "X-Mock-Gap", gap}, 1, true, [2]int64{600, 700}, [2]int64{2, 40}},
 		"the client leaves Gemini, drained":              {"/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse", content, relay.Drain, 4, []string{"X-Mock-Events", "20", "X-Mock-Gap", gap}, 1, false, [2]int64{63, 63}, [2]int64{22, 22}},
 		"the client leaves Gemini, cancelled":            {"/v1beta/models/gemini-2.5-flash:streamGenerateContent?alt=sse", content, relay.Cancel, 4, []string{"X-Mock-Events", "50", "X-Mock-Gap", gap}, 1, true, [2]int64{63, 63}, [2]int64{3, 40}},
-		"the client leaves before the answer, drained":   {"/v1/messages", with(messages, ""), relay.Drain, 0, []string{"X-Mock-Delay", "300ms"}, 1, false, [2]int64{100, 100}, [2]int64{5, 5}},
-		"the client leaves before the answer, cancelled": {"/v1/messages", with(messages, ""), relay.Cancel, 0, []string{"X-Mock-Delay", "300ms"}, 1, true, [2]int64{600, 700}, [2]int64{0, 0}},
+		"the client leaves before the answer, drained":   {"/v1/messages", with(messages, ""), relay.Drain, 0, []string{"X-Mock-Delay", "800ms"}, 1, false, [2]int64{100, 100}, [2]int64{5, 5}},
+		"the client leaves before the answer, cancelled": {"/v1/messages", with(messages, ""), relay.Cancel, 0, []string{"X-Mock-Delay", "800ms"}, 1, true, [2]int64{600, 700}, [2]int64{0, 0}},
 		"the provider stalls":                            {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Stall", "3"}, 1, true, [2]int64{100, 100}, [2]int64{3, 9}},
 		"the provider stalls before it says anything":    {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Delay", "30s"}, 1, true, [2]int64{600, 700}, [2]int64{0, 0}},
 		"the provider breaks off":                        {"/v1/messages", with(messages, streamed), relay.Drain, -1, []string{"X-Mock-Break", "3"}, 1, true, [2]int64{100, 100}, [2]int64{3, 9}},
