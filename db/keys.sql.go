@@ -224,7 +224,9 @@ func (q *Queries) KeyExpireDue(ctx context.Context, arg KeyExpireDueParams) ([]K
 }
 
 const keyList = `-- name: KeyList :many
-WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is read only for what can be in one
+WITH found AS MATERIALIZED (
+    -- The keys that a text is found in. Each part is one scan; ids are searched only for a text
+    -- that an id can hold.
     SELECT f.id
       FROM api_keys AS f
      WHERE f.name ILIKE $4::text
@@ -235,8 +237,9 @@ WITH found AS MATERIALIZED ( -- by a text; each part is one scan, and the id is 
       FROM api_key_secrets AS s
      WHERE s.expires_at IS NULL AND s.hint ILIKE $4::text
 ), near AS MATERIALIZED (
-    -- The first page of all keys in an order of the counters: among the first of these, and as
-    -- many more as there are deleted keys. So few are kept while they are sorted, not all.
+    -- Candidates for the first page of all keys in the order of a counter: a page of counters,
+    -- and as many more as there are deleted keys, which the page leaves out. Only these are
+    -- joined and sorted, not all keys.
     SELECT t.key_id
       FROM key_counters AS t
      ORDER BY CASE WHEN $2::text = 'cost' AND NOT $3::boolean THEN t.cost END,

@@ -112,7 +112,7 @@ func (l *Listener) listen(ctx context.Context, ready func()) error {
 	if err != nil {
 		return errors.New("the URL to listen on is not a PostgreSQL URL or keyword string")
 	}
-	setDefault(cfg, "application_name", "keyledger listener")
+	setDefault(cfg, "application_name", listenerName)
 	conn, err := pgx.ConnectConfig(starting, cfg)
 	if err != nil {
 		return fmt.Errorf("connecting: %w", err)

@@ -193,36 +193,6 @@ func (q *Queries) Now(ctx context.Context) (time.Time, error) {
 	return now, err
 }
 
-const replicas = `-- name: Replicas :many
-SELECT r.address::text AS address, r.since::timestamptz AS since FROM replicas() AS r ORDER BY r.since, r.address
-`
-
-type ReplicasRow struct {
-	Address string
-	Since   time.Time
-}
-
-// The replicas that hear changes on this database, longest first.
-func (q *Queries) Replicas(ctx context.Context) ([]ReplicasRow, error) {
-	rows, err := q.db.Query(ctx, replicas)
-	if err != nil {
-		return nil, err
-	}
-	defer rows.Close()
-	items := []ReplicasRow{}
-	for rows.Next() {
-		var i ReplicasRow
-		if err := rows.Scan(&i.Address, &i.Since); err != nil {
-			return nil, err
-		}
-		items = append(items, i)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, err
-	}
-	return items, nil
-}
-
 const serverVersion = `-- name: ServerVersion :one
 SELECT current_setting('server_version')::text AS version, clock_timestamp()::timestamptz AS now
 `

@@ -58,15 +58,6 @@ COMMENT ON COLUMN audit_log.before IS 'Columns that changed, as they were; null 
 COMMENT ON COLUMN audit_log.after IS 'Columns that changed, as they are now (all of them for something new); null for something erased.';
 COMMENT ON COLUMN audit_log.request_id IS 'X-Request-Id of the HTTP request, where there was one.';
 
--- Each replica has one connection that listens. Those that reach the database under another
--- role are not seen.
-CREATE FUNCTION replicas() RETURNS TABLE (address text, since timestamptz) LANGUAGE sql STABLE AS $$
-    SELECT coalesce(host(s.client_addr), ''), s.backend_start
-      FROM pg_stat_activity AS s
-     WHERE s.datname = current_database() AND s.application_name = 'keyledger listener' AND s.backend_start IS NOT NULL
-$$;
-COMMENT ON FUNCTION replicas() IS 'The replicas of the service that hear changes on this database: their address (empty: a unix socket), and since when.';
-
 -- audit_row writes one audit_log row for a changed row. The actor and the
 -- action come from the transaction's settings (see AuditBegin); a change made
 -- without them is still recorded, as psql's.
@@ -135,5 +126,4 @@ END $$;
 -- +goose Down
 DROP TABLE access_tokens, audit_log, service_settings;
 DROP FUNCTION audit_row();
-DROP FUNCTION replicas();
 DROP FUNCTION tell_change();

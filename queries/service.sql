@@ -69,10 +69,6 @@ SELECT * FROM audit_log AS a
  ORDER BY a.id DESC
  LIMIT @row_limit;
 
--- name: Replicas :many
--- The replicas that hear changes on this database, longest first.
-SELECT r.address::text AS address, r.since::timestamptz AS since FROM replicas() AS r ORDER BY r.since, r.address;
-
 -- name: ServerVersion :one
 -- PostgreSQL's version, and the database's clock.
 SELECT current_setting('server_version')::text AS version, clock_timestamp()::timestamptz AS now;

@@ -526,7 +526,7 @@ func TestConsoleConnection(t *testing.T) {
 
 // Guarantee: forms send what a person sees and nothing else. A date of which a part is missing
 // is no empty one; amounts keep their digits and tags their commas; a list of models that is
-// not shown is not sent; undoing for many keys touches those alone that were changed.
+// not shown stays until the choice of models is touched; undoing for many keys touches those alone that were changed.
 func TestConsoleFormsAreTrue(t *testing.T) {
 	t.Parallel()
 	c := openConsole(t)
@@ -547,6 +547,14 @@ func TestConsoleFormsAreTrue(t *testing.T) {
 	c.Go("/keys/" + stored + "/edit")
 	c.Wait(`[...document.querySelectorAll("input")].some((i) => i.value === "20000.1")`)
 	c.Fill("Description", "touched")
+	c.Click("Save")
+	c.See("The changes were saved")
+	if k := key(); k["description"] != "touched" || len(k["restrictedModels"].([]any)) != 1 {
+		t.Errorf("an edit of the description alone left %q and the denied models %v", k["description"], k["restrictedModels"])
+	}
+
+	c.Go("/keys/" + stored + "/edit")
+	c.Wait(`[...document.querySelectorAll("input")].some((i) => i.value === "20000.1")`)
 	c.Fill("Models", "Only some")
 	c.Click("Save")
 	c.See("This is required")
@@ -678,9 +686,9 @@ func TestConsoleByKeyboard(t *testing.T) {
 	c.Wait(`document.querySelector(".lead .badge").innerText === "Active"`)
 }
 
-// Guarantee: with 20 000 keys every request of the overview and of the list takes one short
-// statement or a few, whatever the order. How short, the bench tells (P16): here others share
-// the processors.
+// Guarantee: with 20 000 keys no request of the overview or of the list, whatever its order,
+// takes 500 ms at its fastest of five, and each page shows something within 3 s. These bounds
+// are wide, since other tests share the processors: the bench measures how fast they are (P16).
 func TestConsoleIsFast(t *testing.T) {
 	t.Parallel()
 	c := openConsole(t)

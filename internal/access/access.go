@@ -54,6 +54,9 @@ type Memory = cache.Cache[[32]byte, *Live]
 // Live is a token that was live when it was read.
 type Live struct{ Identity }
 
+// over reports whether the token has ended since it was read.
+func (l *Live) over(now time.Time) bool { return l.ExpiresAt != nil && now.After(*l.ExpiresAt) }
+
 // remembered is how many tokens are remembered, wrong ones included.
 const remembered = 10_000
 
@@ -77,7 +80,7 @@ func (t *Tokens) Memory() *Memory { return t.memory }
 func (t *Tokens) Remembered(text string) (Identity, bool) {
 	now, live := t.changes.Clock()
 	found, ok := t.memory.Peek(sha256.Sum256([]byte(text)))
-	if !ok || !live || found == nil || found.ExpiresAt != nil && now.After(*found.ExpiresAt) {
+	if !ok || !live || found == nil || found.over(now) {
 		return Identity{}, false
 	}
 	return found.Identity, true
@@ -92,7 +95,7 @@ func (t *Tokens) Check(ctx context.Context, text string) (Identity, error) {
 	if err != nil {
 		return Identity{}, fmt.Errorf("checking a token: %w", err)
 	}
-	if live && found != nil && found.ExpiresAt != nil && now.After(*found.ExpiresAt) {
+	if live && found != nil && found.over(now) {
 		found = nil
 	}
 	if found == nil {
@@ -136,7 +139,7 @@ func (t *Tokens) Create(ctx context.Context, who db.Actor, name string, role Rol
 		return err
 	})
 	if db.Missing(err) {
-		return "", row, fault.Fields(field.Error{Field: "expires", Message: "must be in the future"})
+		return "", row, fault.Fields(field.Error{Field: "expiresAt", Message: "must be in the future"})
 	}
 	if err != nil {
 		return "", row, fmt.Errorf("creating a token: %w", err)

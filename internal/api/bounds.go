@@ -231,8 +231,8 @@ func (a *answer) Flush() { _ = a.FlushError() }
 // Unwrap is the writer below, for http.ResponseController.
 func (a *answer) Unwrap() http.ResponseWriter { return a.ResponseWriter }
 
-// unchanged gives an answer to a GET an entity tag, and leaves its body out where the client
-// has it already: who asks every few seconds is sent what has changed.
+// unchanged gives the answer to a GET an entity tag, and makes it a 304 without a body where
+// the client names that tag. A page that asks every few seconds is so sent only what is new.
 func (a *answer) unchanged(r *http.Request) {
 	header := a.Header()
 	if r.Method != http.MethodGet || a.streaming || a.status != 0 && a.status != http.StatusOK || header.Get(echo.HeaderContentType) != "application/json" || header.Get(headerETag) != "" {
@@ -323,18 +323,25 @@ func (l *perAddress) Accept() (net.Conn, error) {
 		if err != nil { // no TCP: nothing to tell clients apart by
 			return conn, nil //nolint:nilerr // which is no failure
 		}
-		addr := remote.Addr().Unmap().WithZone("")
-		if l.trusts(addr) {
+		if l.trusts(remote.Addr().Unmap().WithZone("")) {
 			return conn, nil
 		}
-		if addr.Is6() { // who has one has all of its network's
-			addr = netip.PrefixFrom(addr, 64).Masked().Addr()
-		}
-		if l.take(addr) {
-			return &counted{Conn: conn, leave: sync.OnceFunc(func() { l.give(addr) })}, nil
+		client := clientOf(remote.Addr())
+		if l.take(client) {
+			return &counted{Conn: conn, leave: sync.OnceFunc(func() { l.give(client) })}, nil
 		}
 		_ = conn.Close() // it has most already
 	}
+}
+
+// clientOf is what an address is counted by. A client that has one address of an IPv6 network
+// has all of them, so the first address of the network stands for each.
+func clientOf(addr netip.Addr) netip.Addr {
+	addr = addr.Unmap().WithZone("")
+	if addr.Is6() {
+		addr = netip.PrefixFrom(addr, 64).Masked().Addr()
+	}
+	return addr
 }
 
 func (l *perAddress) trusts(addr netip.Addr) bool {

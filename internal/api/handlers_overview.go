@@ -166,7 +166,7 @@ func (s *Server) GetService(ctx context.Context, _ GetServiceRequestObject) (Get
 	}
 	replicas, err := s.DB.Replicas(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("listing replicas: %w", err)
+		return nil, err
 	}
 	for _, r := range replicas {
 		answer.Replicas = append(answer.Replicas, Replica{Address: r.Address, Since: wire.At(r.Since)})

@@ -27,8 +27,10 @@ type call struct {
 	requestID string
 	identity  access.Identity
 	apiKey    string // a key holder's own secret, on /v1/self only; never logged
-	ip        string // where a request without a token came from
-	secure    bool   // it came by TLS, as far as the client can tell
+
+	// Of requests that need no token, for those that begin a session:
+	ip     func() string // the client's address
+	secure bool          // the client speaks TLS, with this service or with a proxy before it
 
 	untimed context.Context //nolint:containedctx // the request's, before it had a time
 }
@@ -73,7 +75,7 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			header["Cache-Control"] = noStore
 		}
-		who := &call{requestID: id, secure: r.TLS != nil || r.Header.Get(echo.HeaderXForwardedProto) == "https"}
+		who := &call{requestID: id}
 		who.untimed = context.WithValue(r.Context(), callKey{}, who)
 		ctx, cancel := context.WithTimeout(who.untimed, routeOf(c).timeout)
 		defer cancel()
@@ -145,7 +147,8 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		text := keyheader.Bearer(r.Header)
 		route := routeOf(c)
 		if route.open {
-			who.ip = c.RealIP()
+			who.ip = c.RealIP
+			who.secure = r.TLS != nil || r.Header.Get(echo.HeaderXForwardedProto) == "https"
 			return next(c)
 		}
 		if text == "" && !route.holder {
@@ -167,7 +170,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		if text == "" {
 			return fault.New(fault.Unauthenticated, "A valid access token is required: Authorization: Bearer <token>.")
 		}
-		identity, err := s.identify(r.Context(), text, c.RealIP())
+		identity, err := s.identify(r.Context(), text, c.RealIP)
 		if err != nil {
 			return err
 		}

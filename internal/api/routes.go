@@ -32,8 +32,8 @@ var (
 	redo   = route{body: maxBody, timeout: reportTimeout, report: true}
 	holder = route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
 	state  = route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is
-	sign   = route{open: true, body: freeBody, timeout: requestTimeout}   // so small that it is not charged
-	who    = route{anyone: true, body: maxBody, timeout: requestTimeout}
+	signIn = route{open: true, body: freeBody, timeout: requestTimeout}   // and out; so small that it is not charged
+	whoAmI = route{anyone: true, body: maxBody, timeout: requestTimeout}
 )
 
 // routes are all operations of openapi.yaml, by method and path.
@@ -60,9 +60,9 @@ var routes = map[string]route{
 	"GET /v1/service":                   read,
 	"GET /v1/tags":                      read,
 	"GET /v1/tokens":                    read,
-	"GET /v1/session":                   who,
-	"POST /v1/session":                  sign,
-	"DELETE /v1/session":                sign,
+	"GET /v1/session":                   whoAmI,
+	"POST /v1/session":                  signIn,
+	"DELETE /v1/session":                signIn,
 	"GET /v1/reports/reconcile":         sums,
 	"GET /v1/reports/usage":             sums,
 	"GET /v1/self":                      holder,

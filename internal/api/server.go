@@ -34,8 +34,8 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Options make a Server. All must be set, but that MaxInFlight, TrustedProxies, Relay and Console may be
-// zero.
+// Options make a Server. MaxInFlight, WrongTokens, TrustedProxies, Relay and Console may be
+// zero; everything else must be set.
 type Options struct {
 	DB       *db.DB
 	Log      *slog.Logger

@@ -74,25 +74,6 @@ type Service struct {
 	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (CIDR, by comma) whose X-Forwarded-For is believed."`
 }
 
-// Relay are the settings of the relay, beside the service and alone.
-type Relay struct {
-	RelayAddr     string        `env:"RELAY_ADDR" envDefault:"off" desc:"Address of the relay, which forwards requests to the providers; off: none."`
-	UpstreamsFile string        `env:"UPSTREAMS_FILE" desc:"YAML file of the upstream accounts that the relay forwards with."`
-	SpoolDir      string        `env:"SPOOL_DIR" desc:"Directory of the relay's journal, one for each relay: what is used and not yet in the ledger."`
-	OnDisconnect  string        `env:"RELAY_ON_DISCONNECT" envDefault:"drain" desc:"drain or cancel: whether an answer is read to its usage when its client has gone, or ended and estimated."`
-	IdleTimeout   time.Duration `env:"RELAY_IDLE_TIMEOUT" envDefault:"10m" desc:"How long a provider may send nothing before the relay gives its answer up."`
-}
-
-// RelayAlone is what keyledger relay is configured by.
-type RelayAlone struct {
-	URL   string `env:"URL" desc:"Where the service is. Required."`
-	Token string `env:"TOKEN" desc:"An access token of the role relay. Required."`
-	Relay
-	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics; off: none."`
-	LogLevel    string `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
-	LogFormat   string `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
-}
-
 // Pepper is one secret of PEPPERS.
 type Pepper struct {
 	ID     string
@@ -144,23 +125,6 @@ func Load(environ []string) (Loaded, error) {
 	return c, errors.Join(wrong...)
 }
 
-// LoadRelay reads the environment of keyledger relay. The error names every bad value, one
-// a line.
-func LoadRelay(environ []string) (RelayAlone, error) {
-	vars := env.ToMap(environ)
-	if vars[Prefix+"RELAY_ADDR"] == "" {
-		vars[Prefix+"RELAY_ADDR"] = "127.0.0.1:8082"
-	}
-	var c RelayAlone
-	wrong := parse(&c, vars)
-	if c.URL == "" || c.Token == "" {
-		wrong = append(wrong, fmt.Errorf("%sURL and %sTOKEN are required: where the service is, and an access token of the role relay", Prefix, Prefix))
-	}
-	wrong = append(wrong, c.checkRelay()...)
-	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
-	return c, errors.Join(wrong...)
-}
-
 // parse reads variables into a struct and returns what is wrong with each.
 func parse[T any](into *T, vars map[string]string) (wrong []error) {
 	err := env.ParseWithOptions(into, env.Options{Prefix: Prefix, Environment: vars, FuncMap: parsers})
@@ -172,22 +136,6 @@ func parse[T any](into *T, vars map[string]string) (wrong []error) {
 		}
 	case err != nil:
 		wrong = append(wrong, err)
-	}
-	return wrong
-}
-
-// check applies the rules of the relay's settings.
-func (r Relay) checkRelay() (wrong []error) {
-	rule := func(ok bool, name, message string) {
-		if !ok {
-			wrong = append(wrong, fmt.Errorf("%s%s %s", Prefix, name, message))
-		}
-	}
-	rule(r.OnDisconnect == "drain" || r.OnDisconnect == "cancel", "RELAY_ON_DISCONNECT", "must be drain or cancel")
-	rule(r.IdleTimeout >= time.Second && r.IdleTimeout <= time.Hour, "RELAY_IDLE_TIMEOUT", "must be between 1s and 1h")
-	if r.RelayAddr != "off" {
-		rule(r.UpstreamsFile != "", "UPSTREAMS_FILE", "is required where there is a relay")
-		rule(r.SpoolDir != "", "SPOOL_DIR", "is required where there is a relay")
 	}
 	return wrong
 }
@@ -383,9 +331,6 @@ type Variable struct {
 func Variables() []Variable {
 	return append(variables(reflect.TypeFor[Config](), "")[:1], variables(reflect.TypeFor[Service](), Prefix)...)
 }
-
-// RelayVariables are all settings of keyledger relay, in order.
-func RelayVariables() []Variable { return variables(reflect.TypeFor[RelayAlone](), Prefix) }
 
 // variables are the settings of a struct and of those in it.
 func variables(t reflect.Type, prefix string) (all []Variable) {

@@ -1,7 +1,7 @@
 import { useQuery } from "@tanstack/preact-query";
 import { service } from "../api/queries";
 import { useFormat, useText } from "../i18n";
-import { Badge, Card, Page, Shown, Status, Time } from "../ui/basics";
+import { Badge, Card, Facts, Page, Shown, Status, Time } from "../ui/basics";
 import { Table } from "../ui/table";
 
 export function Health() {
@@ -15,9 +15,8 @@ export function Health() {
           <>
             <div class="columns">
               <Card title={t.health.service} actions={<Status status={s.ready.status} />}>
-                <dl class="settings">
-                  {(
-                    [
+                <Facts
+                  of={[
                       [t.health.version, s.version],
                       [t.health.commit, <code>{s.commit.slice(0, 12)}</code>],
                       [t.health.go, s.go],
@@ -25,14 +24,8 @@ export function Health() {
                       [t.health.schema, s.schema.current === s.schema.needed ? t.health.schemaOk(s.schema.current) : t.health.schemaBehind(s.schema.current, s.schema.needed)],
                       [t.health.timezone, s.timezone],
                       [t.health.up, <Time iso={s.startedAt} exact />],
-                    ] as [string, preact.ComponentChildren][]
-                  ).map(([name, value]) => (
-                    <div key={name}>
-                      <dt>{name}</dt>
-                      <dd>{value}</dd>
-                    </div>
-                  ))}
-                </dl>
+                  ]}
+                />
               </Card>
               <Card title={t.health.checks}>
                 <ul class="pairs">

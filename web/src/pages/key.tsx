@@ -1,11 +1,12 @@
 import { useQuery } from "@tanstack/preact-query";
+import type { ComponentChildren } from "preact";
 import { Link } from "wouter-preact";
 import type { Key } from "../api/client";
 import { key, keyUsage, report } from "../api/queries";
 import { useFormat, useText } from "../i18n";
 import { todayIn } from "../days";
 import { useMayChange, useSession } from "../session";
-import { Card, Failed, Loading, Page, Shown, Status, Time } from "../ui/basics";
+import { Card, Facts, Failed, Loading, Page, Shown, Status, Time } from "../ui/basics";
 import { LimitMeter, limitsOf } from "../ui/meter";
 import { CostByModel, Figures, Models, restrictions } from "../ui/usage";
 import { Explain } from "./explain";
@@ -128,7 +129,7 @@ function Settings({ k }: { k: Key }) {
   const money = (usd: number) => (usd > 0 ? format.money(usd) : t.none);
   const count = (n: number) => (n > 0 ? format.integer(n) : t.none);
   const accounts = [k.claudeAccountId, k.claudeConsoleAccountId, k.geminiAccountId, k.openaiAccountId, k.bedrockAccountId].filter((a) => a !== null);
-  const rows: [string, preact.ComponentChildren][] = [
+  const rows: [string, ComponentChildren][] = [
     [t.form.daily, money(k.dailyCostLimit)],
     [t.form.weekly, money(k.weeklyCostLimit)],
     [t.form.monthly, money(k.monthlyCostLimit)],
@@ -148,14 +149,7 @@ function Settings({ k }: { k: Key }) {
   ];
   return (
     <Card title={t.keyPage.details}>
-      <dl class="settings">
-        {rows.map(([name, value]) => (
-          <div key={name}>
-            <dt>{name}</dt>
-            <dd>{value}</dd>
-          </div>
-        ))}
-      </dl>
+      <Facts of={rows} />
     </Card>
   );
 }

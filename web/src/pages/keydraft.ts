@@ -82,13 +82,25 @@ export function errorsOf(t: Text, d: Draft, naming: "name" | "batch"): FieldErro
   return found;
 }
 
+/** Restrictions that the form shows as one choice and its lists: the choice hides lists that do not count, though the key may have them. */
+const restrictions = [
+  { shown: ["models", "allowedModels", "restrictedModels"], sent: ["enableModelRestriction", "allowedModels", "restrictedModels"] },
+  { shown: ["clients", "allowedClients"], sent: ["enableClientRestriction", "allowedClients"] },
+];
 
-/** changesOf are the fields of a key that a form would change. What stays is not sent, so that it keeps its last digit, and an expiry its second. */
+/**
+ * changesOf are the fields of a key that a form would change. What was not touched is not sent, so that an amount keeps its last
+ * digit, an expiry its second, and a hidden list its entries; a restriction that was touched becomes what is shown.
+ */
 export function changesOf(k: Key, before: Draft, now: Draft): Record<string, unknown> {
   const stored = k as Record<string, unknown>;
   const was = bodyOf(before, false) as Record<string, unknown>;
   const is = bodyOf(now, false) as Record<string, unknown>;
   const same = (a: unknown, b: unknown) => JSON.stringify(a) === JSON.stringify(b);
-  const list = (f: string) => Array.isArray(stored[f]) && !same(stored[f], is[f]);
-  return Object.fromEntries(Object.entries(is).filter(([f, value]) => !same(value, was[f]) || list(f) || (typeof value === "boolean" && value !== stored[f])));
+  const changed = (f: string) => {
+    const restriction = restrictions.find((r) => r.sent.includes(f));
+    if (!restriction) return !same(is[f], was[f]);
+    return restriction.shown.some((s) => now[s] !== before[s]) && !same(is[f], stored[f]);
+  };
+  return Object.fromEntries(Object.entries(is).filter(([f]) => changed(f)));
 }

@@ -7,7 +7,7 @@ import { api, forget as forgetAnswers, Lost, Problem, unwrap, type Schemas } fro
 import { queryClient } from "../api/queries";
 import { todayIn } from "../days";
 import { useText } from "../i18n";
-import { Button, Card, Failed, Loading, Page, Status, Time } from "../ui/basics";
+import { Button, Card, Facts, Failed, Loading, Page, Status, Time } from "../ui/basics";
 import { Input } from "../ui/form";
 import { LimitMeter, limitsOf } from "../ui/meter";
 import { CostByDay, Figures, Models, restrictions } from "../ui/usage";
@@ -99,20 +99,13 @@ function Self({ of, forget }: { of: Schemas["Self"]; forget: () => void }) {
       </Card>
       <Card title={t.me.byModel}>{of.usage.models.length > 0 ? <Models models={of.usage.models} /> : <p class="faint">{t.me.noUsage}</p>}</Card>
       <Card title={t.keyPage.details}>
-        <dl class="settings">
-          {(
-            [
-              ...restrictions(t, k),
+        <Facts
+          of={[
+            ...restrictions(t, k),
               [t.expires, <Time iso={k.expiresAt} fallback={t.never} exact />],
               [t.lastUsed, <Time iso={k.lastUsedAt} fallback={t.neverUsed} />],
-            ] as [string, preact.ComponentChildren][]
-          ).map(([name, value]) => (
-            <div key={name}>
-              <dt>{name}</dt>
-              <dd>{value}</dd>
-            </div>
-          ))}
-        </dl>
+          ]}
+        />
       </Card>
     </Page>
   );

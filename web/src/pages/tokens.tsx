@@ -134,7 +134,7 @@ function Create({ onClose }: { onClose: () => void }) {
       >
         <Input label={t.name} value={name} onChange={setName} error={(tried ? wrongName : "") || theirs.name} />
         <Select label={t.role} hint={t.access.roleHint[role]} value={role} onChange={(v) => setRole(v as Role)} options={roles.map((r) => ({ value: r, text: t.roles[r] }))} />
-        <When label={t.form.expiresAt} hint={t.access.expiresHint} value={expiresAt} onChange={setExpiresAt} error={wrongEnd || theirs.expires || theirs.expiresAt} />
+        <When label={t.form.expiresAt} hint={t.access.expiresHint} value={expiresAt} onChange={setExpiresAt} error={wrongEnd || theirs.expiresAt} />
         <FormError error={create.error} />
         <footer class="dialog-foot">
           <Button onClick={onClose}>{t.cancel}</Button>

@@ -60,6 +60,20 @@ export function Card({ title, actions, children, class: extra, id }: { title?: C
   );
 }
 
+/** Facts are names with their values, a row each. */
+export function Facts({ of }: { of: [name: string, value: ComponentChildren][] }) {
+  return (
+    <dl class="settings">
+      {of.map(([name, value]) => (
+        <div key={name}>
+          <dt>{name}</dt>
+          <dd>{value}</dd>
+        </div>
+      ))}
+    </dl>
+  );
+}
+
 type ButtonProps = JSX.ButtonHTMLAttributes<HTMLButtonElement> & { kind?: "primary" | "plain" | "danger" | "quiet"; busy?: boolean };
 
 export function Button({ kind = "plain", busy, children, class: extra, disabled, ...rest }: ButtonProps) {
