@@ -622,39 +622,39 @@ WITH source AS (
            m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
       FROM model_days AS m
      WHERE $7::text = 'models' AND m.day BETWEEN $8::date AND $9::date
-       AND ($10::text = '' OR m.model = $10) AND m.received_at >= $11::timestamptz
+       AND ($10::text = '' OR m.model = $10)
     UNION ALL
     SELECT a.day, a.model, a.account_id, '',
            a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens,
            a.cache_read_tokens, a.ephemeral_1h_tokens, a.cost
       FROM account_days AS a
      WHERE $7 = 'accounts' AND a.day BETWEEN $8 AND $9
-       AND ($10 = '' OR a.model = $10) AND a.received_at >= $11
-       AND ($12::text = '' OR a.account_id = $12)
+       AND ($10 = '' OR a.model = $10)
+       AND ($11::text = '' OR a.account_id = $11)
     UNION ALL
     SELECT n.day, n.model, '', '',
            n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens,
            n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
       FROM accountless_days AS n
-     WHERE $7 = 'accounts' AND $12 = '' AND n.day BETWEEN $8 AND $9
-       AND ($10 = '' OR n.model = $10) AND n.received_at >= $11
+     WHERE $7 = 'accounts' AND $11 = '' AND n.day BETWEEN $8 AND $9
+       AND ($10 = '' OR n.model = $10)
     UNION ALL
     SELECT t.day, t.model, '', t.tag,
            t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
       FROM tag_days AS t
      WHERE $7 = 'tags' AND t.day BETWEEN $8 AND $9
-       AND ($10 = '' OR t.model = $10) AND t.received_at >= $11
-       AND ($13::text = '' OR t.tag = $13)
+       AND ($10 = '' OR t.model = $10)
+       AND ($12::text = '' OR t.tag = $12)
 ), grouped AS (
-    SELECT CASE $14::text
+    SELECT CASE $13::text
                WHEN 'day' THEN d.day::text
                WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
                ELSE ''
            END AS period,
-           CASE WHEN $15::boolean THEN d.model ELSE '' END AS model,
-           CASE WHEN $16::boolean THEN d.account_id ELSE '' END AS account_id,
-           CASE WHEN $17::boolean THEN d.tag ELSE '' END AS tag,
+           CASE WHEN $14::boolean THEN d.model ELSE '' END AS model,
+           CASE WHEN $15::boolean THEN d.account_id ELSE '' END AS account_id,
+           CASE WHEN $16::boolean THEN d.tag ELSE '' END AS tag,
            sum(d.requests)::bigint AS requests,
            sum(d.input_tokens)::bigint AS input_tokens,
            sum(d.output_tokens)::bigint AS output_tokens,
@@ -699,7 +699,6 @@ type ReportSumsParams struct {
 	FromDay        time.Time
 	ToDay          time.Time
 	Model          string
-	TailSince      time.Time
 	AccountID      string
 	Tag            string
 	Granularity    string
@@ -729,7 +728,7 @@ type ReportSumsRow struct {
 // not matter. source says which: models, accounts or tags. Periods are days, months
 // (2026-11) or all there is (the empty text). A part that is not grouped by is the empty
 // text; so are usage that names no account, and usage without tags. Rows that are all zero
-// are left out. tail_since was read before, in this snapshot: see key_days.
+// are left out.
 func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]ReportSumsRow, error) {
 	rows, err := q.db.Query(ctx, reportSums,
 		arg.First,
@@ -742,7 +741,6 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 		arg.FromDay,
 		arg.ToDay,
 		arg.Model,
-		arg.TailSince,
 		arg.AccountID,
 		arg.Tag,
 		arg.Granularity,

@@ -238,15 +238,10 @@ SELECT u.model,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.cost)::numeric AS cost
   FROM account_days AS u
- WHERE u.account_id = $1 AND u.received_at >= $2::timestamptz
+ WHERE u.account_id = $1
  GROUP BY u.model
  ORDER BY sum(u.cost) DESC, u.model
 `
-
-type AccountUsageModelsParams struct {
-	AccountID string
-	TailSince time.Time
-}
 
 type AccountUsageModelsRow struct {
 	Model             string
@@ -260,8 +255,8 @@ type AccountUsageModelsRow struct {
 }
 
 // What an account served of each model over all time, dearest first.
-func (q *Queries) AccountUsageModels(ctx context.Context, arg AccountUsageModelsParams) ([]AccountUsageModelsRow, error) {
-	rows, err := q.db.Query(ctx, accountUsageModels, arg.AccountID, arg.TailSince)
+func (q *Queries) AccountUsageModels(ctx context.Context, accountID string) ([]AccountUsageModelsRow, error) {
+	rows, err := q.db.Query(ctx, accountUsageModels, accountID)
 	if err != nil {
 		return nil, err
 	}

@@ -146,9 +146,10 @@ SELECT e.*
  WHERE (e.chunk, e.ledger_id) <= (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s);
 COMMENT ON VIEW ledger_rolled IS 'The ledger rows that the rollups hold, of those that are retained.';
 
--- One view for each rollup: the rollup and the tail, in rows to be added up. received_at is
--- infinity in rows of the rollup, and of tag_days, whose tail is added up by sets of tags
--- before it is parted by tag. A reader that has read tail_since before, in this
+-- One view for each rollup: the rollup and the tail, in rows to be added up. Where all keys
+-- are read, the tail is added up first, so that processors share it and a long one stays
+-- bearable. Where one key's rows are read, key_days and cost_days, it is not; received_at is
+-- infinity there in rows of the rollup, and a reader that has read tail_since before, in this
 -- snapshot or an earlier one, asks for received_at >= that value: it leaves nothing out,
 -- and the planner passes over older partitions of the ledger at once.
 CREATE VIEW key_days AS
@@ -191,23 +192,22 @@ SELECT t.account_id,
        t.cache_create_tokens,
        t.cache_read_tokens,
        t.ephemeral_1h_tokens,
-       t.cost,
-       'infinity'::timestamptz AS received_at
+       t.cost
   FROM account_usage AS t
 UNION ALL
 SELECT e.account_id,
        e.day,
        e.model,
-       e.requests,
-       e.input_tokens,
-       e.output_tokens,
-       e.cache_create_tokens,
-       e.cache_read_tokens,
-       e.ephemeral_1h_tokens,
-       e.cost,
-       e.received_at
+       sum(e.requests)::bigint,
+       sum(e.input_tokens)::bigint,
+       sum(e.output_tokens)::bigint,
+       sum(e.cache_create_tokens)::bigint,
+       sum(e.cache_read_tokens)::bigint,
+       sum(e.ephemeral_1h_tokens)::bigint,
+       sum(e.cost)
   FROM ledger_tail AS e
- WHERE e.account_id IS NOT NULL;
+ WHERE e.account_id IS NOT NULL
+ GROUP BY e.account_id, e.day, e.model;
 COMMENT ON VIEW account_days IS 'account_usage and the tail: what each account served of each model on each day, in rows to be added up.';
 
 CREATE VIEW accountless_days AS
@@ -219,8 +219,7 @@ SELECT t.day,
        t.cache_create_tokens,
        t.cache_read_tokens,
        t.ephemeral_1h_tokens,
-       t.cost,
-       'infinity'::timestamptz AS received_at
+       t.cost
   FROM model_usage AS t
 UNION ALL
 SELECT t.day,
@@ -231,22 +230,21 @@ SELECT t.day,
        -t.cache_create_tokens,
        -t.cache_read_tokens,
        -t.ephemeral_1h_tokens,
-       -t.cost,
-       'infinity'
+       -t.cost
   FROM account_usage AS t
 UNION ALL
 SELECT e.day,
        e.model,
-       e.requests,
-       e.input_tokens,
-       e.output_tokens,
-       e.cache_create_tokens,
-       e.cache_read_tokens,
-       e.ephemeral_1h_tokens,
-       e.cost,
-       e.received_at
+       sum(e.requests)::bigint,
+       sum(e.input_tokens)::bigint,
+       sum(e.output_tokens)::bigint,
+       sum(e.cache_create_tokens)::bigint,
+       sum(e.cache_read_tokens)::bigint,
+       sum(e.ephemeral_1h_tokens)::bigint,
+       sum(e.cost)
   FROM ledger_tail AS e
- WHERE e.account_id IS NULL;
+ WHERE e.account_id IS NULL
+ GROUP BY e.day, e.model;
 COMMENT ON VIEW accountless_days IS 'What names no account, of each model on each day, in rows to be added up: all there is in the rollups less what has an account, and the tail.';
 
 CREATE VIEW model_days AS
@@ -258,21 +256,20 @@ SELECT t.model,
        t.cache_create_tokens,
        t.cache_read_tokens,
        t.ephemeral_1h_tokens,
-       t.cost,
-       'infinity'::timestamptz AS received_at
+       t.cost
   FROM model_usage AS t
 UNION ALL
 SELECT e.model,
        e.day,
-       e.requests,
-       e.input_tokens,
-       e.output_tokens,
-       e.cache_create_tokens,
-       e.cache_read_tokens,
-       e.ephemeral_1h_tokens,
-       e.cost,
-       e.received_at
-  FROM ledger_tail AS e;
+       sum(e.requests)::bigint,
+       sum(e.input_tokens)::bigint,
+       sum(e.output_tokens)::bigint,
+       sum(e.cache_create_tokens)::bigint,
+       sum(e.cache_read_tokens)::bigint,
+       sum(e.ephemeral_1h_tokens)::bigint,
+       sum(e.cost)
+  FROM ledger_tail AS e
+ GROUP BY e.model, e.day;
 COMMENT ON VIEW model_days IS 'model_usage and the tail: what all keys used of each model on each day, in rows to be added up.';
 
 CREATE VIEW tag_days AS
@@ -285,8 +282,7 @@ SELECT t.tag,
        t.cache_create_tokens,
        t.cache_read_tokens,
        t.ephemeral_1h_tokens,
-       t.cost,
-       'infinity'::timestamptz AS received_at
+       t.cost
   FROM tag_usage AS t
 UNION ALL
 SELECT g.tag,
@@ -298,8 +294,7 @@ SELECT g.tag,
        e.cache_create_tokens,
        e.cache_read_tokens,
        e.ephemeral_1h_tokens,
-       e.cost,
-       'infinity'
+       e.cost
   FROM (SELECT x.day,
                x.model,
                x.tag_set,
@@ -340,23 +335,22 @@ SELECT t.account_id,
        t.ephemeral_1h_tokens,
        t.cost,
        t.first_used_at,
-       t.last_used_at,
-       'infinity'::timestamptz AS received_at
+       t.last_used_at
   FROM account_totals AS t
 UNION ALL
 SELECT e.account_id,
-       e.requests,
-       e.input_tokens,
-       e.output_tokens,
-       e.cache_create_tokens,
-       e.cache_read_tokens,
-       e.ephemeral_1h_tokens,
-       e.cost,
-       e.occurred_at,
-       e.occurred_at,
-       e.received_at
+       sum(e.requests)::bigint,
+       sum(e.input_tokens)::bigint,
+       sum(e.output_tokens)::bigint,
+       sum(e.cache_create_tokens)::bigint,
+       sum(e.cache_read_tokens)::bigint,
+       sum(e.ephemeral_1h_tokens)::bigint,
+       sum(e.cost),
+       min(e.occurred_at),
+       max(e.occurred_at)
   FROM ledger_tail AS e
- WHERE e.account_id IS NOT NULL;
+ WHERE e.account_id IS NOT NULL
+ GROUP BY e.account_id;
 COMMENT ON VIEW account_sums IS 'account_totals and the tail: what each account served over all time, in rows to be added up.';
 
 -- The measures mean the same everywhere, so their comments are written once.

@@ -210,21 +210,21 @@ SELECT h.rollup::text AS rollup,
 -- not matter. source says which: models, accounts or tags. Periods are days, months
 -- (2026-11) or all there is (the empty text). A part that is not grouped by is the empty
 -- text; so are usage that names no account, and usage without tags. Rows that are all zero
--- are left out. tail_since was read before, in this snapshot: see key_days.
+-- are left out.
 WITH source AS (
     SELECT m.day, m.model, '' AS account_id, '' AS tag,
            m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
            m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
       FROM model_days AS m
      WHERE @source::text = 'models' AND m.day BETWEEN @from_day::date AND @to_day::date
-       AND (@model::text = '' OR m.model = @model) AND m.received_at >= @tail_since::timestamptz
+       AND (@model::text = '' OR m.model = @model)
     UNION ALL
     SELECT a.day, a.model, a.account_id, '',
            a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens,
            a.cache_read_tokens, a.ephemeral_1h_tokens, a.cost
       FROM account_days AS a
      WHERE @source = 'accounts' AND a.day BETWEEN @from_day AND @to_day
-       AND (@model = '' OR a.model = @model) AND a.received_at >= @tail_since
+       AND (@model = '' OR a.model = @model)
        AND (@account_id::text = '' OR a.account_id = @account_id)
     UNION ALL
     SELECT n.day, n.model, '', '',
@@ -232,14 +232,14 @@ WITH source AS (
            n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
       FROM accountless_days AS n
      WHERE @source = 'accounts' AND @account_id = '' AND n.day BETWEEN @from_day AND @to_day
-       AND (@model = '' OR n.model = @model) AND n.received_at >= @tail_since
+       AND (@model = '' OR n.model = @model)
     UNION ALL
     SELECT t.day, t.model, '', t.tag,
            t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
       FROM tag_days AS t
      WHERE @source = 'tags' AND t.day BETWEEN @from_day AND @to_day
-       AND (@model = '' OR t.model = @model) AND t.received_at >= @tail_since
+       AND (@model = '' OR t.model = @model)
        AND (@tag::text = '' OR t.tag = @tag)
 ), grouped AS (
     SELECT CASE @granularity::text

@@ -345,7 +345,7 @@ SELECT u.model,
        sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(u.cost)::numeric AS cost
   FROM account_days AS u
- WHERE u.account_id = @account_id AND u.received_at >= @tail_since::timestamptz
+ WHERE u.account_id = @account_id
  GROUP BY u.model
  ORDER BY sum(u.cost) DESC, u.model;
 

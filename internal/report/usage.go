@@ -71,8 +71,17 @@ func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) er
 // counted once. Rows and sums are of one snapshot.
 func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, err error) {
 	err = r.read(ctx, q, func(from *db.Reader) error {
-		if err := r.rows(ctx, from, q, each); err != nil {
+		var shown int
+		var onPage db.ReportRow
+		if err := r.rows(ctx, from, q, func(row db.ReportRow) error {
+			shown, onPage = shown+1, plus(onPage, row)
+			return each(row)
+		}); err != nil {
 			return err
+		}
+		if whole := q.After == nil && (q.Limit == 0 || shown < q.Limit); whole && !q.Overlaps() {
+			sums = onPage
+			return nil
 		}
 		// Whether it reads the ledger is decided by what the report's rows need.
 		all := q
@@ -195,7 +204,7 @@ func (r *Reports) source(ctx context.Context, q Query, tailSince time.Time) func
 	return func(ask *db.Queries) error {
 		_, err := ask.ReportSums(ctx, db.ReportSumsParams{Source: from, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag,
 			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag,
-			TailSince: tailSince, RowLimit: limit})
+			RowLimit: limit})
 		return err
 	}
 }

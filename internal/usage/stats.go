@@ -155,11 +155,7 @@ func (s *Stats) Tail(ctx context.Context) (db.TailSizeRow, error) {
 
 // AccountModels reads an account's usage by model, dearest first.
 func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, error) {
-	since, err := s.tailSince(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.db.AccountUsageModels(ctx, db.AccountUsageModelsParams{AccountID: id, TailSince: since})
+	rows, err := s.db.AccountUsageModels(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("reading models of an account: %w", err)
 	}
