@@ -98,7 +98,7 @@ WITH wanted AS MATERIALIZED (
            enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names,
            enable_client_restriction, allowed_clients, claude_account_id, claude_console_account_id, gemini_account_id,
            openai_account_id, bedrock_account_id, estimate_per_request, enforcement, tags, expires_at, is_active,
-           created_by)
+           alert_at, alert_expiry_days, created_by)
     SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
            f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
            f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models,
@@ -107,7 +107,7 @@ WITH wanted AS MATERIALIZED (
            f.gemini_account_id,
            f.openai_account_id, f.bedrock_account_id, f.estimate_per_request, f.enforcement, f.tags, f.expires_at,
            f.is_active,
-           $5
+           f.alert_at, f.alert_expiry_days, $5
       FROM wanted AS w, jsonb_populate_record(NULL::api_keys, $6::jsonb) AS f
     RETURNING id
 ), secret AS (
@@ -315,7 +315,7 @@ WITH found AS MATERIALIZED (
               CASE WHEN $3::boolean THEN x.id END DESC
      LIMIT $5
 )
-SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
+SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.alert_at, k.alert_expiry_days, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
        p.by_text::text AS by_text,
        p.by_time::text AS by_time,
@@ -424,6 +424,8 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 			&i.APIKey.OpenaiAccountID,
 			&i.APIKey.BedrockAccountID,
 			&i.APIKey.Tags,
+			&i.APIKey.AlertAt,
+			&i.APIKey.AlertExpiryDays,
 			&i.APIKey.CreatedBy,
 			&i.APIKey.CreatedAt,
 			&i.APIKey.UpdatedAt,
@@ -483,6 +485,10 @@ WITH gone AS (
     DELETE FROM imported_secrets AS x WHERE x.key_id = $2::uuid
 ), admitted AS (
     DELETE FROM admissions AS a WHERE a.key_id = $2::uuid
+), told AS (
+    DELETE FROM webhook_events AS w WHERE w.key_id = $2::uuid
+), alerted AS (
+    DELETE FROM alerts AS a WHERE a.subject = CAST($2::uuid AS text)
 )
 UPDATE usage_events AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = $1::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
@@ -535,7 +541,7 @@ func (q *Queries) KeyRestore(ctx context.Context, keyID uuid.UUID) (int64, error
 }
 
 const keyShow = `-- name: KeyShow :many
-SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
+SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.alert_at, k.alert_expiry_days, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM api_keys AS k
   JOIN api_key_secrets AS s ON s.key_id = k.id AND s.expires_at IS NULL
@@ -599,6 +605,8 @@ func (q *Queries) KeyShow(ctx context.Context, arg KeyShowParams) ([]KeyShowRow,
 			&i.APIKey.OpenaiAccountID,
 			&i.APIKey.BedrockAccountID,
 			&i.APIKey.Tags,
+			&i.APIKey.AlertAt,
+			&i.APIKey.AlertExpiryDays,
 			&i.APIKey.CreatedBy,
 			&i.APIKey.CreatedAt,
 			&i.APIKey.UpdatedAt,
@@ -775,6 +783,8 @@ UPDATE api_keys AS k SET
     tags = (jsonb_populate_record(k, $1::jsonb)).tags,
     expires_at = (jsonb_populate_record(k, $1::jsonb)).expires_at,
     is_active = (jsonb_populate_record(k, $1::jsonb)).is_active,
+    alert_at = (jsonb_populate_record(k, $1::jsonb)).alert_at,
+    alert_expiry_days = (jsonb_populate_record(k, $1::jsonb)).alert_expiry_days,
     updated_at = now(), version = k.version + 1
   FROM locked
  WHERE k.id = locked.id
@@ -873,7 +883,7 @@ WITH secret AS MATERIALIZED (
      CROSS JOIN LATERAL (SELECT x.hash, x.key_id, x.scheme, x.pepper_id, x.hint, x.created_at, x.expires_at FROM api_key_secrets AS x WHERE x.hash = a.hash LIMIT 1) AS s
      LIMIT $4
 )
-SELECT s.question::bigint AS question, k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.created_by, k.created_at, k.updated_at, k.version, s.hash, s.scheme, s.pepper_id, s.hint,
+SELECT s.question::bigint AS question, k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.alert_at, k.alert_expiry_days, k.created_by, k.created_at, k.updated_at, k.version, s.hash, s.scheme, s.pepper_id, s.hint,
        s.expires_at AS secret_ends,
        coalesce($1::timestamptz, now())::timestamptz AS as_of
   FROM secret AS s
@@ -954,6 +964,8 @@ func (q *Queries) SecretFind(ctx context.Context, arg SecretFindParams) ([]Secre
 			&i.APIKey.OpenaiAccountID,
 			&i.APIKey.BedrockAccountID,
 			&i.APIKey.Tags,
+			&i.APIKey.AlertAt,
+			&i.APIKey.AlertExpiryDays,
 			&i.APIKey.CreatedBy,
 			&i.APIKey.CreatedAt,
 			&i.APIKey.UpdatedAt,

@@ -78,6 +78,10 @@ type APIKey struct {
 	BedrockAccountID *string
 	// Labels for reports, each 1 to 50 characters, unique, at most 50.
 	Tags []string
+	// Percentages of any limit at which webhooks are told, each 1 to 100, at most 10; empty: at none.
+	AlertAt []int32
+	// Days before its end at which webhooks are told, each 1 to 365, at most 10; empty: at none.
+	AlertExpiryDays []int32
 	// Name of the access token that created it.
 	CreatedBy string
 	// When the key was created.
@@ -154,7 +158,7 @@ type AuditLog struct {
 	ActorID *uuid.UUID
 	// What was done, for example key.create, key.update, key.expire, token.revoke, usage.void.
 	Action string
-	// Kind of thing changed: key, secret, token, prices, event, ledger, rollups.
+	// Kind of thing changed: key, secret, token, prices, event, ledger, rollups, webhook.
 	TargetType string
 	// Id of the thing changed.
 	TargetID string
@@ -318,4 +322,66 @@ type UsageEvent struct {
 	Adjusts *uuid.UUID
 	// For an adjustment, why.
 	Reason *string
+}
+
+// Addresses that are told of events, by HTTP.
+type Webhook struct {
+	// Identity of the webhook.
+	ID uuid.UUID
+	// Where deliveries are sent. Chat services keep a secret in it, so only administrators see all of it.
+	URL string
+	// What a delivery's body looks like: standard and cloudevents are for programs, the others are messages for the chat of that name.
+	Format string
+	// Types of events that it is told of.
+	Events []string
+	// The secret that deliveries are signed with, sealed by a key that comes from a pepper.
+	Secret []byte
+	// False: nothing is sent, and nothing new is kept for it.
+	IsActive bool
+	// Why the service itself has switched it off; empty: it has not.
+	DisabledFor string
+	// Name of the access token that made it.
+	CreatedBy string
+	// When it was made.
+	CreatedAt time.Time
+	// When it was last changed.
+	UpdatedAt time.Time
+}
+
+// What each webhook has been told, or is still to be told. A delivery ends as delivered, or as dead after three days of tries.
+type WebhookDelivery struct {
+	// Who is told.
+	WebhookID uuid.UUID
+	// What.
+	EventID uuid.UUID
+	// pending: to be sent. delivered: the receiver said so. dead: given up.
+	State string
+	// Tries that were begun.
+	Attempts int32
+	// When the event was written, or the delivery was asked for again.
+	CreatedAt time.Time
+	// Not before this instant is it tried next. While it is tried, the instant at which another replica may.
+	NextAt time.Time
+	// HTTP status of the latest try; 0: there was no answer, or no try.
+	LastStatus int32
+	// Why the latest try failed; empty: it did not.
+	LastError string
+	// When it was delivered or given up; null: it is pending.
+	EndedAt *time.Time
+}
+
+// The outbox: what has happened that some webhook is told of. Kept for 30 days.
+type WebhookEvent struct {
+	// Identity of the event; every delivery of it carries it, so that receivers can drop repeats.
+	ID uuid.UUID
+	// What happened, for example key.limit_reached.
+	Type string
+	// When it became true, or was found to be.
+	At time.Time
+	// The key it is about; null: none, or one that was purged.
+	KeyID *uuid.UUID
+	// The only webhook it is for, of a test; null: all that ask for its type.
+	WebhookID *uuid.UUID
+	// What receivers are told, without type and time.
+	Data json.RawMessage
 }

@@ -52,7 +52,7 @@ COMMENT ON COLUMN audit_log.at IS 'Start of the transaction that made the change
 COMMENT ON COLUMN audit_log.actor IS 'Name of the access token, "system" for background passes, "cli" for commands on the database, else "psql:" and the database role.';
 COMMENT ON COLUMN audit_log.actor_id IS 'Id of the access token; null where none was used.';
 COMMENT ON COLUMN audit_log.action IS 'What was done, for example key.create, key.update, key.expire, token.revoke, usage.void.';
-COMMENT ON COLUMN audit_log.target_type IS 'Kind of thing changed: key, secret, token, prices, event, ledger, rollups.';
+COMMENT ON COLUMN audit_log.target_type IS 'Kind of thing changed: key, secret, token, prices, event, ledger, rollups, webhook.';
 COMMENT ON COLUMN audit_log.target_id IS 'Id of the thing changed.';
 COMMENT ON COLUMN audit_log.before IS 'Columns that changed, as they were; null for something new.';
 COMMENT ON COLUMN audit_log.after IS 'Columns that changed, as they are now (all of them for something new); null for something erased.';

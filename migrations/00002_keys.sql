@@ -54,6 +54,8 @@ CREATE TABLE api_keys (
     openai_account_id         text           CHECK (char_length(openai_account_id) <= 200),
     bedrock_account_id        text           CHECK (char_length(bedrock_account_id) <= 200),
     tags                      text[]         NOT NULL CHECK (cardinality(tags) <= 50),
+    alert_at                  integer[]      NOT NULL DEFAULT '{80,100}' CHECK (cardinality(alert_at) <= 10),
+    alert_expiry_days         integer[]      NOT NULL DEFAULT '{7,1}' CHECK (cardinality(alert_expiry_days) <= 10),
     created_by                text           NOT NULL,
     created_at                timestamptz    NOT NULL DEFAULT now(),
     updated_at                timestamptz    NOT NULL DEFAULT now(),
@@ -89,6 +91,8 @@ COMMENT ON COLUMN api_keys.estimate_per_request IS 'USD reserved by an admission
 COMMENT ON COLUMN api_keys.enforcement IS 'enforce: limits refuse. observe: limits are counted and let through.';
 COMMENT ON COLUMN api_keys.tags IS 'Labels for reports, each 1 to 50 characters, unique, at most 50.';
 COMMENT ON COLUMN api_keys.tag_set IS 'Id of this set of tags in tag_sets. Computed from tags.';
+COMMENT ON COLUMN api_keys.alert_at IS 'Percentages of any limit at which webhooks are told, each 1 to 100, at most 10; empty: at none.';
+COMMENT ON COLUMN api_keys.alert_expiry_days IS 'Days before its end at which webhooks are told, each 1 to 365, at most 10; empty: at none.';
 COMMENT ON COLUMN api_keys.expires_at IS 'Last instant at which the key is valid; null: never expires.';
 COMMENT ON COLUMN api_keys.is_active IS 'False: disabled by a person or by the expiry pass.';
 COMMENT ON COLUMN api_keys.created_by IS 'Name of the access token that created it.';

@@ -13,7 +13,7 @@ WITH wanted AS MATERIALIZED (
            enable_model_restriction, restricted_models, restricted_model_names, allowed_models, allowed_model_names,
            enable_client_restriction, allowed_clients, claude_account_id, claude_console_account_id, gemini_account_id,
            openai_account_id, bedrock_account_id, estimate_per_request, enforcement, tags, expires_at, is_active,
-           created_by)
+           alert_at, alert_expiry_days, created_by)
     SELECT w.id, w.name, f.description, f.token_limit, f.rate_limit_window, f.rate_limit_requests, f.concurrency_limit,
            f.daily_cost_limit, f.weekly_cost_limit, f.monthly_cost_limit, f.total_cost_limit, f.permissions,
            f.enable_model_restriction, f.restricted_models, f.restricted_model_names, f.allowed_models,
@@ -22,7 +22,7 @@ WITH wanted AS MATERIALIZED (
            f.gemini_account_id,
            f.openai_account_id, f.bedrock_account_id, f.estimate_per_request, f.enforcement, f.tags, f.expires_at,
            f.is_active,
-           @created_by
+           f.alert_at, f.alert_expiry_days, @created_by
       FROM wanted AS w, jsonb_populate_record(NULL::api_keys, @fields::jsonb) AS f
     RETURNING id
 ), secret AS (
@@ -72,6 +72,8 @@ UPDATE api_keys AS k SET
     tags = (jsonb_populate_record(k, @fields::jsonb)).tags,
     expires_at = (jsonb_populate_record(k, @fields::jsonb)).expires_at,
     is_active = (jsonb_populate_record(k, @fields::jsonb)).is_active,
+    alert_at = (jsonb_populate_record(k, @fields::jsonb)).alert_at,
+    alert_expiry_days = (jsonb_populate_record(k, @fields::jsonb)).alert_expiry_days,
     updated_at = now(), version = k.version + 1
   FROM locked
  WHERE k.id = locked.id
@@ -382,6 +384,10 @@ WITH gone AS (
     DELETE FROM imported_secrets AS x WHERE x.key_id = @key_id::uuid
 ), admitted AS (
     DELETE FROM admissions AS a WHERE a.key_id = @key_id::uuid
+), told AS (
+    DELETE FROM webhook_events AS w WHERE w.key_id = @key_id::uuid
+), alerted AS (
+    DELETE FROM alerts AS a WHERE a.subject = CAST(@key_id::uuid AS text)
 )
 UPDATE usage_events AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);

@@ -47,6 +47,8 @@ var keyFlags = []keyFlag{
 	{"estimate", "estimatePerRequest", asText, "USD reserved for a request that brings no estimate"},
 	{"enforcement", "enforcement", asText, "enforce, or observe: count limits and let through"},
 	{"tags", "tags", asList, "labels for reports, by comma"},
+	{"alert-at", "alertAt", asNumbers, "percentages of any limit at which webhooks are told, by comma"},
+	{"alert-expiry-days", "alertExpiryDays", asNumbers, "days before the end at which webhooks are told, by comma"},
 	{"expires", "expiresAt", asTime, "end, as RFC 3339 or a duration from now like 720h"},
 	{"active", "isActive", asBool, "false: disabled"},
 }
@@ -73,6 +75,15 @@ func asList(text string) (any, error) {
 		}
 	}
 	return list, nil
+}
+
+func asNumbers(text string) (any, error) {
+	numbers := []json.Number{}
+	items, _ := asList(text)
+	for _, item := range items.([]string) {
+		numbers = append(numbers, json.Number(item))
+	}
+	return numbers, nil
 }
 
 func asMinutes(text string) (any, error) {

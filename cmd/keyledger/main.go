@@ -81,7 +81,7 @@ Start with:  keyledger dev`,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(devCommand(), serveCommand(), relayCommand(), migrateCommand(), tokensCommand(),
-		keysCommand(), usageCommand(), reportsCommand(), pricesCommand(), expireCommand(), importCommand(), healthCommand(), benchCommand(), versionCommand())
+		keysCommand(), usageCommand(), reportsCommand(), pricesCommand(), webhooksCommand(), expireCommand(), importCommand(), healthCommand(), benchCommand(), versionCommand())
 	eachCommand(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {
 			c.Args = func(c *cobra.Command, args []string) error {

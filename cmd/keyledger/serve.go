@@ -19,6 +19,7 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/alert"
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/key"
@@ -117,6 +118,8 @@ type service struct {
 	recorder  *usage.Recorder
 	reports   *report.Reports
 	rollup    *rollup.Rollup
+	alerts    *alert.Passes
+	sender    *alert.Sender
 }
 
 type listener struct {
@@ -279,6 +282,13 @@ func (s *service) run(ctx context.Context) error {
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
 	background.Go(func() { loop.Every(loops, s.log, "statistics", time.Second, time.Minute, s.refreshStatistics) })
 	background.Go(func() { loop.Every(loops, s.log, "roll-up", s.cfg.RollupInterval, time.Hour, s.rollUp) })
+	background.Go(func() {
+		loop.Every(loops, s.log, "look for alerts", s.cfg.AlertInterval, time.Minute, func(ctx context.Context) error {
+			_, err := s.alerts.Look(ctx, nil)
+			return err
+		})
+	})
+	background.Go(func() { s.sender.Run(loops, time.Second) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
 	failed := make(chan error, len(s.listeners()))
 	for _, l := range s.listeners() {

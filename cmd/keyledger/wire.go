@@ -12,6 +12,7 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/alert"
 	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
@@ -48,11 +49,18 @@ func (s *service) wire(ctx context.Context) (err error) {
 	if err != nil {
 		return fmt.Errorf("deriving the key of sessions: %w", err)
 	}
+	box, err := alert.NewBox(secrets...)
+	if err != nil {
+		return fmt.Errorf("deriving the key of webhooks: %w", err)
+	}
+	webhooks := alert.NewWebhooks(s.db, box, cfg.WebhookNetworks)
+	s.alerts = alert.NewPasses(s.changing, cfg.Timezone)
+	s.sender = alert.NewSender(webhooks, s.log, func(o alert.Outcome) { m.Delivered.WithLabelValues(string(o)).Inc() })
 	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
 	s.verifier = verify.New(verify.Options{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Changes: heard, Keys: cfg.CacheKeys, Limits: limits})
 	s.hear(s.verifier.Memory(), tokens.Memory(), prices.Memory())
 	s.passes = upkeep.New(upkeep.Options{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc})
-	if err := s.prepare(ctx, prices, tokens); err != nil {
+	if err := s.prepare(ctx, prices, tokens, webhooks); err != nil {
 		return err
 	}
 	s.refusals = admit.NewRefusals(s.db, cfg.Timezone, func(code string, letThrough bool) {
@@ -66,7 +74,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		DB: s.db, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, Sessions: sessions, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
-		Prices: prices, Passes: s.passes, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
+		Prices: prices, Passes: s.passes, Webhooks: webhooks, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
 		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
@@ -115,12 +123,19 @@ func (s *service) hear(keys *verify.Memory, tokens *access.Memory, prices *price
 }
 
 // prepare makes the database fit for work.
-func (s *service) prepare(ctx context.Context, prices *price.Store, tokens *access.Tokens) error {
+func (s *service) prepare(ctx context.Context, prices *price.Store, tokens *access.Tokens, webhooks *alert.Webhooks) error {
 	if _, err := prices.PutBuiltin(ctx); err != nil {
 		return err
 	}
 	if err := s.passes.Tidy(ctx); err != nil {
 		return err
+	}
+	lost, err := webhooks.Reseal(ctx)
+	if err != nil {
+		return err
+	}
+	for _, id := range lost {
+		s.log.Warn("a webhook's secret was sealed with a pepper that is not configured: nothing is sent to it until it has a new one", "webhook", id)
 	}
 	if s.cfg.Bootstrap == "" {
 		return nil

@@ -40,6 +40,7 @@ func settings(k db.APIKey, hint string, now time.Time) keySettings {
 		ClaudeAccountID: k.ClaudeAccountID, ClaudeConsoleAccountID: k.ClaudeConsoleAccountID, GeminiAccountID: k.GeminiAccountID,
 		OpenaiAccountID: k.OpenaiAccountID, BedrockAccountID: k.BedrockAccountID,
 		EstimatePerRequest: usdOrNil(k.EstimatePerRequest), Enforcement: k.Enforcement, Tags: k.Tags,
+		AlertAt: k.AlertAt, AlertExpiryDays: k.AlertExpiryDays,
 		ExpiresAt: wire.AtOrNil(k.ExpiresAt), IsActive: k.IsActive, CreatedBy: k.CreatedBy,
 		CreatedAt: wire.At(k.CreatedAt), UpdatedAt: wire.At(k.UpdatedAt), DeletedAt: wire.AtOrNil(k.DeletedAt), Version: k.Version,
 	}

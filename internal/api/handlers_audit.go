@@ -65,7 +65,7 @@ func (s *Server) ListAudit(ctx context.Context, r ListAuditRequestObject) (ListA
 }
 
 // auditTargets are the kinds of things that the audit trail tells of.
-var auditTargets = []string{"key", "secret", "token", "prices", "event", "ledger", "rollups"}
+var auditTargets = []string{"key", "secret", "token", "prices", "event", "ledger", "rollups", "webhook"}
 
 func auditEntry(row db.AuditLog) AuditEntry {
 	return AuditEntry{ID: row.ID, At: wire.At(row.At), Actor: row.Actor, Action: row.Action, RequestID: row.RequestID, Before: object(row.Before), After: object(row.After)}

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyledger/keyledger/internal/alert"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/rollup"
 
@@ -51,6 +52,7 @@ type harness struct {
 	admin, relay, reader string
 	log                  *bytes.Buffer
 	logMu                *sync.Mutex
+	sender               *alert.Sender
 	metrics              *metrics.Metrics
 }
 
@@ -117,6 +119,12 @@ func newHarness(t testing.TB, o options) *harness {
 	if o.behind != "" {
 		behind = []netip.Prefix{netip.MustParsePrefix(o.behind)}
 	}
+	box, err := alert.NewBox([]byte("a secret of at least thirty-two bytes"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	webhooks := alert.NewWebhooks(d, box, []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")})
+	h.sender = alert.NewSender(webhooks, log, func(alert.Outcome) {})
 	writers := coalesce.NewWriters(2)
 	s := api.New(api.Options{DB: d, Listening: func() bool { return true }, Hot: d, Log: log, Metrics: m, Tokens: tokens, Sessions: sessions,
 		Keys:     keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: rules}),
@@ -127,7 +135,7 @@ func newHarness(t testing.TB, o options) *harness {
 		Usage:   usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: o.zone, Writers: writers}),
 		Stats:   usage.NewStats(d, o.zone),
 		Reports: report.New(d, o.zone), Rollup: rollup.New(d, o.zone),
-		Prices: prices, Passes: passes, Clients: clients, WrongTokens: o.wrong, TrustedProxies: behind,
+		Prices: prices, Passes: passes, Webhooks: webhooks, Clients: clients, WrongTokens: o.wrong, TrustedProxies: behind,
 		Schema: func(context.Context) (int64, int64, error) { return 1, 1, nil },
 	})
 	authz := httptest.NewServer(s.AuthzHandler())

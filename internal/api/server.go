@@ -21,6 +21,7 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/access"
 	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/alert"
 	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/key"
@@ -51,6 +52,7 @@ type Options struct {
 	Reports  *report.Reports
 	Rollup   *rollup.Rollup
 	Passes   *upkeep.Passes
+	Webhooks *alert.Webhooks
 	Clients  []config.Client
 	LeaseTTL time.Duration // length of a lease that asks for none
 	// Hot is the pool of the hot path: without it nothing that a relay needs works.

@@ -38,6 +38,8 @@ type keySettings struct {
 	EstimatePerRequest      *wire.USD  `json:"estimatePerRequest"`
 	Enforcement             string     `json:"enforcement"`
 	Tags                    []string   `json:"tags"`
+	AlertAt                 []int32    `json:"alertAt"`
+	AlertExpiryDays         []int32    `json:"alertExpiryDays"`
 	ExpiresAt               *wire.Time `json:"expiresAt"`
 	IsActive                bool       `json:"isActive"`
 	CreatedBy               string     `json:"createdBy"`
@@ -188,4 +190,26 @@ type issuedToken struct {
 	tokenView
 
 	Token string `json:"token"`
+}
+
+type webhookView struct {
+	ID          uuid.UUID  `json:"id"`
+	URL         string     `json:"url"`
+	Format      string     `json:"format"`
+	Events      []string   `json:"events"`
+	IsActive    bool       `json:"isActive"`
+	DisabledFor string     `json:"disabledFor"`
+	CreatedBy   string     `json:"createdBy"`
+	CreatedAt   wire.Time  `json:"createdAt"`
+	UpdatedAt   wire.Time  `json:"updatedAt"`
+	Pending     int64      `json:"pending"`
+	Dead        int64      `json:"dead"`
+	DeliveredAt *wire.Time `json:"deliveredAt"`
+}
+
+// issuedWebhook is a webhook with its secret, where that was made by the request.
+type issuedWebhook struct {
+	webhookView
+
+	Secret string `json:"secret,omitempty"`
 }

@@ -67,11 +67,13 @@ type Service struct {
 	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
 	RollupInterval time.Duration `env:"ROLLUP_INTERVAL" envDefault:"5s" desc:"How often recorded usage is added to the rollups that reports read. Answers add what is missing, so nobody sees it."`
 	RetentionDays  int32         `env:"LEDGER_RETENTION_DAYS" envDefault:"90" desc:"Days that ledger rows are kept; rollups are kept for ever."`
+	AlertInterval  time.Duration `env:"ALERT_INTERVAL" envDefault:"10s" desc:"How often it is looked for limits that were reached and keys near their end, while a webhook asks for them."`
 	DedupHorizon   time.Duration `env:"DEDUP_HORIZON" envDefault:"168h" desc:"How long a request id is remembered, so that its usage counts once."`
 
-	LogLevel       string         `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
-	LogFormat      string         `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
-	TrustedProxies []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (CIDR, by comma) whose X-Forwarded-For is believed."`
+	LogLevel        string         `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
+	LogFormat       string         `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
+	WebhookNetworks []netip.Prefix `env:"WEBHOOK_NETWORKS" desc:"Networks (CIDR, by comma) that webhooks may lie in though they are not open to all, such as 10.0.0.0/8."`
+	TrustedProxies  []netip.Prefix `env:"TRUSTED_PROXIES" desc:"Networks (CIDR, by comma) whose X-Forwarded-For is believed."`
 }
 
 // Pepper is one secret of PEPPERS.
@@ -193,7 +195,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
 	wrong = append(wrong, c.checkRelay()...)
 	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
-	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "DEDUP_HORIZON": c.DedupHorizon} {
+	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "ALERT_INTERVAL": c.AlertInterval, "DEDUP_HORIZON": c.DedupHorizon} {
 		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")
 	}
 	if _, err := time.LoadLocation(c.Timezone); err != nil || c.Timezone == "Local" || c.Timezone == "" {

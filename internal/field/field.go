@@ -125,6 +125,32 @@ func Texts(raw jsontext.Value, most, high int) (values []string, message string)
 	return values, ""
 }
 
+// Integers reads a JSON list of distinct whole numbers between 1 and high.
+func Integers(raw jsontext.Value, most int, high int64) (values []int64, message string) {
+	var items []jsontext.Value
+	if raw.Kind() != '[' || jsonv2.Unmarshal(raw, &items) != nil {
+		return nil, "must be a list of whole numbers"
+	}
+	if len(items) > most {
+		return nil, fmt.Sprintf("must have at most %d entries", most)
+	}
+	values = make([]int64, 0, len(items))
+	for i, item := range items {
+		value, wrong := Integer(item, high)
+		if wrong == "" {
+			wrong = Range(value, 1, high)
+		}
+		if wrong != "" {
+			return nil, fmt.Sprintf("entry %d %s", i, wrong)
+		}
+		if slices.Contains(values, value) {
+			return nil, fmt.Sprintf("entry %d repeats %d", i, value)
+		}
+		values = append(values, value)
+	}
+	return values, ""
+}
+
 // Clip cuts a text that nobody is told about to so many bytes, and takes out of it what the
 // database takes no text of.
 func Clip(text string, most int) string {

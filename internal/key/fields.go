@@ -44,6 +44,7 @@ const (
 	maxAccountID = 200
 	maxModelName = 200
 	maxModels    = 1000
+	maxAlerts    = 10
 )
 
 // member is one row of the table below: where a JSON member goes and what it must be.
@@ -85,6 +86,8 @@ var table = map[string]member{
 	"tags":                    {"tags", always([]string{}), list(MaxTags, MaxTag)},
 	"expiresAt":               {"expires_at", always(nil), instant},
 	"isActive":                {"is_active", always(true), boolean},
+	"alertAt":                 {"alert_at", always([]int64{80, 100}), numbers(maxAlerts, 100)},
+	"alertExpiryDays":         {"alert_expiry_days", always([]int64{7, 1}), numbers(maxAlerts, 365)},
 }
 
 // ForCreate validates the fields of a new key and fills in the defaults. Every
@@ -212,6 +215,14 @@ func usd(raw jsontext.Value, _ Rules) (any, string) {
 func list(most, high int) func(jsontext.Value, Rules) (any, string) {
 	return func(raw jsontext.Value, _ Rules) (any, string) {
 		values, message := field.Texts(raw, most, high)
+		return values, message
+	}
+}
+
+// numbers is a list of at most so many whole numbers from 1 to high, each once.
+func numbers(most int, high int64) func(jsontext.Value, Rules) (any, string) {
+	return func(raw jsontext.Value, _ Rules) (any, string) {
+		values, message := field.Integers(raw, most, high)
 		return values, message
 	}
 }

@@ -195,6 +195,8 @@ func TestFieldRules(t *testing.T) {
 		"enforcement":            {[]string{`null`, `"enforce"`, `"observe"`}, []string{`"off"`, `true`}},
 		"tags":                   {[]string{`[]`, `null`, `["a"," b "]`, many(50)}, []string{many(51), `["a"," a"]`, `[""]`, `["` + long(51) + `"]`}},
 		"expiresAt":              {[]string{`null`, `"2020-01-01T00:00:00Z"`, `"2030-01-01T00:00:00.123+05:30"`}, []string{`"tomorrow"`, `"2020-01-01"`, `5`, `"2020-13-01T00:00:00Z"`, `""`}},
+		"alertAt":                {[]string{`[]`, `null`, `[80,100]`, `[1,2,3,4,5,6,7,8,9,10]`}, []string{`[0]`, `[101]`, `[80,80]`, `["80"]`, `[1.5]`, `80`, `[1,2,3,4,5,6,7,8,9,10,11]`}},
+		"alertExpiryDays":        {[]string{`[]`, `null`, `[365]`}, []string{`[366]`, `[-1]`, `{}`}},
 		"isActive":               {[]string{`true`, `false`, `null`}, []string{`"true"`, `1`}},
 		"enableModelRestriction": {[]string{`true`, `null`}, []string{`0`}},
 		"nope":                   {nil, []string{`1`}},

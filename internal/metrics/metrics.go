@@ -22,7 +22,8 @@ type Metrics struct {
 	Decided     *prometheus.CounterVec   // admissions, by code and whether an observing key was let through
 	Dearer      prometheus.Counter       // settlements that cost more than was reserved
 	KeysExpired prometheus.Counter
-	Overloaded  prometheus.Counter // requests refused for want of capacity
+	Overloaded  prometheus.Counter     // requests refused for want of capacity
+	Delivered   *prometheus.CounterVec // tries to deliver to webhooks, by outcome
 
 	heartbeat  prometheus.Histogram     // seconds
 	batchSize  *prometheus.HistogramVec // by what is batched
@@ -52,6 +53,8 @@ func New() *Metrics {
 			Name: "keyledger_keys_expired_total", Help: "Keys disabled because their end had passed."}),
 		Overloaded: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "keyledger_overloaded_total", Help: "Requests answered with 503 because too many were under way or waiting."}),
+		Delivered: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "keyledger_webhook_tries_total", Help: "Tries to deliver to webhooks; failed ones are tried again, dead ones are not."}, []string{"outcome"}),
 		heartbeat: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "keyledger_heartbeat_seconds", Help: "Time from the sending of a heartbeat to hearing it; past 0.65 memory is distrusted.", Buckets: prometheus.ExponentialBuckets(.0005, 2, 12)}),
 		batchSize: prometheus.NewHistogramVec(prometheus.HistogramOpts{
@@ -61,7 +64,7 @@ func New() *Metrics {
 		batchFails: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyledger_batch_failures_total", Help: "Transactions of admissions or usage events that failed; nothing of them is stored."}, []string{"queue"}),
 	}
-	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded,
+	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded, m.Delivered,
 		m.heartbeat, m.batchSize, m.batchTime, m.batchFails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m

@@ -70,8 +70,8 @@ func (p *Passes) Admissions(ctx context.Context) error {
 }
 
 // Tidy makes the ledger's next partitions, drops those past retention, and
-// removes old admissions, counts of refusals past retention, ended secrets, old
-// Idempotency-Keys and request ids past the deduplication horizon, in small batches.
+// removes old admissions, counts of refusals past retention, ended secrets, old events of
+// webhooks, Idempotency-Keys and request ids past the deduplication horizon, in small batches.
 func (p *Passes) Tidy(ctx context.Context) error {
 	// Where a long report reads the ledger, the next pass makes and drops them.
 	made, err := p.o.DB.LedgerPartitionsMake(ctx)
@@ -90,6 +90,8 @@ func (p *Passes) Tidy(ctx context.Context) error {
 		"refusals": func() (int64, error) {
 			return p.o.DB.RefusalsPrune(ctx, db.RefusalsPruneParams{Days: p.o.RetentionDays})
 		},
+		"webhookEvents":   func() (int64, error) { return p.o.DB.WebhookPrune(ctx, nil) },
+		"alerts":          func() (int64, error) { return p.o.DB.AlertPrune(ctx, nil) },
 		"secrets":         func() (int64, error) { return p.o.DB.SecretPrune(ctx, nil) },
 		"idempotencyKeys": func() (int64, error) { return p.o.DB.IdempotencyPrune(ctx, nil) },
 		"requestIds": func() (int64, error) {

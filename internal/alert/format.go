@@ -1,0 +1,192 @@
+package alert
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
+)
+
+// The formats of deliveries.
+const (
+	Standard    = "standard"    // Standard Webhooks: {type, timestamp, data}
+	CloudEvents = "cloudevents" // CloudEvents 1.0, structured
+	Slack       = "slack"
+	Discord     = "discord"
+	Feishu      = "feishu" // Lark too
+	DingTalk    = "dingtalk"
+	WeCom       = "wecom"
+)
+
+// Formats are all of them.
+var Formats = []string{Standard, CloudEvents, Slack, Discord, Feishu, DingTalk, WeCom}
+
+// event is what a delivery tells of.
+type event struct {
+	id   uuid.UUID
+	kind string
+	at   time.Time
+	data json.RawMessage
+}
+
+// body is what is sent of an event in a format.
+func (e event) body(format string) (contentType string, body []byte, err error) {
+	const jsonType = "application/json"
+	switch format {
+	case CloudEvents:
+		body, err = encode(map[string]any{"specversion": "1.0", "id": e.id, "source": "keyledger", "type": e.kind, "time": e.instant(),
+			"datacontenttype": jsonType, "data": e.data})
+		return "application/cloudevents+json", body, err
+	case Slack:
+		body, err = encode(map[string]any{"text": slackText.Replace(e.text())})
+	case Discord:
+		body, err = encode(map[string]any{"content": clip(e.text(), 2000), "allowed_mentions": map[string]any{"parse": []string{}}})
+	case Feishu:
+		body, err = encode(map[string]any{"msg_type": "text", "content": map[string]any{"text": feishuText.Replace(e.text())}})
+	case DingTalk, WeCom:
+		body, err = encode(map[string]any{"msgtype": "text", "text": map[string]any{"content": clip(e.text(), 2000)}})
+	default:
+		body, err = encode(map[string]any{"type": e.kind, "timestamp": e.instant(), "data": e.data})
+	}
+	return jsonType, body, err
+}
+
+func encode(value any) ([]byte, error) {
+	var b bytes.Buffer
+	enc := json.NewEncoder(&b)
+	enc.SetEscapeHTML(false)
+	err := enc.Encode(value)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+func (e event) instant() string { return e.at.UTC().Format("2006-01-02T15:04:05.000Z") }
+
+// What chats would take for marks of their own: a name that holds one calls nobody.
+var (
+	slackText  = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
+	feishuText = strings.NewReplacer("<", "‹", ">", "›")
+)
+
+// clip cuts a text to so many bytes, at the border of a character.
+func clip(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	for most > 0 && !utf8.RuneStart(text[most]) {
+		most--
+	}
+	return text[:most]
+}
+
+// refused is what a chat says in the body of an answer whose status says that all is well: most
+// of them answer 200 whatever they made of the message.
+func refused(format string, body []byte) string {
+	var said struct {
+		Code    *int   `json:"code"`    // Feishu
+		Msg     string `json:"msg"`     // Feishu
+		ErrCode *int   `json:"errcode"` // DingTalk, WeCom
+		ErrMsg  string `json:"errmsg"`  // DingTalk, WeCom
+	}
+	if format != Feishu && format != DingTalk && format != WeCom {
+		return ""
+	}
+	if err := json.Unmarshal(body, &said); err != nil {
+		return "the answer is not the chat's own"
+	}
+	code, message := said.ErrCode, said.ErrMsg
+	if format == Feishu {
+		code, message = said.Code, said.Msg
+	}
+	if code == nil || *code == 0 {
+		return ""
+	}
+	return clip(fmt.Sprintf("the chat refused it: %d %s", *code, message), 300)
+}
+
+// told is the data of any event, as far as texts need it.
+type told struct {
+	Name      string          `json:"name"`
+	KeyID     string          `json:"keyId"`
+	Limit     string          `json:"limit"`
+	Threshold int             `json:"threshold"`
+	Percent   decimal.Decimal `json:"percent"`
+	Used      decimal.Decimal `json:"used"`
+	Most      decimal.Decimal `json:"most"`
+	ResetsAt  *time.Time      `json:"resetsAt"`
+	ExpiresAt *time.Time      `json:"expiresAt"`
+	Actor     string          `json:"actor"`
+	Changed   []string        `json:"changed"`
+	Model     string          `json:"model"`
+	Requests  int64           `json:"requests"`
+}
+
+// limitNames are limits as people call them.
+var limitNames = map[string]string{
+	"requests": "requests of the window", "tokens": "tokens of the window", "concurrency": "requests at once", "dailyCost": "daily cost limit",
+	"weeklyCost": "weekly cost limit", "monthlyCost": "monthly cost limit", "totalCost": "total cost limit",
+}
+
+// text is an event in one sentence or two, for people.
+func (e event) text() string {
+	var d told
+	_ = json.Unmarshal(e.data, &d) // what cannot be read stays empty
+	by := ""
+	if d.Actor != "" {
+		by = " by " + d.Actor
+	}
+	name := fmt.Sprintf("%q", d.Name)
+	if d.Name == "" {
+		name = d.KeyID
+	}
+	switch e.kind {
+	case LimitReached:
+		dollar := ""
+		if strings.HasSuffix(d.Limit, "Cost") {
+			dollar = "$"
+		}
+		text := fmt.Sprintf("keyledger: key %s has used %s%% of its %s (%s%s of %s%s).", name, d.Percent, limitNames[d.Limit], dollar, short(d.Used), dollar, short(d.Most))
+		if d.ResetsAt != nil {
+			text += " It starts anew at " + d.ResetsAt.UTC().Format("2006-01-02 15:04 MST") + "."
+		}
+		return text
+	case Expiring:
+		return fmt.Sprintf("keyledger: key %s expires in %s, at %s.", name, left(e.at, d.ExpiresAt), d.ExpiresAt.UTC().Format("2006-01-02 15:04 MST"))
+	case Expired:
+		return fmt.Sprintf("keyledger: key %s has expired and is disabled.", name)
+	case Updated:
+		return fmt.Sprintf("keyledger: key %s was changed%s: %s.", name, by, strings.Join(d.Changed, ", "))
+	case Created, Deleted, Rotated:
+		return fmt.Sprintf("keyledger: key %s was %s%s.", name, strings.TrimPrefix(e.kind, "key."), by)
+	case Unpriced:
+		return fmt.Sprintf("keyledger: model %q was used without a price, so that it costs nothing: %d requests. Give it one, and price the day again.", d.Model, d.Requests)
+	case test:
+		return "keyledger: this webhook works."
+	}
+	return "keyledger: " + e.kind
+}
+
+// short is an amount with at most four decimals, for people.
+func short(d decimal.Decimal) string {
+	if d.Abs().LessThan(decimal.New(1, -4)) {
+		return d.String()
+	}
+	return d.Truncate(4).String()
+}
+
+// left is the time to an end, in days where there is more than one, else in hours.
+func left(from time.Time, end *time.Time) string {
+	hours := 0.0
+	if end != nil {
+		hours = math.Max(0, end.Sub(from).Hours())
+	}
+	if hours >= 48 {
+		return fmt.Sprintf("%.0f days", hours/24)
+	}
+	return fmt.Sprintf("%.0f hours", hours)
+}
