@@ -4,10 +4,12 @@ import (
 	"encoding/csv"
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -410,6 +412,54 @@ func TestConsoleTokens(t *testing.T) {
 	c.ClickOn("td .button")
 	c.ClickOn("dialog [type=submit]")
 	c.See("No other admin token lives as long")
+}
+
+// Guarantee: a webhook is added, its secret shown once, tried out, switched off and deleted; what was
+// delivered and what failed is shown, with the reason, and is sent again.
+func TestConsoleWebhooks(t *testing.T) {
+	t.Parallel()
+	var refuse atomic.Bool
+	to := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if refuse.Load() {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))
+	t.Cleanup(to.Close)
+	c := openConsole(t, "KEYLEDGER_WEBHOOK_NETWORKS=127.0.0.0/8")
+	c.signIn(c.admin)
+	c.Click("Webhooks")
+	c.See("Nobody is told of anything yet")
+	c.Click("Add a webhook")
+	c.Fill("Address", "example.com")
+	c.ClickOn("dialog [type=submit]")
+	c.See("Write an address like")
+	c.Fill("Address", "http://10.0.0.1/")
+	c.ClickOn("dialog [type=submit]")
+	c.See("not open to all")
+	c.Fill("Address", to.URL+"/hook")
+	c.accessible("the dialog of a webhook")
+	c.ClickOn("dialog [type=submit]")
+	c.See("The webhook's secret")
+	if secret := c.Text("[data-test=secret]"); !strings.HasPrefix(secret, "whsec_") {
+		t.Errorf("the secret is %q", secret)
+	}
+	c.Click("I have copied it")
+	c.ClickOn("tbody a")
+	c.See("Nothing was sent yet")
+	c.Click("Send a test")
+	c.See("Delivered")
+	refuse.Store(true)
+	c.Click("Send again")
+	c.See("the receiver answered 418")
+	c.accessible("the page of a webhook")
+	refuse.Store(false)
+	c.Click("Send again")
+	c.See("Delivered")
+	c.Click("Switch off")
+	c.See("Switch on")
+	c.Click("Delete")
+	c.ClickOn("dialog [type=submit]")
+	c.See("Nobody is told of anything yet")
 }
 
 // Guarantee: a reader sees everything and can change nothing; a relay's token sees nothing; a

@@ -101,6 +101,7 @@ func (c *console) demo() (alice, secret string) {
 		{"name": "ci-pipeline", "rateLimitWindow": 15, "rateLimitRequests": 50, "expiresAt": day(21), "tags": []string{"platform"}},
 		{"name": "编程助手", "description": "中文团队", "dailyCostLimit": 8, "tags": []string{"研发"}},
 	}
+	c.ask("POST", "/v1/webhooks", fields{"url": "https://hooks.example.com/team", "format": "slack", "events": []string{"key.limit_reached", "key.expiring"}})
 	models := []string{"claude-sonnet-4-20250514", "claude-opus-4-20250514", "gpt-4o", "gemini-2.5-pro", "in-house-7b"}
 	accounts := []string{"claude-main", "claude-backup", "openai-team", "gemini-team"}
 	// The same every time.
@@ -189,6 +190,7 @@ func pagesOf(alice string) []struct{ name, path, shows string } {
 		{"account", "/accounts/one?id=claude-main", "Keys bound"},
 		{"prices", "/prices", "Used without a price"},
 		{"reports", "/reports?groupBy=model", "Total"},
+		{"webhooks", "/webhooks", "Slack"},
 		{"tokens", "/tokens", "Active"},
 		{"relay", "/relay", "Serving"},
 		{"audit", "/audit", "key.create"},

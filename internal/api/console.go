@@ -14,7 +14,7 @@ const consolePolicy = "default-src 'none'; script-src 'self'; style-src 'self'; 
 	"base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
 
 // consolePages are where the console is; what follows a slash behind one is a part of it.
-var consolePages = []string{"/keys", "/accounts", "/prices", "/reports", "/tokens", "/relay", "/audit", "/health", "/me"}
+var consolePages = []string{"/keys", "/accounts", "/prices", "/reports", "/webhooks", "/tokens", "/relay", "/audit", "/health", "/me"}
 
 // registerConsole serves the console. Its pages are all index.html, which shows the one that
 // the address names.

@@ -22,6 +22,7 @@ import { Relay } from "./pages/relay";
 import { Reports } from "./pages/reports";
 import { SignIn } from "./pages/signin";
 import { Tokens } from "./pages/tokens";
+import { WebhookPage, Webhooks } from "./pages/webhooks";
 
 export function App() {
   const [path] = useLocation();
@@ -113,6 +114,8 @@ function Console() {
             <Route path="/prices" component={Prices} />
             <Route path="/reports" component={Reports} />
             <Route path="/tokens" component={Tokens} />
+            <Route path="/webhooks" component={Webhooks} />
+            <Route path="/webhooks/:id">{({ id }) => <WebhookPage key={id} id={id} />}</Route>
             <Route path="/relay" component={Relay} />
             <Route path="/audit" component={Audit} />
             <Route path="/health" component={Health} />
@@ -143,6 +146,7 @@ const pages: { path: string; name: keyof ReturnType<typeof useText>["nav"]; icon
   { path: "/reports", name: "reports", icon: "reports" },
   { path: "/prices", name: "prices", icon: "prices" },
   { path: "/relay", name: "relay", icon: "relay" },
+  { path: "/webhooks", name: "webhooks", icon: "webhooks" },
   { path: "/tokens", name: "tokens", icon: "tokens" },
   { path: "/audit", name: "audit", icon: "audit" },
   { path: "/health", name: "settings", icon: "settings" },

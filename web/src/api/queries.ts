@@ -89,6 +89,11 @@ export const unpriced = () => queryOptions({ queryKey: ["unpriced"], queryFn: ({
 
 export const tokens = () => queryOptions({ queryKey: ["tokens"], queryFn: ({ signal }) => unwrap(api.GET("/v1/tokens", { signal })), refetchInterval: slow });
 
+export const webhooks = () => queryOptions({ queryKey: ["webhooks"], queryFn: ({ signal }) => unwrap(api.GET("/v1/webhooks", { signal })), refetchInterval: slow });
+
+export const deliveries = (id: string, query: Query<"ListDeliveries">) =>
+  queryOptions({ queryKey: ["deliveries", id, query], queryFn: ({ signal }) => unwrap(api.GET("/v1/webhooks/{id}/deliveries", { signal, params: { path: { id }, query } })), refetchInterval: live, placeholderData: (before) => before });
+
 export const audit = (query: Query<"ListAudit">) =>
   queryOptions({ queryKey: ["audit", query], queryFn: ({ signal }) => unwrap(api.GET("/v1/audit", { signal, params: { query } })), refetchInterval: slow, placeholderData: (before) => before });
 

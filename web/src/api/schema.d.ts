@@ -782,6 +782,131 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/webhooks": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Webhooks
+         * @description All of them, oldest first, with what each is still to be told. Chats keep a secret in their address, so readers see no more of it than the host.
+         */
+        get: operations["ListWebhooks"];
+        put?: never;
+        /**
+         * Make a webhook
+         * @description Events are sent by POST, at least once, signed as [Standard Webhooks](https://www.standardwebhooks.com) says by `webhook-id`,
+         *     `webhook-timestamp` and `webhook-signature`; `webhook-id` stays the same over repeats. Anything but a 2xx is tried again for
+         *     three days; 410 switches the webhook off. The secret (`secret`) is in this answer and nowhere else. An address in a network
+         *     that is not open to all is refused, here or when it is connected to, unless KEYLEDGER_WEBHOOK_NETWORKS names the network.
+         */
+        post: operations["CreateWebhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/{id}": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        post?: never;
+        /**
+         * Remove a webhook
+         * @description With all that it was told or is still to be told.
+         */
+        delete: operations["DeleteWebhook"];
+        options?: never;
+        head?: never;
+        /**
+         * Change a webhook
+         * @description What is named changes. `newSecret` makes a new secret, which is in this answer and nowhere else; the old one signs nothing any more.
+         */
+        patch: operations["UpdateWebhook"];
+        trace?: never;
+    };
+    "/v1/webhooks/{id}/test": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send a webhook a test
+         * @description An event of the type `webhook.test`, sent within some seconds; its delivery tells what came of it.
+         */
+        post: operations["TestWebhook"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/{id}/deliveries": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        /**
+         * What a webhook was told
+         * @description Newest event first; kept for 30 days.
+         */
+        get: operations["ListDeliveries"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/webhooks/{id}/deliveries/{eventId}/retry": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+                /** @example 0197c1b2-0000-7000-8000-00000000000f */
+                eventId: string;
+            };
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Send a delivery again
+         * @description Whatever became of it, with three days of tries before it.
+         */
+        post: operations["RetryDelivery"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/audit": {
         parameters: {
             query?: never;
@@ -791,7 +916,7 @@ export interface paths {
         };
         /**
          * Who changed what
-         * @description Changes of keys, secrets, access tokens, prices and ledger rows, newest first.
+         * @description Changes of keys, secrets, access tokens, prices, webhooks and ledger rows, newest first.
          */
         get: operations["ListAudit"];
         put?: never;
@@ -963,6 +1088,10 @@ export interface components {
              */
             expiresAt?: string | null;
             isActive?: boolean | null;
+            /** @description Percentages of any limit at which webhooks are told; empty: none; null: 80 and 100. */
+            alertAt?: number[] | null;
+            /** @description Days before its end at which webhooks are told; empty: none; null: 7 and 1. */
+            alertExpiryDays?: number[] | null;
         };
         KeyCreate: {
             /** @description 1 to 100 characters after trimming. */
@@ -1021,6 +1150,10 @@ export interface components {
             /** @enum {string} */
             enforcement: "enforce" | "observe";
             tags: string[];
+            /** @description Percentages of any limit at which webhooks are told. */
+            alertAt: number[];
+            /** @description Days before its end at which webhooks are told. */
+            alertExpiryDays: number[];
             expiresAt: components["schemas"]["MaybeTime"];
             isActive: boolean;
             createdBy: string;
@@ -1769,6 +1902,95 @@ export interface components {
         TokenList: {
             data: components["schemas"]["Token"][];
         };
+        /** @enum {string} */
+        EventType: "key.limit_reached" | "key.expiring" | "key.expired" | "key.created" | "key.updated" | "key.deleted" | "key.rotated" | "model.unpriced";
+        /**
+         * @description standard and cloudevents are for programs; the others are messages for the chat of that name.
+         * @enum {string}
+         */
+        WebhookFormat: "standard" | "cloudevents" | "slack" | "discord" | "feishu" | "dingtalk" | "wecom";
+        WebhookCreate: {
+            /** @description http or https, without user, password and fragment. */
+            url: string;
+            events: components["schemas"]["EventType"][];
+            /** @default standard */
+            format: components["schemas"]["WebhookFormat"];
+        };
+        WebhookUpdate: {
+            url?: string;
+            events?: components["schemas"]["EventType"][];
+            format?: components["schemas"]["WebhookFormat"];
+            isActive?: boolean;
+            newSecret?: boolean;
+        };
+        Webhook: {
+            /** Format: uuid */
+            id: string;
+            url: string;
+            format: components["schemas"]["WebhookFormat"];
+            events: components["schemas"]["EventType"][];
+            /** @description false: nothing is sent, and nothing new is kept for it. */
+            isActive: boolean;
+            /** @description Why the service itself has switched it off; empty: it has not. */
+            disabledFor: string;
+            createdBy: string;
+            createdAt: components["schemas"]["Time"];
+            updatedAt: components["schemas"]["Time"];
+            /**
+             * Format: int64
+             * @description Deliveries that are to be sent.
+             */
+            pending: number;
+            /**
+             * Format: int64
+             * @description Deliveries that were given up.
+             */
+            dead: number;
+            deliveredAt: components["schemas"]["MaybeTime"];
+        };
+        IssuedWebhook: components["schemas"]["Webhook"] & {
+            /** @description What deliveries are signed with: whsec_ and base64. */
+            secret: string;
+        };
+        ChangedWebhook: components["schemas"]["Webhook"] & {
+            /** @description Only where a new one was asked for. */
+            secret?: string;
+        };
+        WebhookList: {
+            data: components["schemas"]["Webhook"][];
+        };
+        WebhookTest: {
+            /** Format: uuid */
+            eventId: string;
+        };
+        Delivery: {
+            /**
+             * Format: uuid
+             * @description `webhook-id` of every try.
+             */
+            eventId: string;
+            type: string;
+            at: components["schemas"]["Time"];
+            /** Format: uuid */
+            keyId: string | null;
+            /** @enum {string} */
+            state: "pending" | "delivered" | "dead";
+            /** Format: int32 */
+            attempts: number;
+            /** @description When it is tried next; null when it has ended. */
+            nextAt: components["schemas"]["MaybeTime"];
+            /**
+             * Format: int32
+             * @description HTTP status of the latest try; 0: there was no answer.
+             */
+            lastStatus: number;
+            lastError: string;
+            endedAt: components["schemas"]["MaybeTime"];
+        };
+        DeliveryList: {
+            data: components["schemas"]["Delivery"][];
+            nextCursor: string;
+        };
         RelayState: {
             running: boolean;
             /** @description Requests that are under way. */
@@ -2060,6 +2282,14 @@ export interface components {
                  *       "tags": [
                  *         "team-a"
                  *       ],
+                 *       "alertAt": [
+                 *         80,
+                 *         100
+                 *       ],
+                 *       "alertExpiryDays": [
+                 *         7,
+                 *         1
+                 *       ],
                  *       "expiresAt": null,
                  *       "isActive": true,
                  *       "createdBy": "bootstrap",
@@ -2169,6 +2399,14 @@ export interface components {
                  *       "enforcement": "enforce",
                  *       "tags": [
                  *         "team-a"
+                 *       ],
+                 *       "alertAt": [
+                 *         80,
+                 *         100
+                 *       ],
+                 *       "alertExpiryDays": [
+                 *         7,
+                 *         1
                  *       ],
                  *       "expiresAt": null,
                  *       "isActive": true,
@@ -2338,6 +2576,8 @@ export interface components {
         KeyId: string;
         /** @example 0197c1b2-0000-7000-8000-00000000000a */
         EventId: string;
+        /** @example 0197c1b2-0000-7000-8000-00000000000e */
+        WebhookId: string;
         /** @example 0197c1b2-0000-7000-8000-00000000000c */
         AdmissionId: string;
         /** @description 1 to 200 characters of the caller's choice; a repeat within 24 hours does not do it again. */
@@ -4057,11 +4297,286 @@ export interface operations {
             default: components["responses"]["ProblemAnswer"];
         };
     };
+    ListWebhooks: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Webhooks. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "data": [
+                     *         {
+                     *           "id": "0197c1b2-0000-7000-8000-00000000000e",
+                     *           "url": "https://example.com/keyledger",
+                     *           "format": "standard",
+                     *           "events": [
+                     *             "key.limit_reached",
+                     *             "key.expiring"
+                     *           ],
+                     *           "isActive": true,
+                     *           "disabledFor": "",
+                     *           "createdBy": "ops",
+                     *           "createdAt": "2026-11-23T10:00:00.000Z",
+                     *           "updatedAt": "2026-11-23T10:00:00.000Z",
+                     *           "pending": 0,
+                     *           "dead": 0,
+                     *           "deliveredAt": "2026-11-23T11:00:00.000Z"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["WebhookList"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    CreateWebhook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "url": "https://example.com/keyledger",
+                 *       "events": [
+                 *         "key.limit_reached",
+                 *         "key.expiring"
+                 *       ]
+                 *     }
+                 */
+                "application/json": components["schemas"]["WebhookCreate"];
+            };
+        };
+        responses: {
+            /** @description The webhook with its secret. */
+            201: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "id": "0197c1b2-0000-7000-8000-00000000000e",
+                     *       "url": "https://example.com/keyledger",
+                     *       "format": "standard",
+                     *       "events": [
+                     *         "key.limit_reached",
+                     *         "key.expiring"
+                     *       ],
+                     *       "isActive": true,
+                     *       "disabledFor": "",
+                     *       "createdBy": "ops",
+                     *       "createdAt": "2026-11-23T10:00:00.000Z",
+                     *       "updatedAt": "2026-11-23T10:00:00.000Z",
+                     *       "pending": 0,
+                     *       "dead": 0,
+                     *       "deliveredAt": null,
+                     *       "secret": "whsec_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
+                     *     }
+                     */
+                    "application/json": components["schemas"]["IssuedWebhook"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    DeleteWebhook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description Removed. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    UpdateWebhook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "isActive": true
+                 *     }
+                 */
+                "application/json": components["schemas"]["WebhookUpdate"];
+            };
+        };
+        responses: {
+            /** @description The webhook. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "id": "0197c1b2-0000-7000-8000-00000000000e",
+                     *       "url": "https://example.com/keyledger",
+                     *       "format": "standard",
+                     *       "events": [
+                     *         "key.limit_reached",
+                     *         "key.expiring"
+                     *       ],
+                     *       "isActive": true,
+                     *       "disabledFor": "",
+                     *       "createdBy": "ops",
+                     *       "createdAt": "2026-11-23T10:00:00.000Z",
+                     *       "updatedAt": "2026-11-23T10:00:00.000Z",
+                     *       "pending": 0,
+                     *       "dead": 0,
+                     *       "deliveredAt": null
+                     *     }
+                     */
+                    "application/json": components["schemas"]["ChangedWebhook"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    TestWebhook: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is on its way. */
+            202: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "eventId": "0197c1b2-0000-7000-8000-00000000000f"
+                     *     }
+                     */
+                    "application/json": components["schemas"]["WebhookTest"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    ListDeliveries: {
+        parameters: {
+            query?: {
+                /** @description pending: to be sent; delivered; dead: given up. */
+                state?: "pending" | "delivered" | "dead";
+                /** @description Rows a page. */
+                limit?: components["parameters"]["Limit"];
+                /** @description `nextCursor` of the page before. */
+                cursor?: components["parameters"]["Cursor"];
+            };
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description A page of deliveries. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "data": [
+                     *         {
+                     *           "eventId": "0197c1b2-0000-7000-8000-00000000000f",
+                     *           "type": "key.limit_reached",
+                     *           "at": "2026-11-23T10:00:00.000Z",
+                     *           "keyId": "0197c1b2-0000-7000-8000-000000000001",
+                     *           "state": "pending",
+                     *           "attempts": 1,
+                     *           "nextAt": "2026-11-23T10:00:05.000Z",
+                     *           "lastStatus": 500,
+                     *           "lastError": "the receiver answered 500",
+                     *           "endedAt": null
+                     *         }
+                     *       ],
+                     *       "nextCursor": ""
+                     *     }
+                     */
+                    "application/json": components["schemas"]["DeliveryList"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    RetryDelivery: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path: {
+                /** @example 0197c1b2-0000-7000-8000-00000000000e */
+                id: components["parameters"]["WebhookId"];
+                /** @example 0197c1b2-0000-7000-8000-00000000000f */
+                eventId: string;
+            };
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description It is on its way. */
+            204: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content?: never;
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
     ListAudit: {
         parameters: {
             query?: {
                 /** @description Kind of thing that was changed. */
-                targetType?: "key" | "secret" | "token" | "prices" | "event" | "ledger" | "rollups";
+                targetType?: "key" | "secret" | "token" | "prices" | "event" | "ledger" | "rollups" | "webhook";
                 /** @description Id of the thing that was changed. */
                 targetId?: string;
                 /** @description Name of the access token, `system`, or `cli`. */

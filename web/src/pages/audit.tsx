@@ -9,7 +9,7 @@ import { Input, Select } from "../ui/form";
 import { Pager, Table, usePages } from "../ui/table";
 
 type Kind = NonNullable<Parameters<typeof audit>[0]["targetType"]>;
-const kinds: Kind[] = ["key", "secret", "token", "prices", "event", "ledger", "rollups"];
+const kinds: Kind[] = ["key", "secret", "token", "prices", "event", "ledger", "rollups", "webhook"];
 
 export function Audit() {
   const t = useText();

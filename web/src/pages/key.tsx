@@ -142,6 +142,8 @@ function Settings({ k }: { k: Key }) {
     [t.form.upstream, accounts.length > 0 ? accounts.join(", ") : t.all],
     [t.form.estimate, k.estimatePerRequest === null ? "–" : format.exactMoney(k.estimatePerRequest)],
     [t.form.enforcement, k.enforcement === "observe" ? t.form.observe : t.form.enforce],
+    [t.form.alertAt, k.alertAt.length > 0 ? k.alertAt.map((n) => `${n} %`).join(", ") : t.none],
+    [t.form.alertExpiryDays, k.alertExpiryDays.join(", ") || t.none],
     [t.form.tags, k.tags.length > 0 ? k.tags.join(", ") : t.none],
     [t.expires, <Time iso={k.expiresAt} fallback={t.never} exact />],
     [t.created, <><Time iso={k.createdAt} exact /> · {k.createdBy}</>],

@@ -16,7 +16,7 @@ export const emptyDraft: Draft = {
   rateLimitWindow: "", rateLimitRequests: "", tokenLimit: "", concurrencyLimit: "",
   services: "all", models: "any", allowedModels: "", restrictedModels: "", clients: "any", allowedClients: "",
   claudeAccountId: "", claudeConsoleAccountId: "", geminiAccountId: "", openaiAccountId: "", bedrockAccountId: "",
-  estimatePerRequest: "", enforcement: "enforce",
+  estimatePerRequest: "", enforcement: "enforce", alertAt: "80, 100", alertExpiryDays: "7, 1",
 };
 
 export function draftOf(k: Key): Draft {
@@ -33,6 +33,7 @@ export function draftOf(k: Key): Draft {
     allowedClients: k.allowedClients.join(","),
     ...Object.fromEntries(accountFields.map((f) => [f, k[f] ?? ""])),
     estimatePerRequest: k.estimatePerRequest === null ? "" : plain(k.estimatePerRequest), enforcement: k.enforcement,
+    alertAt: k.alertAt.join(", "), alertExpiryDays: k.alertExpiryDays.join(", "),
   };
 }
 
@@ -54,6 +55,7 @@ export function bodyOf(d: Draft, create: boolean): Schemas["KeyUpdate"] {
     allowedModels: list("allowedModels", d.models === "allow" || d.models === "both"), restrictedModels: list("restrictedModels", d.models === "deny" || d.models === "both"),
     enableClientRestriction: d.clients === "some", allowedClients: d.clients === "some" ? (d.allowedClients ?? "").split(",").filter((c) => c !== "") : [],
     enforcement: d.enforcement, estimatePerRequest: d.estimatePerRequest?.trim() || null,
+    alertAt: numbersOf(d.alertAt), alertExpiryDays: numbersOf(d.alertExpiryDays),
   };
   if (!create) body.name = d.name?.trim();
   for (const f of moneyFields) body[f] = money(d[f] ?? "");
@@ -62,6 +64,11 @@ export function bodyOf(d: Draft, create: boolean): Schemas["KeyUpdate"] {
   if (create && d.tokenLimit?.trim() === "") delete body.tokenLimit;
   return body as Schemas["KeyUpdate"];
 }
+
+/** byLine is a list of numbers by comma as a list by line, which the rules are for. */
+const byLine = (text = "") => text.split(/[\s,]+/).join("\n");
+
+const numbersOf = (text?: string) => listOf(byLine(text)).map(Number);
 
 /** errorsOf are the fields that would be refused. */
 export function errorsOf(t: Text, d: Draft, naming: "name" | "batch"): FieldErrors {
@@ -73,6 +80,7 @@ export function errorsOf(t: Text, d: Draft, naming: "name" | "batch"): FieldErro
     add("count", check(t, "count", d.count ?? "", true));
   }
   for (const f of ["description", "tags", ...moneyFields, ...countFields, ...accountFields]) add(f, check(t, f, d[f] ?? ""));
+  for (const f of ["alertAt", "alertExpiryDays"]) add(f, check(t, f, byLine(d[f])));
   add("estimatePerRequest", check(t, "estimatePerRequest", d.estimatePerRequest ?? ""));
   if (d.models === "allow" || d.models === "both") add("allowedModels", check(t, "allowedModels", d.allowedModels ?? "", true));
   if (d.models === "deny" || d.models === "both") add("restrictedModels", check(t, "restrictedModels", d.restrictedModels ?? ""));

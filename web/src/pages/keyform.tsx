@@ -67,6 +67,8 @@ function KeyForm({ draft, setDraft, naming, action, busy, error, onSend, cancel 
         <div class="grid">
           <Input label={t.form.estimate} hint={t.form.estimateHint} unit="$" inputMode="decimal" {...text("estimatePerRequest")} />
           <Select label={t.form.enforcement} value={draft.enforcement ?? ""} onChange={set("enforcement")} options={[{ value: "enforce", text: t.form.enforce }, { value: "observe", text: t.form.observe }]} />
+          <Input label={t.form.alertAt} hint={t.form.alertHint} unit="%" {...text("alertAt")} />
+          <Input label={t.form.alertExpiryDays} hint={t.form.alertHint} {...text("alertExpiryDays")} />
         </div>
       </details>
       <div role="alert">
