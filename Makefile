@@ -62,7 +62,7 @@ screenshots: browser postgresql web-tools ## Take the pictures of docs/screensho
 	KEYLEDGER_TEST_SCREENSHOTS=$(CURDIR)/docs/screenshots $(GO) test -count 1 -run 'TestConsole(Pages|WalkThroughs|Batch)$$' ./cmd/keyledger
 
 .PHONY: lint
-lint: lint-migrations lint-openapi lint-sql ## Run the linters
+lint: lint-migrations lint-openapi lint-sql lint-files ## Run the linters
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
 
@@ -78,6 +78,23 @@ lint-sql:
 .PHONY: lint-openapi
 lint-openapi: node
 	tools/lint-openapi
+
+.PHONY: lint-files
+lint-files: ## Read the files for other programs as those do: Compose, Docker, Grafana, GitHub
+	$(GO) build -C tools/files -o $(CURDIR)/bin/files . && bin/files
+
+.PHONY: vulnerabilities
+vulnerabilities: ## Look for known vulnerabilities that the code reaches; needs the network
+	$(TOOL) govulncheck ./...
+
+.PHONY: release
+release: ## Build binaries for Linux and macOS with their bill of materials, in dist/
+	rm -rf dist && mkdir dist
+	for system in linux/amd64 linux/arm64 darwin/amd64 darwin/arm64; do \
+		CGO_ENABLED=0 GOOS=$${system%/*} GOARCH=$${system#*/} $(GO) build -trimpath -ldflags '$(LDFLAGS)' \
+			-o dist/keyledger-$${system%/*}-$${system#*/} ./cmd/keyledger || exit 1; done
+	$(TOOL) cyclonedx-gomod app -licenses -json -main cmd/keyledger -output dist/keyledger.cdx.json .
+	cd dist && sha256sum * > SHA256SUMS
 
 .PHONY: bench
 bench: postgresql build ## Measure this binary on this machine, in some minutes
@@ -132,8 +149,8 @@ redis:
 
 .PHONY: proxies
 proxies:
-	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null && command -v pgbouncer >/dev/null || \
-		{ echo "installing nginx, Caddy, HAProxy and PgBouncer for the tests beside them"; $(call INSTALL,nginx-light caddy haproxy pgbouncer,nginx caddy haproxy pgbouncer); }
+	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null && command -v pgbouncer >/dev/null && command -v prometheus >/dev/null || \
+		{ echo "installing nginx, Caddy, HAProxy, PgBouncer and Prometheus for the tests beside them"; $(call INSTALL,nginx-light caddy haproxy pgbouncer prometheus,nginx caddy haproxy pgbouncer prometheus); }
 
 .PHONY: browser
 browser:

@@ -14,6 +14,69 @@ import (
 	"github.com/shopspring/decimal"
 )
 
+const budgetsLeft = `-- name: BudgetsLeft :many
+WITH today AS MATERIALIZED (
+    SELECT d.day, date_trunc('week', d.day)::date AS week, date_trunc('month', d.day)::date AS month
+      FROM (SELECT (coalesce($3::timestamptz, now()) AT TIME ZONE $2::text)::date AS day) AS d
+)
+SELECT k.id AS key_id,
+       b.name::text AS limit_name,
+       (b.most - b.used)::float8 AS remaining,
+       b.most::float8 AS most
+  FROM api_keys AS k
+  JOIN key_counters AS c ON c.key_id = k.id
+ CROSS JOIN today AS t
+ CROSS JOIN LATERAL (VALUES
+       ('dailyCost', k.daily_cost_limit, CASE WHEN c.day >= t.day THEN c.day_cost ELSE 0 END),
+       ('weeklyCost', k.weekly_cost_limit, CASE WHEN c.week >= t.week THEN c.week_cost ELSE 0 END),
+       ('monthlyCost', k.monthly_cost_limit, CASE WHEN c.month >= t.month THEN c.month_cost ELSE 0 END),
+       ('totalCost', k.total_cost_limit, c.cost)
+ ) AS b (name, most, used)
+ WHERE k.is_active AND k.deleted_at IS NULL AND b.most > 0
+ ORDER BY b.used / b.most DESC, k.id, limit_name
+ LIMIT $1
+`
+
+type BudgetsLeftParams struct {
+	RowLimit int32
+	Timezone string
+	Now      *time.Time
+}
+
+type BudgetsLeftRow struct {
+	KeyID     uuid.UUID
+	LimitName string
+	Remaining float64
+	Most      float64
+}
+
+// The limits of cost that are used up most, at most so many of them, of live keys that may be
+// used: what is left of each, in USD, and of how much. What is reserved counts as left.
+func (q *Queries) BudgetsLeft(ctx context.Context, arg BudgetsLeftParams) ([]BudgetsLeftRow, error) {
+	rows, err := q.db.Query(ctx, budgetsLeft, arg.RowLimit, arg.Timezone, arg.Now)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []BudgetsLeftRow{}
+	for rows.Next() {
+		var i BudgetsLeftRow
+		if err := rows.Scan(
+			&i.KeyID,
+			&i.LimitName,
+			&i.Remaining,
+			&i.Most,
+		); err != nil {
+			return nil, err
+		}
+		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const idempotencyClaim = `-- name: IdempotencyClaim :one
 INSERT INTO idempotency_keys (actor_id, operation, idem_key, fingerprint, key_id)
 VALUES ($1, $2, $3, $4, $5)

@@ -327,6 +327,30 @@ SELECT t.period::text AS period, t.key_id, k.name, t.cost::numeric AS cost
   JOIN api_keys AS k ON k.id = t.key_id
  ORDER BY t.period, t.cost DESC, t.key_id;
 
+-- name: BudgetsLeft :many
+-- The limits of cost that are used up most, at most so many of them, of live keys that may be
+-- used: what is left of each, in USD, and of how much. What is reserved counts as left.
+WITH today AS MATERIALIZED (
+    SELECT d.day, date_trunc('week', d.day)::date AS week, date_trunc('month', d.day)::date AS month
+      FROM (SELECT (coalesce(sqlc.narg('now')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day) AS d
+)
+SELECT k.id AS key_id,
+       b.name::text AS limit_name,
+       (b.most - b.used)::float8 AS remaining,
+       b.most::float8 AS most
+  FROM api_keys AS k
+  JOIN key_counters AS c ON c.key_id = k.id
+ CROSS JOIN today AS t
+ CROSS JOIN LATERAL (VALUES
+       ('dailyCost', k.daily_cost_limit, CASE WHEN c.day >= t.day THEN c.day_cost ELSE 0 END),
+       ('weeklyCost', k.weekly_cost_limit, CASE WHEN c.week >= t.week THEN c.week_cost ELSE 0 END),
+       ('monthlyCost', k.monthly_cost_limit, CASE WHEN c.month >= t.month THEN c.month_cost ELSE 0 END),
+       ('totalCost', k.total_cost_limit, c.cost)
+ ) AS b (name, most, used)
+ WHERE k.is_active AND k.deleted_at IS NULL AND b.most > 0
+ ORDER BY b.used / b.most DESC, k.id, limit_name
+ LIMIT @row_limit;
+
 -- name: TagList :many
 -- Tags of live keys, each with the number of keys that carry it.
 SELECT tag::text AS tag, count(*) AS keys

@@ -60,9 +60,7 @@ func relayAlone(ctx context.Context, cfg config.RelayAlone, ledger relay.Ledger,
 		if err != nil {
 			return errors.Join(err, r.close(ctx))
 		}
-		mux := http.NewServeMux()
-		mux.Handle("GET /metrics", m.Handler())
-		server := &http.Server{Handler: mux, ReadHeaderTimeout: relayHeaderTimeout}
+		server := &http.Server{Handler: m.Handler(), ReadHeaderTimeout: relayHeaderTimeout}
 		defer func() { _ = server.Close() }()
 		go func() { failed <- server.Serve(l) }()
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"io/fs"
-	"net/http"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -78,9 +77,8 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", m.Handler())
-	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, mux); err != nil {
+	s.budgets = func(ctx context.Context) error { return s.showBudgets(ctx, m) }
+	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, m.Handler()); err != nil {
 		return err
 	}
 	if s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler()); err != nil || cfg.RelayAddr == "off" {
@@ -88,6 +86,23 @@ func (s *service) wire(ctx context.Context) (err error) {
 	}
 	s.relay, err = openRelay(ctx, cfg.Relay, inprocess.New(s.verifier, s.decider, s.recorder), m.Registry(), s.log)
 	return err
+}
+
+// showBudgets puts what is left of limits of cost among the metrics.
+func (s *service) showBudgets(ctx context.Context, m *metrics.Metrics) error {
+	if s.cfg.MetricsKeys == 0 || s.metrics == nil {
+		return nil
+	}
+	rows, err := s.db.BudgetsLeft(ctx, db.BudgetsLeftParams{Timezone: s.cfg.Timezone, RowLimit: int32(s.cfg.MetricsKeys)}) //nolint:gosec // at most 10 000
+	if err != nil {
+		return fmt.Errorf("reading budgets: %w", err)
+	}
+	all := make([]metrics.Budget, len(rows))
+	for i, row := range rows {
+		all[i] = metrics.Budget{Key: row.KeyID.String(), Limit: row.LimitName, Remaining: row.Remaining}
+	}
+	m.Budgets(all)
+	return nil
 }
 
 // pages are the files of the console; nil where it is off.

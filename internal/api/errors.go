@@ -42,9 +42,9 @@ func (s *Server) writeError(err error, c echo.Context) {
 	}
 	f := asFault(err)
 	status := statuses[f.Code]
-	id := callOf(c.Request().Context()).requestID
+	who := callOf(c.Request().Context())
 	if hungUp(c.Request().Context()) {
-		s.Log.DebugContext(c.Request().Context(), "the client hung up", "route", c.Path(), "requestId", id)
+		who.log(s.Log).DebugContext(c.Request().Context(), "the client hung up", "route", c.Path())
 		c.Response().Status, c.Response().Committed = statusHungUp, true
 		return
 	}
@@ -52,7 +52,7 @@ func (s *Server) writeError(err error, c echo.Context) {
 	case overloaded(err): // one line each would be a load of its own
 		s.Metrics.Overloaded.Inc()
 	case status >= http.StatusInternalServerError:
-		s.Log.ErrorContext(c.Request().Context(), "request failed", "method", c.Request().Method, "route", c.Path(), "requestId", id, "error", err)
+		who.log(s.Log).ErrorContext(c.Request().Context(), "request failed", "method", c.Request().Method, "route", c.Path(), "error", err)
 	}
 	switch f.Code { //nolint:exhaustive // the others need no header
 	case fault.Unauthenticated:
@@ -60,7 +60,7 @@ func (s *Server) writeError(err error, c echo.Context) {
 	case fault.Unavailable, fault.TooMany:
 		c.Response().Header().Set("Retry-After", retryAfter)
 	}
-	writeProblem(c.Response(), status, problemOf(f, id))
+	writeProblem(c.Response(), status, problemOf(f, who.requestID))
 }
 
 // problemOf is what a caller is told of a fault.

@@ -25,6 +25,7 @@ import (
 // call is what the middleware learnt of a request, for handlers and the log.
 type call struct {
 	requestID string
+	traceID   string // of the W3C trace that it belongs to; empty: none
 	identity  access.Identity
 	apiKey    string // a key holder's own secret, on /v1/self only; never logged
 
@@ -43,6 +44,14 @@ func callOf(ctx context.Context) *call {
 		return &call{}
 	}
 	return c
+}
+
+// log is a log whose lines tell the request that they are of.
+func (c *call) log(to *slog.Logger) *slog.Logger {
+	if c.traceID != "" {
+		to = to.With("traceId", c.traceID)
+	}
+	return to.With("requestId", c.requestID)
 }
 
 // actor is who the audit trail shall name.
@@ -75,13 +84,29 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if strings.HasPrefix(r.URL.Path, "/v1/") {
 			header["Cache-Control"] = noStore
 		}
-		who := &call{requestID: id}
+		who := &call{requestID: id, traceID: traceOf(r.Header.Get("Traceparent"))}
 		who.untimed = context.WithValue(r.Context(), callKey{}, who)
 		ctx, cancel := context.WithTimeout(who.untimed, routeOf(c).timeout)
 		defer cancel()
 		c.SetRequest(r.WithContext(ctx))
 		return next(c)
 	}
+}
+
+// traceparent is the header that a W3C trace is passed on in.
+// Source: https://www.w3.org/TR/trace-context/#traceparent-header
+var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?$`)
+
+// traceOf is the id of the trace that a request belongs to; empty: none.
+func traceOf(header string) string {
+	if header == "" || len(header) > 256 { // the usual case costs nothing
+		return ""
+	}
+	found := traceparent.FindStringSubmatch(header)
+	if found == nil || strings.HasPrefix(header, "ff") || found[1] == "00000000000000000000000000000000" {
+		return ""
+	}
+	return found[1]
 }
 
 // Values of headers that every answer has: nobody changes them.
@@ -105,8 +130,8 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 			return nil
 		}
 		who := callOf(c.Request().Context())
-		s.Log.DebugContext(c.Request().Context(), "request", "method", c.Request().Method, "route", route,
-			"status", c.Response().Status, "ms", float64(took.Microseconds())/1000, "requestId", who.requestID, "actor", who.identity.Name, "ip", c.RealIP())
+		who.log(s.Log).DebugContext(c.Request().Context(), "request", "method", c.Request().Method, "route", route,
+			"status", c.Response().Status, "ms", float64(took.Microseconds())/1000, "actor", who.identity.Name, "ip", c.RealIP())
 		return nil
 	}
 }

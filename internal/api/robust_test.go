@@ -318,3 +318,27 @@ func TestNoSlotAfterBody(t *testing.T) {
 	release()
 	busy.Wait()
 }
+
+// Guarantee: a log line of a request names the W3C trace that the caller says it belongs to, and
+// nothing that is no trace.
+func TestTraceIsLogged(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	const trace = "0af7651916cd43dd8448eb211c80319c"
+	for header, named := range map[string]bool{
+		"00-" + trace + "-b7ad6b7169203331-01": true, "cc-" + trace + "-b7ad6b7169203331-01-what-comes-later": true,
+		"": false, trace: false, "ff-" + trace + "-b7ad6b7169203331-01": false, "00-00000000000000000000000000000000-b7ad6b7169203331-01": false,
+		"00-" + strings.ToUpper(trace) + "-b7ad6b7169203331-01": false, "00-" + trace + "-b7ad6b7169203331-01" + strings.Repeat("x", 500): false,
+	} {
+		h.logMu.Lock()
+		h.log.Reset()
+		h.logMu.Unlock()
+		h.want(h.as(h.admin, "GET", "/v1/clients", nil, "Traceparent", header), 200)
+		h.logMu.Lock()
+		line := h.log.String()
+		h.logMu.Unlock()
+		if got := strings.Contains(line, `"traceId":"`+trace+`"`); got != named || !strings.Contains(line, `"requestId":"`) {
+			t.Errorf("%q: %s", header, line)
+		}
+	}
+}

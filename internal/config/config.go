@@ -70,6 +70,7 @@ type Service struct {
 	AlertInterval  time.Duration `env:"ALERT_INTERVAL" envDefault:"10s" desc:"How often it is looked for limits that were reached and keys near their end, while a webhook asks for them."`
 	DedupHorizon   time.Duration `env:"DEDUP_HORIZON" envDefault:"168h" desc:"How long a request id is remembered, so that its usage counts once."`
 
+	MetricsKeys     int            `env:"METRICS_KEYS" envDefault:"100" desc:"Most limits of cost whose remaining budget is among the metrics, those that are used up most first; 0: none."`
 	LogLevel        string         `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
 	LogFormat       string         `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
 	WebhookNetworks []netip.Prefix `env:"WEBHOOK_NETWORKS" desc:"Networks (CIDR, by comma) that webhooks may lie in though they are not open to all, such as 10.0.0.0/8."`
@@ -190,6 +191,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	rule(c.DefaultTokenLimit >= 0, Prefix+"DEFAULT_TOKEN_LIMIT", "must not be negative")
 	rule(!c.DefaultEstimate.IsNegative(), Prefix+"DEFAULT_ESTIMATE_USD", "must not be negative")
 	rule(c.WrongTokens >= 0 && c.WrongTokens <= 1_000_000, Prefix+"MAX_WRONG_TOKENS_PER_ADDRESS", "must be between 0 and 1000000")
+	rule(c.MetricsKeys >= 0 && c.MetricsKeys <= 10_000, Prefix+"METRICS_KEYS", "must be between 0 and 10000")
 	rule(c.Console == "on" || c.Console == "off", Prefix+"CONSOLE", "must be on or off")
 	rule(c.Unpriced == "allow" || c.Unpriced == "refuse", Prefix+"UNPRICED", "must be allow or refuse")
 	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)

@@ -4,6 +4,7 @@ package metrics
 
 import (
 	"net/http"
+	"net/http/pprof"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -29,6 +30,7 @@ type Metrics struct {
 	batchSize  *prometheus.HistogramVec // by what is batched
 	batchTime  *prometheus.HistogramVec // seconds, by what is batched
 	batchFails *prometheus.CounterVec   // by what is batched
+	budgets    *prometheus.GaugeVec     // USD left, by key and limit
 }
 
 // New makes the metrics of one service.
@@ -64,9 +66,22 @@ func New() *Metrics {
 		batchFails: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "keyledger_batch_failures_total", Help: "Transactions of admissions or usage events that failed; nothing of them is stored."}, []string{"queue"}),
 	}
-	m.registry.MustRegister(m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded, m.Delivered,
+	m.budgets = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "keyledger_key_budget_remaining_usd", Help: "What is left of limits of cost, of those that are used up most; negative: passed."}, []string{"key_id", "limit"})
+	m.registry.MustRegister(m.budgets, m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded, m.Delivered,
 		m.heartbeat, m.batchSize, m.batchTime, m.batchFails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	// What alerts ask the increase of begins at 0, so that the first one is seen.
+	for _, counted := range []*prometheus.CounterVec{m.Recorded, m.Repeated} {
+		counted.WithLabelValues("true")
+		counted.WithLabelValues("false")
+	}
+	for _, outcome := range []string{"delivered", "failed", "dead"} {
+		m.Delivered.WithLabelValues(outcome)
+	}
+	for _, queue := range []string{"admissions", "usage"} {
+		m.batchFails.WithLabelValues(queue)
+	}
 	return m
 }
 
@@ -140,7 +155,29 @@ func (m *Metrics) Observe(method, route, status string, took time.Duration) {
 	m.Requests.WithLabelValues(method, route, status).Observe(took.Seconds())
 }
 
-// Handler serves the metrics in Prometheus's text format.
+// Budget is what is left of a limit of cost of a key.
+type Budget struct {
+	Key, Limit string
+	Remaining  float64 // USD
+}
+
+// Budgets replaces all that was known of budgets.
+func (m *Metrics) Budgets(all []Budget) {
+	m.budgets.Reset()
+	for _, b := range all {
+		m.budgets.WithLabelValues(b.Key, b.Limit).Set(b.Remaining)
+	}
+}
+
+// Handler is what the private listener serves: the metrics in Prometheus's text format at
+// /metrics, and profiles of the process at /debug/pprof/.
 func (m *Metrics) Handler() http.Handler {
-	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry})
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{Registry: m.registry}))
+	mux.HandleFunc("GET /debug/pprof/", pprof.Index)
+	mux.HandleFunc("GET /debug/pprof/cmdline", pprof.Cmdline)
+	mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
+	mux.HandleFunc("GET /debug/pprof/symbol", pprof.Symbol)
+	mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+	return mux
 }
