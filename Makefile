@@ -105,20 +105,22 @@ bench-full: postgresql build ## The same with a million keys and ten million led
 	bin/keyledger bench --full
 
 FUZZ_TIME ?= 60s
+SOAK ?= 10m
+FUZZERS = FuzzMoney:./internal/key FuzzFields:./internal/key FuzzLookup:./internal/price FuzzLiteLLM:./internal/price FuzzReadCounts:./internal/usage \
+	FuzzRequest:./relay FuzzAnswer:./relay FuzzBodies:./internal/api FuzzQueries:./internal/api FuzzExport:./internal/importer FuzzBody:./internal/alert
+
 .PHONY: soak
-soak: compiler curl postgresql redis browser proxies node web-tools ## Fuzz every decoder and run properties and end-to-end tests long
-	$(GO) test -run '^$$' -fuzz FuzzMoney -fuzztime $(FUZZ_TIME) ./internal/key
-	$(GO) test -run '^$$' -fuzz FuzzLookup -fuzztime $(FUZZ_TIME) ./internal/price
-	$(GO) test -run '^$$' -fuzz FuzzReadCounts -fuzztime $(FUZZ_TIME) ./internal/usage
-	$(GO) test -run '^$$' -fuzz FuzzRequest -fuzztime $(FUZZ_TIME) ./relay
-	$(GO) test -run '^$$' -fuzz FuzzAnswer -fuzztime $(FUZZ_TIME) ./relay
-	$(GO) test -run '^$$' -fuzz FuzzBodies -fuzztime $(FUZZ_TIME) ./internal/api
+soak: compiler curl postgresql redis browser proxies node web-tools fuzz ## Fuzz, kill and starve it for long: SOAK=10m, FUZZ_TIME=60s; FAULT=ack-before-commit must fail
+	KEYLEDGER_TEST_FAULT=$(FAULT) KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -count 1 -run 'Test(Crash|Faults|RollingRestart)$$' -parallel 1 -v -timeout 3h ./cmd/keyledger
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
 	KEYLEDGER_TEST_SOAK=60s $(GO) test -run Deadlocks -v ./cmd/...
-	KEYLEDGER_TEST_SOAK=10m $(GO) test -run 'TestCrash$$' -v -timeout 30m ./cmd/...
 	KEYLEDGER_TEST_SOAK=120s $(GO) test -run Neighbours -v -timeout 60m ./cmd/...
 	$(GO) test -race -count 10 -timeout 60m ./internal/api ./internal/upkeep ./internal/verify ./internal/admit
+
+.PHONY: fuzz
+fuzz: postgresql ## Fuzz every decoder and rule, each for FUZZ_TIME
+	for one in $(FUZZERS); do $(GO) test -run '^$$' -fuzz "^$${one%%:*}$$" -fuzztime $(FUZZ_TIME) "$${one#*:}" || exit 1; done
 
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 INSTALL = if command -v apt-get >/dev/null; then $(SUDO) apt-get update -qq && DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get install -y -qq --no-install-recommends $(1); \

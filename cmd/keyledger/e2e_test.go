@@ -35,7 +35,15 @@ func TestMain(m *testing.M) {
 	}
 	_ = os.Chmod(dir, 0o755) // other users run it too
 	binary = filepath.Join(dir, "keyledger")
-	if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+	build := []string{"build", "-o", binary}
+	switch fault := os.Getenv("KEYLEDGER_TEST_FAULT"); fault {
+	case "":
+	case "ack-before-commit": // what tests of lost usage must find
+		build = append(build, "-tags", "keyledger_ack_early")
+	default:
+		panic("KEYLEDGER_TEST_FAULT is ack-before-commit or nothing, not " + fault)
+	}
+	if out, err := exec.Command("go", append(build, ".")...).CombinedOutput(); err != nil {
 		panic(fmt.Sprintf("building the binary: %v\n%s", err, out))
 	}
 	defer func() { _ = os.RemoveAll(dir) }()

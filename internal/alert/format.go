@@ -156,7 +156,11 @@ func (e event) text() string {
 		}
 		return text
 	case Expiring:
-		return fmt.Sprintf("keyledger: key %s expires in %s, at %s.", name, left(e.at, d.ExpiresAt), d.ExpiresAt.UTC().Format("2006-01-02 15:04 MST"))
+		end := ""
+		if d.ExpiresAt != nil {
+			end = ", at " + d.ExpiresAt.UTC().Format("2006-01-02 15:04 MST")
+		}
+		return fmt.Sprintf("keyledger: key %s expires in %s%s.", name, left(e.at, d.ExpiresAt), end)
 	case Expired:
 		return fmt.Sprintf("keyledger: key %s has expired and is disabled.", name)
 	case Updated:

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
@@ -41,6 +42,11 @@ func (s *Server) ListAudit(ctx context.Context, r ListAuditRequestObject) (ListA
 			wrong = append(wrong, field.Error{Field: "targetType", Message: "must be one of " + strings.Join(auditTargets, ", ")})
 		}
 	}
+	for name, text := range map[string]*string{"targetId": r.Params.TargetID, "actor": r.Params.Actor} {
+		if text != nil && utf8.RuneCountInString(*text) > maxAuditText {
+			wrong = append(wrong, field.Error{Field: name, Message: fmt.Sprintf("must have at most %d characters", maxAuditText)})
+		}
+	}
 	after, err := readCursor(r.Params.Cursor, 1)
 	if err := fault.Join(wrongSize, fault.OrNil(wrong), err); err != nil {
 		return nil, err
@@ -63,6 +69,9 @@ func (s *Server) ListAudit(ctx context.Context, r ListAuditRequestObject) (ListA
 	}
 	return answer, nil
 }
+
+// maxAuditText bounds what the trail is searched by, in characters.
+const maxAuditText = 200
 
 // auditTargets are the kinds of things that the audit trail tells of.
 var auditTargets = []string{"key", "secret", "token", "prices", "event", "ledger", "rollups", "webhook"}

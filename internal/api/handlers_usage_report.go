@@ -94,15 +94,15 @@ func reportQuery(p ReportUsageParams) (q report.Query, wrong []field.Error) {
 	}
 	if p.GroupBy != nil {
 		for _, by := range *p.GroupBy {
-			switch by {
-			case "": // nothing is named
-			case "key":
+			switch {
+			case by == "" && len(*p.GroupBy) == 1: // nothing is named
+			case by == "key":
 				q.By.Key = true
-			case "model":
+			case by == "model":
 				q.By.Model = true
-			case "account":
+			case by == "account":
 				q.By.Account = true
-			case "tag":
+			case by == "tag":
 				q.By.Tag = true
 			default:
 				wrong = append(wrong, field.Error{Field: "groupBy", Message: "must be any of key, model, account and tag, by comma"})

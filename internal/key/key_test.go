@@ -1,10 +1,12 @@
 package key_test
 
 import (
+	"bytes"
 	"encoding/hex"
 	"encoding/json"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -270,6 +272,33 @@ func FuzzMoney(f *testing.F) {
 		amount, wrong := field.Money([]byte(strings.TrimSpace(text)))
 		if wrong == "" && (amount.IsNegative() || amount.Exponent() > 64 || !amount.Equal(amount.Truncate(12))) {
 			t.Errorf("%q was read as %s", text, amount)
+		}
+	})
+}
+
+// Guarantee: whatever object a key is made of, each member is a column or is named as wrong, and
+// what is taken can be encoded for the database.
+func FuzzFields(f *testing.F) {
+	for _, seed := range []string{
+		`{"name":"a"}`, `{"name":"a","permissions":"all","tags":["x"],"expiresAt":"2030-01-01T00:00:00Z"}`, `{"alertAt":[80,100],"alertExpiryDays":null}`,
+		`{"dailyCostLimit":"1e-12","tokenLimit":9223372036854775807}`, `{"restrictedModels":["anthropic/claude-3-5-sonnet-v2:0"]}`, `{"name":"\ud800"}`,
+	} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		var o field.Object
+		if jsonv2.Unmarshal([]byte(text), &o) != nil {
+			return
+		}
+		columns, wrong := key.ForUpdate(o, rules)
+		for name := range o {
+			named := slices.ContainsFunc(wrong, func(e field.Error) bool { return e.Field == name && e.Message != "" })
+			if !named && len(columns) == 0 {
+				t.Errorf("%q is neither taken nor named: %s", name, text)
+			}
+		}
+		if raw, err := columns.JSON(); err != nil || bytes.Contains(raw, []byte(`\u0000`)) {
+			t.Errorf("%s: %s %v", text, raw, err)
 		}
 	})
 }

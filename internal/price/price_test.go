@@ -296,3 +296,31 @@ func TestDenied(t *testing.T) {
 		}
 	}
 }
+
+// Guarantee: no price file makes the reader panic, and every price that it takes is one that the
+// catalogue may hold: not negative, and of a model that has a name.
+func FuzzLiteLLM(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, `[]`, `null`, `{"m":{}}`, `{"m":{"input_cost_per_token":1e-6,"output_cost_per_token":"2e-6","litellm_provider":"openai","mode":"chat"}}`,
+		`{"m":{"input_cost_per_token":-1}}`, `{"m":{"input_cost_per_token":1e400}}`, `{"":{"input_cost_per_token":1e-6,"output_cost_per_token":1e-6,"mode":"chat"}}`,
+		`{"m":{"input_cost_per_token":1e-6,"input_cost_per_token":2e-6}}`, `{"m":[1,2]}`, `{"m\u0000":{"mode":"chat","input_cost_per_token":1e-6}}`,
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, file []byte) {
+		got, err := price.ParseLiteLLM(file)
+		if err != nil {
+			return
+		}
+		for _, p := range got.Prices {
+			for _, rate := range []*decimal.Decimal{p.Base.Input, p.Base.Output, p.Base.CacheRead, p.Base.CacheWrite, p.Base.CacheWrite1h} {
+				if rate != nil && price.CheckRate(*rate) != nil {
+					t.Errorf("%q costs %s", p.Model, rate)
+				}
+			}
+			if p.Model == "" {
+				t.Error("a price of no model")
+			}
+		}
+	})
+}
