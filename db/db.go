@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/exaring/otelpgx"
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -83,6 +84,21 @@ func OpenHot(ctx context.Context, url string, conns int32, patience time.Duratio
 	return open(ctx, cfg)
 }
 
+// tracer makes a span of each statement; nil: none does.
+var tracer pgx.QueryTracer
+
+// Trace lets every pool that is opened later make a span of each statement, named as its query
+// is, by OpenTelemetry's own settings. Arguments are not in it. It is called before any is opened.
+func Trace() {
+	tracer = otelpgx.NewTracer(otelpgx.WithSpanNameFunc(func(sql string) string {
+		if rest, named := strings.CutPrefix(sql, "-- name: "); named {
+			name, _, _ := strings.Cut(rest, " ")
+			return name
+		}
+		return "SQL"
+	}))
+}
+
 func poolConfig(url string) (*pgxpool.Config, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
@@ -97,6 +113,9 @@ func poolConfig(url string) (*pgxpool.Config, error) {
 	cfg.ConnConfig.RuntimeParams["datestyle"] = "ISO"
 	cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed"
 	cfg.ConnConfig.RuntimeParams["jit"] = "off" // what takes milliseconds is not worth compiling
+	if tracer != nil {
+		cfg.ConnConfig.Tracer = tracer
+	}
 	cfg.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
 		// Ids travel in binary: without this each would be written as text and read again.
 		pgxuuid.Register(conn.TypeMap())

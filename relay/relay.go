@@ -204,6 +204,7 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 			r.metrics.firstByte.WithLabelValues(x.service).Observe(time.Since(x.arrived).Seconds())
 		}
 	}}
+	req, span := x.traced(req)
 	defer func() {
 		if x.body != nil {
 			x.body.release()
@@ -212,13 +213,15 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		if x.op != nil {
 			operation = x.op.name
 		}
+		x.describe(span, watched.status)
+		span.End()
 		r.metrics.requests.WithLabelValues(x.service, operation, strconv.Itoa(watched.status), watched.Header().Get("X-Keyledger-Code")).Inc()
 	}()
 	if f := r.prepare(watched, req, x); f != nil {
 		f.write(watched, x.service, x.id)
 		return
 	}
-	out := req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x))
+	out := req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)) //nolint:contextcheck // it is the request's
 	out.Body, out.ContentLength = http.NoBody, 0 // roundTrip sends the one that was read
 	r.proxy.ServeHTTP(watched, out)
 }

@@ -95,6 +95,11 @@ func devOn(ctx context.Context, c *cobra.Command, cluster *pgdev.Cluster, addr, 
 	if err != nil {
 		return err
 	}
+	stop, err := trace(ctx, cfg.Tracing, "keyledger")
+	if err != nil {
+		return err
+	}
+	defer stop()
 	bootstrap := cfg.Bootstrap
 	cfg.Bootstrap = "" // stored below, when nothing can go wrong any more before it is shown
 	s, err := start(ctx, cfg, newLogger(cfg, c.ErrOrStderr()))

@@ -38,6 +38,11 @@ It is configured by environment variables only:
 			}
 			log := logger(cfg.LogLevel, cfg.LogFormat, c.ErrOrStderr())
 			boundMemory(0, log)
+			stop, err := trace(c.Context(), cfg.Tracing, "keyledger-relay")
+			if err != nil {
+				return err
+			}
+			defer stop()
 			ledger, err := relay.Remote(cfg.URL, cfg.Token)
 			if err != nil {
 				return err

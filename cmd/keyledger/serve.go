@@ -11,6 +11,7 @@ import (
 	"os"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -26,6 +27,7 @@ import (
 	"github.com/keyledger/keyledger/internal/loop"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/tracing"
 	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
@@ -43,6 +45,11 @@ func serveCommand() *cobra.Command {
 			}
 			log := newLogger(cfg, c.ErrOrStderr())
 			boundMemory(cfg.CacheKeys, log)
+			stop, err := trace(c.Context(), cfg.Tracing, "keyledger")
+			if err != nil {
+				return err
+			}
+			defer stop()
 			s, err := start(c.Context(), cfg, log)
 			if err != nil {
 				return err
@@ -51,6 +58,25 @@ func serveCommand() *cobra.Command {
 		},
 	}
 }
+
+// trace begins to send traces, where that is asked for. stop sends what is left.
+func trace(ctx context.Context, cfg config.Tracing, service string) (stop func(), err error) {
+	end, err := tracing.Start(ctx, tracing.Options{Endpoint: strings.TrimSuffix(cfg.OTLPEndpoint, "/"), Sample: cfg.TraceSample, Service: service, Version: version})
+	if err != nil {
+		return nil, err
+	}
+	if cfg.OTLPEndpoint != "" {
+		db.Trace()
+	}
+	return func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), traceGrace)
+		defer cancel()
+		_ = end(last) // what a collector does not take is lost: traces are no ledger
+	}, nil
+}
+
+// traceGrace is how long the last traces may take.
+const traceGrace = 5 * time.Second
 
 // gcPercent is how much garbage is let gather, in percent of what is in use, before it is
 // collected: memory is spent to save the processor.

@@ -74,7 +74,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Webhooks: webhooks, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
-		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Relay: s.relayState, Console: pages(cfg),
+		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Tracing: cfg.OTLPEndpoint != "", Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
 	s.budgets = func(ctx context.Context) error { return s.showBudgets(ctx, m) }
@@ -177,12 +177,12 @@ func rulesOf(cfg config.Loaded) key.Rules {
 func (s *service) hotPath(m *metrics.Metrics, prices *price.Store, limits coalesce.Limits) {
 	cfg := s.cfg
 	writers := coalesce.NewWriters(cfg.Writers)
-	limits.Flushed = m.Flushed("admissions")
+	limits.Name, limits.Flushed = "admissions", m.Flushed("admissions")
 	s.decider = admit.New(admit.Options{
 		Fast: s.hot, Patient: s.patient, Prices: prices, Clients: cfg.Clients, Timezone: cfg.Timezone, DefaultEstimate: cfg.DefaultEstimate,
 		ReservationTTL: cfg.ReservationTTL, RefuseUnpriced: cfg.Unpriced == "refuse", Refusals: s.refusals, Limits: limits, Writers: writers, Log: s.log,
 	})
-	limits.Flushed = m.Flushed("usage")
+	limits.Name, limits.Flushed = "usage", m.Flushed("usage")
 	s.recorder = usage.New(usage.Options{
 		Fast: s.hot, Patient: s.patient, Prices: prices, Timezone: cfg.Timezone, Limits: limits, Writers: writers,
 		Observe: usage.Observer{

@@ -35,8 +35,8 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Options make a Server. MaxInFlight, WrongTokens, TrustedProxies, Relay and Console may be
-// zero; everything else must be set.
+// Options make a Server. MaxInFlight, WrongTokens, Tracing, TrustedProxies, Relay and Console may
+// be zero; everything else must be set.
 type Options struct {
 	DB       *db.DB
 	Log      *slog.Logger
@@ -71,6 +71,8 @@ type Options struct {
 	Relay func() RelayState
 	// Console are the files of the console; nil: there is none.
 	Console fs.FS
+	// Tracing: each request has a span.
+	Tracing bool
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
 	TrustedProxies []netip.Prefix
 }
@@ -105,6 +107,9 @@ func (s *Server) Handler() http.Handler {
 	e.Binder = binder{}
 	e.HTTPErrorHandler = s.writeError
 	e.IPExtractor = clientIP(s.TrustedProxies)
+	if s.Tracing {
+		e.Use(traced)
+	}
 	e.Use(s.begin, s.observe, s.recoverPanic, s.authenticate, s.reporting, s.bounded, s.recoverPanic)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
 	registerDocs(e)

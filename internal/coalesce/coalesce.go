@@ -14,6 +14,10 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"go.opentelemetry.io/otel"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/trace"
 )
 
 // ErrFull refuses an item because too many wait already: try again later.
@@ -24,6 +28,8 @@ var ErrClosed = errors.New("the service is stopping")
 
 // Limits bound a Group; what is zero has a default.
 type Limits struct {
+	// Name is that of batches in traces. Default: batch.
+	Name string
 	// Timeout bounds one call of Flush. Default: 10 s.
 	Timeout time.Duration
 	// Writers is how many batches may be flushed at once. Default: 2.
@@ -80,8 +86,9 @@ type call[T, R any] struct {
 	item   T
 	at     time.Time
 	weight int
-	taken  bool // a writer has it
-	gone   bool // its caller has gone
+	taken  bool              // a writer has it
+	gone   bool              // its caller has gone
+	from   trace.SpanContext // of its caller
 	done   chan struct{}
 	result R
 	err    error
@@ -94,6 +101,9 @@ func New[T, R any](o Options[T, R]) *Group[T, R] {
 	}
 	if o.Writers <= 0 {
 		o.Writers = 2
+	}
+	if o.Name == "" {
+		o.Name = "batch"
 	}
 	if o.Weight == nil {
 		o.Weight = func(T) int { return 1 }
@@ -115,7 +125,7 @@ func New[T, R any](o Options[T, R]) *Group[T, R] {
 // done; ctx's when it ends first, in which case the item may or may not have been
 // flushed; else Flush's.
 func (g *Group[T, R]) Do(ctx context.Context, item T) (R, error) {
-	c := &call[T, R]{item: item, at: time.Now(), weight: g.o.Weight(item), done: make(chan struct{})}
+	c := &call[T, R]{item: item, at: time.Now(), weight: g.o.Weight(item), from: trace.SpanContextFromContext(ctx), done: make(chan struct{})}
 	if err := g.enqueue(ctx, c); err != nil {
 		return c.result, err
 	}
@@ -292,7 +302,9 @@ func (g *Group[T, R]) try(batch []*call[T, R]) (results []R, err error) {
 	start := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), g.o.Timeout)
 	defer cancel()
+	ctx, span := g.traced(ctx, batch, weight)
 	defer func() {
+		span.End()
 		if p := recover(); p != nil {
 			err = fmt.Errorf("panic in a flush: %v\n%s", p, debug.Stack())
 		}
@@ -304,4 +316,22 @@ func (g *Group[T, R]) try(batch []*call[T, R]) (results []R, err error) {
 		}
 	}()
 	return g.o.Flush(ctx, items)
+}
+
+var tracer = otel.Tracer("keyledger/coalesce")
+
+// traced is a batch's own span, with a link to each caller that has one. Where none has, there is
+// no span.
+func (g *Group[T, R]) traced(ctx context.Context, batch []*call[T, R], weight int) (context.Context, trace.Span) {
+	var links []trace.Link
+	for _, c := range batch {
+		if c.from.IsSampled() {
+			links = append(links, trace.Link{SpanContext: c.from})
+		}
+	}
+	if links == nil {
+		return ctx, trace.SpanFromContext(ctx) // that of none
+	}
+	return tracer.Start(ctx, g.o.Name, trace.WithLinks(links...), //nolint:spancheck // whoever calls ends it
+		trace.WithAttributes(attribute.Int("keyledger.batch.size", weight)))
 }

@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"net/url"
 	"reflect"
 	"time"
 
@@ -18,11 +19,29 @@ type Relay struct {
 	IdleTimeout   time.Duration `env:"RELAY_IDLE_TIMEOUT" envDefault:"10m" desc:"How long a provider may send nothing before the relay gives its answer up."`
 }
 
+// Tracing are the settings of traces, of the service and of the relay alone.
+type Tracing struct {
+	OTLPEndpoint string  `env:"OTLP_ENDPOINT" desc:"Collector that OpenTelemetry traces are sent to over HTTP, like http://127.0.0.1:4318; empty: none."`
+	TraceSample  float64 `env:"TRACE_SAMPLE" envDefault:"1" desc:"Share of traces that are kept, 0 to 1, of those that a caller has not decided about."`
+}
+
+// checkTracing applies the rules of the settings of traces.
+func (t Tracing) checkTracing() (wrong []error) {
+	if t.TraceSample < 0 || t.TraceSample > 1 {
+		wrong = append(wrong, errors.New(Prefix+"TRACE_SAMPLE must be between 0 and 1"))
+	}
+	if u, err := url.Parse(t.OTLPEndpoint); t.OTLPEndpoint != "" && (err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https") {
+		wrong = append(wrong, errors.New(Prefix+"OTLP_ENDPOINT must be an address like http://127.0.0.1:4318"))
+	}
+	return wrong
+}
+
 // RelayAlone is what keyledger relay is configured by.
 type RelayAlone struct {
 	URL   string `env:"URL" desc:"Where the service is. Required."`
 	Token string `env:"TOKEN" desc:"An access token of the role relay. Required."`
 	Relay
+	Tracing
 	MetricsAddr string `env:"METRICS_ADDR" envDefault:"127.0.0.1:9090" desc:"Address of GET /metrics; off: none."`
 	LogLevel    string `env:"LOG_LEVEL" envDefault:"info" desc:"debug, info, warn or error."`
 	LogFormat   string `env:"LOG_FORMAT" envDefault:"json" desc:"json or text."`
@@ -41,6 +60,7 @@ func LoadRelay(environ []string) (RelayAlone, error) {
 		wrong = append(wrong, fmt.Errorf("%sURL and %sTOKEN are required: where the service is, and an access token of the role relay", Prefix, Prefix))
 	}
 	wrong = append(wrong, c.checkRelay()...)
+	wrong = append(wrong, c.checkTracing()...)
 	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
 	return c, errors.Join(wrong...)
 }
