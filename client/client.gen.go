@@ -3811,7 +3811,7 @@ type ClientInterface interface {
 
 	// RetryDelivery Send a delivery again
 	//
-	// Whatever became of it, with three days of tries before it.
+	// Whatever became of it. It is tried for three days again. 409 when the webhook is off.
 	//
 	// Corresponds with POST /v1/webhooks/{id}/deliveries/{eventId}/retry (the `RetryDelivery` operationId).
 	RetryDelivery(ctx context.Context, id WebhookID, eventID openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -5179,7 +5179,7 @@ func (c *Client) ListDeliveries(ctx context.Context, id WebhookID, params *ListD
 
 // RetryDelivery Send a delivery again
 //
-// Whatever became of it, with three days of tries before it.
+// Whatever became of it. It is tried for three days again. 409 when the webhook is off.
 //
 // Corresponds with POST /v1/webhooks/{id}/deliveries/{eventId}/retry (the `RetryDelivery` operationId).
 func (c *Client) RetryDelivery(ctx context.Context, id WebhookID, eventID openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -8701,7 +8701,7 @@ type ClientWithResponsesInterface interface {
 
 	// RetryDeliveryWithResponse Send a delivery again
 	//
-	// Whatever became of it, with three days of tries before it.
+	// Whatever became of it. It is tried for three days again. 409 when the webhook is off.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -12931,7 +12931,7 @@ func (c *ClientWithResponses) ListDeliveriesWithResponse(ctx context.Context, id
 
 // RetryDeliveryWithResponse Send a delivery again
 //
-// Whatever became of it, with three days of tries before it.
+// Whatever became of it. It is tried for three days again. 409 when the webhook is off.
 //
 // Returns a wrapper object for the known response body format(s).
 //

@@ -17,7 +17,7 @@ import (
 const budgetsLeft = `-- name: BudgetsLeft :many
 WITH today AS MATERIALIZED (
     SELECT d.day, date_trunc('week', d.day)::date AS week, date_trunc('month', d.day)::date AS month
-      FROM (SELECT (coalesce($3::timestamptz, now()) AT TIME ZONE $2::text)::date AS day) AS d
+      FROM (SELECT (coalesce($1::timestamptz, now()) AT TIME ZONE $3::text)::date AS day) AS d
 )
 SELECT k.id AS key_id,
        b.name::text AS limit_name,
@@ -33,14 +33,15 @@ SELECT k.id AS key_id,
        ('totalCost', k.total_cost_limit, c.cost)
  ) AS b (name, most, used)
  WHERE k.is_active AND k.deleted_at IS NULL AND b.most > 0
+   AND c.last_used_at > coalesce($1::timestamptz, now()) - interval '1 day'
  ORDER BY b.used / b.most DESC, k.id, limit_name
- LIMIT $1
+ LIMIT $2
 `
 
 type BudgetsLeftParams struct {
+	Now      *time.Time
 	RowLimit int32
 	Timezone string
-	Now      *time.Time
 }
 
 type BudgetsLeftRow struct {
@@ -51,9 +52,9 @@ type BudgetsLeftRow struct {
 }
 
 // The limits of cost that are used up most, at most so many of them, of live keys that may be
-// used: what is left of each, in USD, and of how much. What is reserved counts as left.
+// used and were within a day: what is left of each, in USD, and of how much. What is reserved counts as left.
 func (q *Queries) BudgetsLeft(ctx context.Context, arg BudgetsLeftParams) ([]BudgetsLeftRow, error) {
-	rows, err := q.db.Query(ctx, budgetsLeft, arg.RowLimit, arg.Timezone, arg.Now)
+	rows, err := q.db.Query(ctx, budgetsLeft, arg.Now, arg.RowLimit, arg.Timezone)
 	if err != nil {
 		return nil, err
 	}

@@ -340,6 +340,8 @@ type Webhook struct {
 	IsActive bool
 	// Why the service itself has switched it off; empty: it has not.
 	DisabledFor string
+	// Nothing is sent before this instant: a try has failed, or the receiver asked for time.
+	NotBefore time.Time
 	// Name of the access token that made it.
 	CreatedBy string
 	// When it was made.

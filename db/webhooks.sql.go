@@ -13,26 +13,35 @@ import (
 )
 
 const alertBegin = `-- name: AlertBegin :many
-SELECT a.chunk, a.looked_at, r.open_chunk,
+SELECT a.chunk, a.opened_at, a.looked_at,
+       r.open_chunk, r.opened_at AS open_since,
        coalesce($1::timestamptz, now())::timestamptz AS now,
        (a.looked_at < coalesce($1::timestamptz, now()) - interval '10 minutes')::boolean AS stale
   FROM alert_state AS a
  CROSS JOIN rollup_state AS r
+ WHERE a.kind = $2
    FOR UPDATE OF a SKIP LOCKED
 `
 
+type AlertBeginParams struct {
+	Now  *time.Time
+	Kind string
+}
+
 type AlertBeginRow struct {
 	Chunk     int64
+	OpenedAt  time.Time
 	LookedAt  time.Time
 	OpenChunk int64
+	OpenSince time.Time
 	Now       time.Time
 	Stale     bool
 }
 
-// Takes the pass that looks for what webhooks are told of, to the end of the transaction: how
-// far it has come, and the chunk that is open. No row: another replica is at it.
-func (q *Queries) AlertBegin(ctx context.Context, now *time.Time) ([]AlertBeginRow, error) {
-	rows, err := q.db.Query(ctx, alertBegin, now)
+// Takes a pass, to the end of the transaction: how far it has come, and the chunk that is open
+// now. No row: another replica is at it.
+func (q *Queries) AlertBegin(ctx context.Context, arg AlertBeginParams) ([]AlertBeginRow, error) {
+	rows, err := q.db.Query(ctx, alertBegin, arg.Now, arg.Kind)
 	if err != nil {
 		return nil, err
 	}
@@ -42,8 +51,10 @@ func (q *Queries) AlertBegin(ctx context.Context, now *time.Time) ([]AlertBeginR
 		var i AlertBeginRow
 		if err := rows.Scan(
 			&i.Chunk,
+			&i.OpenedAt,
 			&i.LookedAt,
 			&i.OpenChunk,
+			&i.OpenSince,
 			&i.Now,
 			&i.Stale,
 		); err != nil {
@@ -58,17 +69,24 @@ func (q *Queries) AlertBegin(ctx context.Context, now *time.Time) ([]AlertBeginR
 }
 
 const alertEnd = `-- name: AlertEnd :exec
-UPDATE alert_state SET chunk = $1, looked_at = $2
+UPDATE alert_state SET chunk = $1, opened_at = $2, looked_at = $3 WHERE kind = $4
 `
 
 type AlertEndParams struct {
 	Chunk    int64
+	OpenedAt time.Time
 	LookedAt time.Time
+	Kind     string
 }
 
-// Notes how far the pass has come.
+// Notes how far a pass has come.
 func (q *Queries) AlertEnd(ctx context.Context, arg AlertEndParams) error {
-	_, err := q.db.Exec(ctx, alertEnd, arg.Chunk, arg.LookedAt)
+	_, err := q.db.Exec(ctx, alertEnd,
+		arg.Chunk,
+		arg.OpenedAt,
+		arg.LookedAt,
+		arg.Kind,
+	)
 	return err
 }
 
@@ -78,16 +96,24 @@ WITH clock AS MATERIALIZED (
 ), due AS MATERIALIZED (
     SELECT k.id, k.name, k.tags, k.expires_at, d.days
       FROM clock AS n
-      JOIN api_keys AS k ON k.is_active AND k.deleted_at IS NULL
-          AND k.expires_at >= n.now AND k.expires_at <= n.now + interval '365 days'
-     CROSS JOIN LATERAL unnest(k.alert_expiry_days) AS d (days)
+     CROSS JOIN LATERAL (
+           SELECT x.id, x.ledger_id, x.tag_set, x.rate_limit_window, x.is_active, x.deleted_at, x.expires_at, x.rate_limit_requests, x.token_limit, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.estimate_per_request, x.enforcement, x.enable_model_restriction, x.enable_client_restriction, x.permissions, x.restricted_model_names, x.allowed_model_names, x.allowed_clients, x.name, x.description, x.restricted_models, x.allowed_models, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.tags, x.alert_at, x.alert_expiry_days, x.created_by, x.created_at, x.updated_at, x.version
+             FROM api_keys AS x
+            WHERE x.is_active AND x.deleted_at IS NULL
+              AND x.expires_at >= n.now AND x.expires_at <= n.now + interval '365 days'
+              AND x.expires_at <= n.now
+                  + (SELECT max(u.days) FROM unnest(x.alert_expiry_days) AS u (days)) * interval '1 day'
+            ORDER BY x.id
+              FOR KEY SHARE SKIP LOCKED
+     ) AS k
+     CROSS JOIN LATERAL (SELECT DISTINCT u.days FROM unnest(k.alert_expiry_days) AS u (days)) AS d
      WHERE k.expires_at <= n.now + d.days * interval '1 day'
 ), told AS (
     INSERT INTO alerts (subject, kind, threshold, period, at)
     SELECT d.id::text, 'expiry', d.days, d.expires_at::text, n.now
       FROM due AS d
      CROSS JOIN clock AS n
-     ORDER BY d.id, d.days
+     ORDER BY d.id::text, d.days
     ON CONFLICT DO NOTHING
     RETURNING subject, threshold, period
 )
@@ -110,27 +136,51 @@ func (q *Queries) AlertExpiring(ctx context.Context, now *time.Time) (int64, err
 	return result.RowsAffected(), nil
 }
 
+const alertKeys = `-- name: AlertKeys :many
+SELECT k.id FROM api_keys AS k WHERE k.id > $1::uuid ORDER BY k.id LIMIT $2
+`
+
+type AlertKeysParams struct {
+	AfterID  uuid.UUID
+	RowLimit int32
+}
+
+// Ids of keys in order, after one, at most so many.
+func (q *Queries) AlertKeys(ctx context.Context, arg AlertKeysParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, alertKeys, arg.AfterID, arg.RowLimit)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []uuid.UUID{}
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const alertLimits = `-- name: AlertLimits :execrows
 WITH clock AS MATERIALIZED (
     SELECT t.now, (t.now AT TIME ZONE $1::text)::date AS day
       FROM (SELECT coalesce($2::timestamptz, now()) AS now) AS t
-), touched AS MATERIALIZED (
-    SELECT k.id FROM api_keys AS k WHERE $3::boolean
-    UNION
-    SELECT k.id
-      FROM (SELECT DISTINCT e.ledger_id
-              FROM usage_events AS e
-             WHERE NOT $3 AND e.chunk >= $4::bigint AND e.received_at >= $5::timestamptz) AS u
-      JOIN api_keys AS k ON k.ledger_id = u.ledger_id
-    UNION
-    SELECT a.key_id FROM admissions AS a WHERE NOT $3 AND a.admitted_at >= $5::timestamptz
+), key AS MATERIALIZED (
+    SELECT x.id, x.ledger_id, x.tag_set, x.rate_limit_window, x.is_active, x.deleted_at, x.expires_at, x.rate_limit_requests, x.token_limit, x.concurrency_limit, x.daily_cost_limit, x.weekly_cost_limit, x.monthly_cost_limit, x.total_cost_limit, x.estimate_per_request, x.enforcement, x.enable_model_restriction, x.enable_client_restriction, x.permissions, x.restricted_model_names, x.allowed_model_names, x.allowed_clients, x.name, x.description, x.restricted_models, x.allowed_models, x.claude_account_id, x.claude_console_account_id, x.gemini_account_id, x.openai_account_id, x.bedrock_account_id, x.tags, x.alert_at, x.alert_expiry_days, x.created_by, x.created_at, x.updated_at, x.version
+      FROM api_keys AS x
+     WHERE x.id = ANY($3::uuid[]) AND x.deleted_at IS NULL AND x.alert_at <> '{}'
+     ORDER BY x.id
+       FOR KEY SHARE SKIP LOCKED
 ), measured AS MATERIALIZED (
-    SELECT k.id, k.name, k.tags, k.enforcement, k.alert_at,
-           m.name::text AS limit_name, m.used::numeric AS used, m.most::numeric AS most, m.period::text AS period,
-           m.resets_at::timestamptz AS resets_at
-      FROM touched AS t
+    SELECT k.id, k.name, k.tags, k.enforcement, k.alert_at, w.ends AS window_ends, c.day, c.week, c.month,
+           m.name::text AS limit_name, m.used::numeric AS used, m.most::numeric AS most, m.period::text AS period
+      FROM key AS k
      CROSS JOIN clock AS n
-      JOIN api_keys AS k ON k.id = t.id AND k.deleted_at IS NULL AND k.alert_at <> '{}'
       JOIN key_counters AS c ON c.key_id = k.id
      CROSS JOIN LATERAL (
            SELECT CASE WHEN k.rate_limit_window > 0
@@ -146,30 +196,27 @@ WITH clock AS MATERIALIZED (
      ) AS h
      CROSS JOIN LATERAL (VALUES
            ('requests', CASE WHEN w.ends > n.now - interval '1 day' THEN c.window_requests END::numeric,
-            k.rate_limit_requests::numeric, c.window_start::text, w.ends),
+            k.rate_limit_requests::numeric, c.window_start::text),
            ('tokens', CASE WHEN w.ends > n.now - interval '1 day' THEN c.window_tokens END,
-            k.token_limit, c.window_start::text, w.ends),
-           ('concurrency', h.live, k.concurrency_limit, n.day::text, NULL),
-           ('dailyCost', CASE WHEN c.day >= n.day - 1 THEN c.day_cost END,
-            k.daily_cost_limit, c.day::text, day_start(c.day + 1, $1)),
-           ('weeklyCost', CASE WHEN c.week >= n.day - 7 THEN c.week_cost END,
-            k.weekly_cost_limit, c.week::text, day_start(c.week + 7, $1)),
-           ('monthlyCost', CASE WHEN c.month >= n.day - 31 THEN c.month_cost END,
-            k.monthly_cost_limit, c.month::text, day_start((c.month + interval '1 month')::date, $1)),
-           ('totalCost', c.cost, k.total_cost_limit, trim_scale(k.total_cost_limit)::text, NULL)
-     ) AS m (name, used, most, period, resets_at)
+            k.token_limit, c.window_start::text),
+           ('concurrency', h.live, k.concurrency_limit, n.day::text),
+           ('dailyCost', CASE WHEN c.day >= n.day - 1 THEN c.day_cost END, k.daily_cost_limit, c.day::text),
+           ('weeklyCost', CASE WHEN c.week >= n.day - 7 THEN c.week_cost END, k.weekly_cost_limit, c.week::text),
+           ('monthlyCost', CASE WHEN c.month >= n.day - 31 THEN c.month_cost END, k.monthly_cost_limit, c.month::text),
+           ('totalCost', c.cost, k.total_cost_limit, trim_scale(k.total_cost_limit)::text)
+     ) AS m (name, used, most, period)
      WHERE m.most > 0 AND m.used > 0
 ), reached AS MATERIALIZED (
-    SELECT m.id, m.name, m.tags, m.enforcement, m.alert_at, m.limit_name, m.used, m.most, m.period, m.resets_at, a.threshold
+    SELECT m.id, m.name, m.tags, m.enforcement, m.alert_at, m.window_ends, m.day, m.week, m.month, m.limit_name, m.used, m.most, m.period, a.threshold
       FROM measured AS m
-     CROSS JOIN LATERAL unnest(m.alert_at) AS a (threshold)
+     CROSS JOIN LATERAL (SELECT DISTINCT u.threshold FROM unnest(m.alert_at) AS u (threshold)) AS a
      WHERE m.used * 100 >= m.most * a.threshold
 ), told AS (
     INSERT INTO alerts (subject, kind, threshold, period, at)
     SELECT r.id::text, r.limit_name, r.threshold, r.period, n.now
       FROM reached AS r
      CROSS JOIN clock AS n
-     ORDER BY r.id, r.limit_name, r.threshold
+     ORDER BY r.id::text, r.limit_name, r.threshold
     ON CONFLICT DO NOTHING
     RETURNING subject, kind, threshold, period
 )
@@ -177,7 +224,14 @@ INSERT INTO webhook_events (type, at, key_id, data)
 SELECT 'key.limit_reached', n.now, r.id, jsonb_strip_nulls(jsonb_build_object(
        'keyId', r.id, 'name', r.name, 'tags', to_jsonb(r.tags), 'limit', r.limit_name, 'threshold', r.threshold,
        'percent', floor(r.used * 100 / r.most), 'used', trim_scale(r.used), 'most', trim_scale(r.most),
-       'enforcement', r.enforcement, 'resetsAt', r.resets_at))
+       'enforcement', r.enforcement,
+       'resetsAt', CASE r.limit_name
+           WHEN 'requests' THEN r.window_ends
+           WHEN 'tokens' THEN r.window_ends
+           WHEN 'dailyCost' THEN day_start(r.day + 1, $1)
+           WHEN 'weeklyCost' THEN day_start(r.week + 7, $1)
+           WHEN 'monthlyCost' THEN day_start((r.month + interval '1 month')::date, $1)
+       END))
   FROM reached AS r
  CROSS JOIN clock AS n
   JOIN told AS t ON t.subject = r.id::text AND t.kind = r.limit_name
@@ -186,26 +240,18 @@ SELECT 'key.limit_reached', n.now, r.id, jsonb_strip_nulls(jsonb_build_object(
 `
 
 type AlertLimitsParams struct {
-	Timezone   string
-	Now        *time.Time
-	Everything bool
-	Chunk      int64
-	Since      time.Time
+	Timezone string
+	Now      *time.Time
+	KeyIDs   []uuid.UUID
 }
 
 // Writes an event for each share of a limit that a key has reached and that was not told
-// before in this period. It looks at the keys that were admitted or used since the pass
-// before, or at everything. Events and alerts are written together, so that nothing is told
-// twice, by whatever replica. Counters are taken with the period that they belong to, so
-// that what was reached just before midnight is told after it; older periods are history.
+// before in this period. Events and alerts are written together, so that nothing is told
+// twice, by whatever replica. Keys that somebody changes or purges at this moment are passed
+// over: once changed they are touched. Counters are taken with the period that they belong to,
+// which may have ended since; what the next period's first use has overwritten is not seen.
 func (q *Queries) AlertLimits(ctx context.Context, arg AlertLimitsParams) (int64, error) {
-	result, err := q.db.Exec(ctx, alertLimits,
-		arg.Timezone,
-		arg.Now,
-		arg.Everything,
-		arg.Chunk,
-		arg.Since,
-	)
+	result, err := q.db.Exec(ctx, alertLimits, arg.Timezone, arg.Now, arg.KeyIDs)
 	if err != nil {
 		return 0, err
 	}
@@ -216,13 +262,17 @@ const alertPrune = `-- name: AlertPrune :execrows
 DELETE FROM alerts AS a
  WHERE (a.subject, a.kind, a.threshold, a.period) IN (
     SELECT o.subject, o.kind, o.threshold, o.period FROM alerts AS o
-     WHERE o.at < coalesce($1::timestamptz, now()) - interval '400 days'
-       AND o.kind NOT IN ('totalCost', 'expiry')
+     WHERE o.at < coalesce($1::timestamptz, now()) - interval '3 days'
+       AND (o.kind IN ('requests', 'tokens', 'concurrency') AND o.period::timestamptz
+                < coalesce($1::timestamptz, now()) - interval '3 days'
+            OR o.kind NOT IN ('totalCost', 'expiry')
+                AND o.at < coalesce($1::timestamptz, now()) - interval '400 days')
      LIMIT 1000)
 `
 
-// Forgets up to a thousand alerts of periods that are long over. Those of totals and of ends
-// stay: their period may still last.
+// Forgets up to a thousand alerts of periods that are long over: of windows and of concurrency
+// after some days, of others after more than a year. Those of totals and of ends stay: their
+// period may still last.
 func (q *Queries) AlertPrune(ctx context.Context, now *time.Time) (int64, error) {
 	result, err := q.db.Exec(ctx, alertPrune, now)
 	if err != nil {
@@ -231,48 +281,78 @@ func (q *Queries) AlertPrune(ctx context.Context, now *time.Time) (int64, error)
 	return result.RowsAffected(), nil
 }
 
-const alertUnpriced = `-- name: AlertUnpriced :execrows
-WITH clock AS MATERIALIZED (
-    SELECT t.now, (t.now AT TIME ZONE $1::text)::date AS day
-      FROM (SELECT coalesce($2::timestamptz, now()) AS now) AS t
-), found AS MATERIALIZED (
-    SELECT e.model, count(*) AS requests
-      FROM usage_events AS e
-     WHERE NOT e.priced AND e.kind = 'usage' AND e.chunk >= $3::bigint AND e.received_at >= $4::timestamptz
-     GROUP BY e.model
-), told AS (
-    INSERT INTO alerts (subject, kind, threshold, period, at)
-    SELECT f.model, 'unpriced', 0, n.day::text, n.now
-      FROM found AS f
-     CROSS JOIN clock AS n
-     ORDER BY f.model
-    ON CONFLICT DO NOTHING
-    RETURNING subject
-)
-INSERT INTO webhook_events (type, at, data)
-SELECT 'model.unpriced', n.now, jsonb_build_object('model', f.model, 'day', n.day, 'requests', f.requests)
-  FROM found AS f
- CROSS JOIN clock AS n
-  JOIN told AS t ON t.subject = f.model
- ORDER BY f.model
+const alertTouched = `-- name: AlertTouched :many
+SELECT k.id
+  FROM (SELECT DISTINCT e.ledger_id
+          FROM usage_events AS e
+         WHERE e.chunk >= $1::bigint AND e.received_at >= $2::timestamptz) AS u
+  JOIN api_keys AS k ON k.ledger_id = u.ledger_id
+UNION
+SELECT a.key_id FROM admissions AS a WHERE a.admitted_at >= $3::timestamptz
+UNION
+SELECT k.id FROM api_keys AS k WHERE k.updated_at >= $3::timestamptz
 `
 
-type AlertUnpricedParams struct {
-	Timezone string
-	Now      *time.Time
+type AlertTouchedParams struct {
 	Chunk    int64
+	OpenedAt time.Time
 	Since    time.Time
 }
 
-// Writes an event for each model that was used without a price since the pass before, once a
-// day of the service's time zone.
+// The keys that may have reached a limit since a pass looked last: those that were used, admitted
+// or changed since. No ledger row of the chunk that was open then was received before opened_at.
+func (q *Queries) AlertTouched(ctx context.Context, arg AlertTouchedParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, alertTouched, arg.Chunk, arg.OpenedAt, arg.Since)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []uuid.UUID{}
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const alertUnpriced = `-- name: AlertUnpriced :execrows
+WITH clock AS MATERIALIZED (
+    SELECT coalesce($1::timestamptz, now()) AS now
+), told AS (
+    INSERT INTO alerts (subject, kind, threshold, period, at)
+    SELECT f.model, 'unpriced', 0, f.day::text, n.now
+      FROM (SELECT DISTINCT e.model, e.day
+              FROM usage_events AS e
+             WHERE NOT e.priced AND e.kind = 'usage'
+               AND e.chunk >= $2::bigint AND e.received_at >= $3::timestamptz) AS f
+     CROSS JOIN clock AS n
+     ORDER BY f.model, f.day
+    ON CONFLICT DO NOTHING
+    RETURNING subject, period
+)
+INSERT INTO webhook_events (type, at, data)
+SELECT 'model.unpriced', n.now, jsonb_build_object('model', t.subject, 'day', t.period)
+  FROM told AS t
+ CROSS JOIN clock AS n
+ ORDER BY t.subject, t.period
+`
+
+type AlertUnpricedParams struct {
+	Now      *time.Time
+	Chunk    int64
+	OpenedAt time.Time
+}
+
+// Writes an event for each model and day, in the service's time zone, of which usage without a
+// price was recorded since the pass looked last, and that was not told before.
 func (q *Queries) AlertUnpriced(ctx context.Context, arg AlertUnpricedParams) (int64, error) {
-	result, err := q.db.Exec(ctx, alertUnpriced,
-		arg.Timezone,
-		arg.Now,
-		arg.Chunk,
-		arg.Since,
-	)
+	result, err := q.db.Exec(ctx, alertUnpriced, arg.Now, arg.Chunk, arg.OpenedAt)
 	if err != nil {
 		return 0, err
 	}
@@ -302,27 +382,23 @@ func (q *Queries) AlertsWanted(ctx context.Context) (AlertsWantedRow, error) {
 }
 
 const deliveriesPending = `-- name: DeliveriesPending :one
-SELECT count(*) FILTER (WHERE d.state = 'pending') AS pending,
-       coalesce(extract(epoch FROM now() - min(d.created_at) FILTER (WHERE d.state = 'pending')), 0)::float8
-           AS oldest_seconds,
-       count(*) FILTER (WHERE d.state = 'dead') AS dead
+SELECT count(*) AS pending,
+       coalesce(extract(epoch FROM now() - min(d.created_at)), 0)::float8 AS oldest_seconds
   FROM webhook_deliveries AS d
   JOIN webhooks AS w ON w.id = d.webhook_id AND w.is_active
- WHERE d.state <> 'delivered'
+ WHERE d.state = 'pending'
 `
 
 type DeliveriesPendingRow struct {
 	Pending       int64
 	OldestSeconds float64
-	Dead          int64
 }
 
-// How many deliveries to active webhooks wait, how long the oldest has, in seconds, and how
-// many were given up.
+// How many deliveries to active webhooks wait, and how long the oldest has, in seconds.
 func (q *Queries) DeliveriesPending(ctx context.Context) (DeliveriesPendingRow, error) {
 	row := q.db.QueryRow(ctx, deliveriesPending)
 	var i DeliveriesPendingRow
-	err := row.Scan(&i.Pending, &i.OldestSeconds, &i.Dead)
+	err := row.Scan(&i.Pending, &i.OldestSeconds)
 	return i, err
 }
 
@@ -531,13 +607,10 @@ func (q *Queries) DeliveryList(ctx context.Context, arg DeliveryListParams) ([]D
 }
 
 const webhookCreate = `-- name: WebhookCreate :one
-WITH alone AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock(hashtext('keyledger.webhooks')) AS held
-)
 INSERT INTO webhooks (id, url, format, events, secret, created_by)
-SELECT $1, $2, $3, $4::text[], $5, $6 FROM alone
+SELECT $1, $2, $3, $4::text[], $5, $6
  WHERE (SELECT count(*) FROM webhooks) < $7::bigint
-RETURNING id, url, format, events, secret, is_active, disabled_for, created_by, created_at, updated_at
+RETURNING id, url, format, events, secret, is_active, disabled_for, not_before, created_by, created_at, updated_at
 `
 
 type WebhookCreateParams struct {
@@ -550,8 +623,8 @@ type WebhookCreateParams struct {
 	RowLimit  int64
 }
 
-// Stores a webhook, unless there are row_limit already: then there is no row. Of several
-// at once one is made at a time.
+// Stores a webhook, unless there are row_limit already: then there is no row. WebhookLock comes
+// before it in the same transaction, so that it counts what others have made.
 func (q *Queries) WebhookCreate(ctx context.Context, arg WebhookCreateParams) (Webhook, error) {
 	row := q.db.QueryRow(ctx, webhookCreate,
 		arg.ID,
@@ -571,6 +644,7 @@ func (q *Queries) WebhookCreate(ctx context.Context, arg WebhookCreateParams) (W
 		&i.Secret,
 		&i.IsActive,
 		&i.DisabledFor,
+		&i.NotBefore,
 		&i.CreatedBy,
 		&i.CreatedAt,
 		&i.UpdatedAt,
@@ -592,22 +666,24 @@ func (q *Queries) WebhookDelete(ctx context.Context, id uuid.UUID) (int64, error
 }
 
 const webhookDisable = `-- name: WebhookDisable :exec
-UPDATE webhooks AS w SET is_active = false, disabled_for = $1, updated_at = now() WHERE w.id = $2
+UPDATE webhooks AS w SET is_active = false, disabled_for = $1, updated_at = now()
+ WHERE w.id = $2 AND w.url = $3
 `
 
 type WebhookDisableParams struct {
 	Reason string
 	ID     uuid.UUID
+	URL    string
 }
 
-// Switches a webhook off because of what its receiver said.
+// Switches a webhook off because of what its receiver said, unless it has another by now.
 func (q *Queries) WebhookDisable(ctx context.Context, arg WebhookDisableParams) error {
-	_, err := q.db.Exec(ctx, webhookDisable, arg.Reason, arg.ID)
+	_, err := q.db.Exec(ctx, webhookDisable, arg.Reason, arg.ID, arg.URL)
 	return err
 }
 
 const webhookList = `-- name: WebhookList :many
-SELECT w.id, w.url, w.format, w.events, w.secret, w.is_active, w.disabled_for, w.created_by, w.created_at, w.updated_at,
+SELECT w.id, w.url, w.format, w.events, w.secret, w.is_active, w.disabled_for, w.not_before, w.created_by, w.created_at, w.updated_at,
        d.pending,
        d.dead,
        d.delivered_at
@@ -650,6 +726,7 @@ func (q *Queries) WebhookList(ctx context.Context, id *uuid.UUID) ([]WebhookList
 			&i.Webhook.Secret,
 			&i.Webhook.IsActive,
 			&i.Webhook.DisabledFor,
+			&i.Webhook.NotBefore,
 			&i.Webhook.CreatedBy,
 			&i.Webhook.CreatedAt,
 			&i.Webhook.UpdatedAt,
@@ -665,6 +742,31 @@ func (q *Queries) WebhookList(ctx context.Context, id *uuid.UUID) ([]WebhookList
 		return nil, err
 	}
 	return items, nil
+}
+
+const webhookLock = `-- name: WebhookLock :exec
+SELECT pg_advisory_xact_lock(hashtext('keyledger.webhooks'))
+`
+
+// Lets one webhook at a time be made, to the end of the transaction.
+func (q *Queries) WebhookLock(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, webhookLock)
+	return err
+}
+
+const webhookPause = `-- name: WebhookPause :exec
+UPDATE webhooks AS w SET not_before = now() + make_interval(secs => $1::float8) WHERE w.id = $2
+`
+
+type WebhookPauseParams struct {
+	Seconds float64
+	ID      uuid.UUID
+}
+
+// Lets nothing be sent to a webhook for so many seconds.
+func (q *Queries) WebhookPause(ctx context.Context, arg WebhookPauseParams) error {
+	_, err := q.db.Exec(ctx, webhookPause, arg.Seconds, arg.ID)
+	return err
 }
 
 const webhookPrune = `-- name: WebhookPrune :execrows
@@ -745,6 +847,10 @@ func (q *Queries) WebhookTest(ctx context.Context, id uuid.UUID) (uuid.UUID, err
 }
 
 const webhookUpdate = `-- name: WebhookUpdate :execrows
+WITH hurried AS (
+    UPDATE webhook_deliveries AS d SET next_at = now()
+     WHERE d.webhook_id = $6 AND d.state = 'pending' AND d.next_at > now()
+)
 UPDATE webhooks AS w SET
        url = coalesce($1::text, w.url),
        format = coalesce($2::text, w.format),
@@ -752,7 +858,7 @@ UPDATE webhooks AS w SET
        secret = coalesce($4::bytea, w.secret),
        is_active = coalesce($5::boolean, w.is_active),
        disabled_for = CASE WHEN $5::boolean THEN '' ELSE w.disabled_for END,
-       updated_at = now()
+       not_before = now(), updated_at = now()
  WHERE w.id = $6
 `
 
@@ -765,8 +871,8 @@ type WebhookUpdateParams struct {
 	ID       uuid.UUID
 }
 
-// Changes what is given of a webhook; 0 rows when there is none. Switched on again, it is
-// tried at once with what it is still to be told.
+// Changes what is given of a webhook; 0 rows when there is none. What it is still to be told
+// is tried at once.
 func (q *Queries) WebhookUpdate(ctx context.Context, arg WebhookUpdateParams) (int64, error) {
 	result, err := q.db.Exec(ctx, webhookUpdate,
 		arg.URL,
@@ -785,7 +891,7 @@ func (q *Queries) WebhookUpdate(ctx context.Context, arg WebhookUpdateParams) (i
 const webhooksDue = `-- name: WebhooksDue :many
 SELECT w.id
   FROM webhooks AS w
- WHERE w.is_active
+ WHERE w.is_active AND w.not_before <= now()
    AND EXISTS (SELECT 1 FROM webhook_deliveries AS d
                 WHERE d.webhook_id = w.id AND d.state = 'pending' AND d.next_at <= now())
 `

@@ -13,6 +13,7 @@ CREATE TABLE webhooks (
     secret       bytea       NOT NULL,
     is_active    boolean     NOT NULL DEFAULT true,
     disabled_for text        NOT NULL DEFAULT '',
+    not_before   timestamptz NOT NULL DEFAULT '0001-01-01T00:00:00Z',
     created_by   text        NOT NULL,
     created_at   timestamptz NOT NULL DEFAULT now(),
     updated_at   timestamptz NOT NULL DEFAULT now()
@@ -25,6 +26,7 @@ COMMENT ON COLUMN webhooks.events IS 'Types of events that it is told of.';
 COMMENT ON COLUMN webhooks.secret IS 'The secret that deliveries are signed with, sealed by a key that comes from a pepper.';
 COMMENT ON COLUMN webhooks.is_active IS 'False: nothing is sent, and nothing new is kept for it.';
 COMMENT ON COLUMN webhooks.disabled_for IS 'Why the service itself has switched it off; empty: it has not.';
+COMMENT ON COLUMN webhooks.not_before IS 'Nothing is sent before this instant: a try has failed, or the receiver asked for time.';
 COMMENT ON COLUMN webhooks.created_by IS 'Name of the access token that made it.';
 COMMENT ON COLUMN webhooks.created_at IS 'When it was made.';
 COMMENT ON COLUMN webhooks.updated_at IS 'When it was last changed.';
@@ -90,31 +92,40 @@ COMMENT ON COLUMN alerts.period IS 'Start of the window, day, week or month that
 COMMENT ON COLUMN alerts.at IS 'When it was found.';
 
 CREATE TABLE alert_state (
-    only_row  boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    kind      text        PRIMARY KEY CHECK (kind IN ('limits', 'unpriced', 'expiry')),
     chunk     bigint      NOT NULL,
+    opened_at timestamptz NOT NULL,
     looked_at timestamptz NOT NULL
 );
-COMMENT ON TABLE  alert_state IS 'One row: how far the pass that looks for reached limits has come.';
-COMMENT ON COLUMN alert_state.only_row IS 'Always true: there is one row.';
+COMMENT ON TABLE  alert_state IS 'How far each pass that looks for what webhooks are told of has come.';
+COMMENT ON COLUMN alert_state.kind IS 'What it looks for.';
 COMMENT ON COLUMN alert_state.chunk IS 'The chunk of the ledger that was open when it last looked: it has seen all rows of earlier ones.';
+COMMENT ON COLUMN alert_state.opened_at IS 'When that chunk was opened: no row of it, or of a later one, was received before.';
 COMMENT ON COLUMN alert_state.looked_at IS 'When it last looked.';
-INSERT INTO alert_state (chunk, looked_at) VALUES (0, '0001-01-01T00:00:00Z');
+INSERT INTO alert_state (kind, chunk, opened_at, looked_at)
+SELECT k.kind, 0, '0001-01-01T00:00:00Z', '0001-01-01T00:00:00Z'
+  FROM (VALUES ('limits'), ('unpriced'), ('expiry')) AS k (kind);
 
+-- A change of a key is looked at by those passes.
+CREATE INDEX api_keys_updated ON api_keys (updated_at);
+
+-- A webhook that is being deleted gets none: waiting for it would end in an error of whoever
+-- writes the event.
 -- +goose StatementBegin
 CREATE FUNCTION make_deliveries() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     INSERT INTO webhook_deliveries (webhook_id, event_id)
-    SELECT w.id, NEW.id
-      FROM webhooks AS w
-     WHERE CASE WHEN NEW.webhook_id IS NULL THEN w.is_active AND NEW.type = ANY (w.events)
-                ELSE w.id = NEW.webhook_id END
-     ORDER BY w.id;
+    SELECT w.id, m.id
+      FROM (SELECT x.id, x.is_active, x.events FROM webhooks AS x ORDER BY x.id FOR KEY SHARE SKIP LOCKED) AS w
+      JOIN made AS m ON CASE WHEN m.webhook_id IS NULL THEN w.is_active AND m.type = ANY (w.events)
+                             ELSE w.id = m.webhook_id END
+     ORDER BY w.id, m.id;
     RETURN NULL;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION make_deliveries() IS 'Trigger: makes an event''s deliveries in the transaction that writes it.';
+COMMENT ON FUNCTION make_deliveries() IS 'Trigger: makes the deliveries of events in the statement that writes them.';
 CREATE TRIGGER webhook_events_deliver AFTER INSERT ON webhook_events
-    FOR EACH ROW EXECUTE FUNCTION make_deliveries();
+    REFERENCING NEW TABLE AS made FOR EACH STATEMENT EXECUTE FUNCTION make_deliveries();
 
 -- tell_key_event writes what happened to a key. What the transaction is for (see AuditBegin)
 -- tells a rotation and an expiry from other changes. Fields are named as the API names them.
@@ -150,6 +161,9 @@ BEGIN
          ) AS p
          WHERE o.value IS DISTINCT FROM to_jsonb(NEW) -> o.key
            AND o.key NOT IN ('version', 'updated_at', 'tag_set', 'restricted_model_names', 'allowed_model_names');
+        IF changed IS NULL THEN
+            RETURN NULL;
+        END IF;
     END IF;
     INSERT INTO webhook_events (type, at, key_id, data)
     VALUES (what, now(), NEW.id, jsonb_strip_nulls(jsonb_build_object(
@@ -167,6 +181,7 @@ CREATE TRIGGER webhooks_audit AFTER INSERT OR UPDATE OR DELETE ON webhooks
 
 -- +goose Down
 DROP TRIGGER api_keys_event ON api_keys;
+DROP INDEX api_keys_updated;
 DROP TABLE alert_state, alerts, webhook_deliveries, webhook_events, webhooks;
 DROP FUNCTION tell_key_event();
 DROP FUNCTION make_deliveries();

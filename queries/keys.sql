@@ -329,7 +329,7 @@ SELECT t.period::text AS period, t.key_id, k.name, t.cost::numeric AS cost
 
 -- name: BudgetsLeft :many
 -- The limits of cost that are used up most, at most so many of them, of live keys that may be
--- used: what is left of each, in USD, and of how much. What is reserved counts as left.
+-- used and were within a day: what is left of each, in USD, and of how much. What is reserved counts as left.
 WITH today AS MATERIALIZED (
     SELECT d.day, date_trunc('week', d.day)::date AS week, date_trunc('month', d.day)::date AS month
       FROM (SELECT (coalesce(sqlc.narg('now')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day) AS d
@@ -348,6 +348,7 @@ SELECT k.id AS key_id,
        ('totalCost', k.total_cost_limit, c.cost)
  ) AS b (name, most, used)
  WHERE k.is_active AND k.deleted_at IS NULL AND b.most > 0
+   AND c.last_used_at > coalesce(sqlc.narg('now')::timestamptz, now()) - interval '1 day'
  ORDER BY b.used / b.most DESC, k.id, limit_name
  LIMIT @row_limit;
 

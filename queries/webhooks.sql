@@ -1,11 +1,12 @@
+-- name: WebhookLock :exec
+-- Lets one webhook at a time be made, to the end of the transaction.
+SELECT pg_advisory_xact_lock(hashtext('keyledger.webhooks'));
+
 -- name: WebhookCreate :one
--- Stores a webhook, unless there are row_limit already: then there is no row. Of several
--- at once one is made at a time.
-WITH alone AS MATERIALIZED (
-    SELECT pg_advisory_xact_lock(hashtext('keyledger.webhooks')) AS held
-)
+-- Stores a webhook, unless there are row_limit already: then there is no row. WebhookLock comes
+-- before it in the same transaction, so that it counts what others have made.
 INSERT INTO webhooks (id, url, format, events, secret, created_by)
-SELECT @id, @url, @format, @events::text[], @secret, @created_by FROM alone
+SELECT @id, @url, @format, @events::text[], @secret, @created_by
  WHERE (SELECT count(*) FROM webhooks) < @row_limit::bigint
 RETURNING *;
 
@@ -29,8 +30,12 @@ SELECT sqlc.embed(w),
  ORDER BY w.created_at, w.id;
 
 -- name: WebhookUpdate :execrows
--- Changes what is given of a webhook; 0 rows when there is none. Switched on again, it is
--- tried at once with what it is still to be told.
+-- Changes what is given of a webhook; 0 rows when there is none. What it is still to be told
+-- is tried at once.
+WITH hurried AS (
+    UPDATE webhook_deliveries AS d SET next_at = now()
+     WHERE d.webhook_id = @id AND d.state = 'pending' AND d.next_at > now()
+)
 UPDATE webhooks AS w SET
        url = coalesce(sqlc.narg('url')::text, w.url),
        format = coalesce(sqlc.narg('format')::text, w.format),
@@ -38,7 +43,7 @@ UPDATE webhooks AS w SET
        secret = coalesce(sqlc.narg('secret')::bytea, w.secret),
        is_active = coalesce(sqlc.narg('is_active')::boolean, w.is_active),
        disabled_for = CASE WHEN sqlc.narg('is_active')::boolean THEN '' ELSE w.disabled_for END,
-       updated_at = now()
+       not_before = now(), updated_at = now()
  WHERE w.id = @id;
 
 -- name: WebhookDelete :execrows
@@ -46,8 +51,13 @@ UPDATE webhooks AS w SET
 DELETE FROM webhooks AS w WHERE w.id = @id;
 
 -- name: WebhookDisable :exec
--- Switches a webhook off because of what its receiver said.
-UPDATE webhooks AS w SET is_active = false, disabled_for = @reason, updated_at = now() WHERE w.id = @id;
+-- Switches a webhook off because of what its receiver said, unless it has another by now.
+UPDATE webhooks AS w SET is_active = false, disabled_for = @reason, updated_at = now()
+ WHERE w.id = @id AND w.url = @url;
+
+-- name: WebhookPause :exec
+-- Lets nothing be sent to a webhook for so many seconds.
+UPDATE webhooks AS w SET not_before = now() + make_interval(secs => @seconds::float8) WHERE w.id = @id;
 
 -- name: WebhookSecrets :many
 -- The sealed secrets of all webhooks.
@@ -87,7 +97,7 @@ UPDATE webhook_deliveries AS d
 -- The webhooks that there is something to be sent to now.
 SELECT w.id
   FROM webhooks AS w
- WHERE w.is_active
+ WHERE w.is_active AND w.not_before <= now()
    AND EXISTS (SELECT 1 FROM webhook_deliveries AS d
                 WHERE d.webhook_id = w.id AND d.state = 'pending' AND d.next_at <= now());
 
@@ -128,15 +138,12 @@ UPDATE webhook_deliveries AS d
  WHERE d.webhook_id = @webhook_id AND d.event_id = @event_id AND d.state = 'pending';
 
 -- name: DeliveriesPending :one
--- How many deliveries to active webhooks wait, how long the oldest has, in seconds, and how
--- many were given up.
-SELECT count(*) FILTER (WHERE d.state = 'pending') AS pending,
-       coalesce(extract(epoch FROM now() - min(d.created_at) FILTER (WHERE d.state = 'pending')), 0)::float8
-           AS oldest_seconds,
-       count(*) FILTER (WHERE d.state = 'dead') AS dead
+-- How many deliveries to active webhooks wait, and how long the oldest has, in seconds.
+SELECT count(*) AS pending,
+       coalesce(extract(epoch FROM now() - min(d.created_at)), 0)::float8 AS oldest_seconds
   FROM webhook_deliveries AS d
   JOIN webhooks AS w ON w.id = d.webhook_id AND w.is_active
- WHERE d.state <> 'delivered';
+ WHERE d.state = 'pending';
 
 -- name: AlertsWanted :one
 -- Which of the events that passes find some webhook asks for.
@@ -147,45 +154,58 @@ SELECT coalesce(bool_or('key.limit_reached' = ANY (w.events)), false)::boolean A
  WHERE w.is_active;
 
 -- name: AlertBegin :many
--- Takes the pass that looks for what webhooks are told of, to the end of the transaction: how
--- far it has come, and the chunk that is open. No row: another replica is at it.
-SELECT a.chunk, a.looked_at, r.open_chunk,
+-- Takes a pass, to the end of the transaction: how far it has come, and the chunk that is open
+-- now. No row: another replica is at it.
+SELECT a.chunk, a.opened_at, a.looked_at,
+       r.open_chunk, r.opened_at AS open_since,
        coalesce(sqlc.narg('now')::timestamptz, now())::timestamptz AS now,
        (a.looked_at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '10 minutes')::boolean AS stale
   FROM alert_state AS a
  CROSS JOIN rollup_state AS r
+ WHERE a.kind = @kind
    FOR UPDATE OF a SKIP LOCKED;
 
 -- name: AlertEnd :exec
--- Notes how far the pass has come.
-UPDATE alert_state SET chunk = @chunk, looked_at = @looked_at;
+-- Notes how far a pass has come.
+UPDATE alert_state SET chunk = @chunk, opened_at = @opened_at, looked_at = @looked_at WHERE kind = @kind;
+
+-- name: AlertTouched :many
+-- The keys that may have reached a limit since a pass looked last: those that were used, admitted
+-- or changed since. No ledger row of the chunk that was open then was received before opened_at.
+SELECT k.id
+  FROM (SELECT DISTINCT e.ledger_id
+          FROM usage_events AS e
+         WHERE e.chunk >= @chunk::bigint AND e.received_at >= @opened_at::timestamptz) AS u
+  JOIN api_keys AS k ON k.ledger_id = u.ledger_id
+UNION
+SELECT a.key_id FROM admissions AS a WHERE a.admitted_at >= @since::timestamptz
+UNION
+SELECT k.id FROM api_keys AS k WHERE k.updated_at >= @since::timestamptz;
+
+-- name: AlertKeys :many
+-- Ids of keys in order, after one, at most so many.
+SELECT k.id FROM api_keys AS k WHERE k.id > @after_id::uuid ORDER BY k.id LIMIT @row_limit;
 
 -- name: AlertLimits :execrows
 -- Writes an event for each share of a limit that a key has reached and that was not told
--- before in this period. It looks at the keys that were admitted or used since the pass
--- before, or at everything. Events and alerts are written together, so that nothing is told
--- twice, by whatever replica. Counters are taken with the period that they belong to, so
--- that what was reached just before midnight is told after it; older periods are history.
+-- before in this period. Events and alerts are written together, so that nothing is told
+-- twice, by whatever replica. Keys that somebody changes or purges at this moment are passed
+-- over: once changed they are touched. Counters are taken with the period that they belong to,
+-- which may have ended since; what the next period's first use has overwritten is not seen.
 WITH clock AS MATERIALIZED (
     SELECT t.now, (t.now AT TIME ZONE @timezone::text)::date AS day
       FROM (SELECT coalesce(sqlc.narg('now')::timestamptz, now()) AS now) AS t
-), touched AS MATERIALIZED (
-    SELECT k.id FROM api_keys AS k WHERE @everything::boolean
-    UNION
-    SELECT k.id
-      FROM (SELECT DISTINCT e.ledger_id
-              FROM usage_events AS e
-             WHERE NOT @everything AND e.chunk >= @chunk::bigint AND e.received_at >= @since::timestamptz) AS u
-      JOIN api_keys AS k ON k.ledger_id = u.ledger_id
-    UNION
-    SELECT a.key_id FROM admissions AS a WHERE NOT @everything AND a.admitted_at >= @since::timestamptz
+), key AS MATERIALIZED (
+    SELECT x.*
+      FROM api_keys AS x
+     WHERE x.id = ANY(@key_ids::uuid[]) AND x.deleted_at IS NULL AND x.alert_at <> '{}'
+     ORDER BY x.id
+       FOR KEY SHARE SKIP LOCKED
 ), measured AS MATERIALIZED (
-    SELECT k.id, k.name, k.tags, k.enforcement, k.alert_at,
-           m.name::text AS limit_name, m.used::numeric AS used, m.most::numeric AS most, m.period::text AS period,
-           m.resets_at::timestamptz AS resets_at
-      FROM touched AS t
+    SELECT k.id, k.name, k.tags, k.enforcement, k.alert_at, w.ends AS window_ends, c.day, c.week, c.month,
+           m.name::text AS limit_name, m.used::numeric AS used, m.most::numeric AS most, m.period::text AS period
+      FROM key AS k
      CROSS JOIN clock AS n
-      JOIN api_keys AS k ON k.id = t.id AND k.deleted_at IS NULL AND k.alert_at <> '{}'
       JOIN key_counters AS c ON c.key_id = k.id
      CROSS JOIN LATERAL (
            SELECT CASE WHEN k.rate_limit_window > 0
@@ -201,30 +221,27 @@ WITH clock AS MATERIALIZED (
      ) AS h
      CROSS JOIN LATERAL (VALUES
            ('requests', CASE WHEN w.ends > n.now - interval '1 day' THEN c.window_requests END::numeric,
-            k.rate_limit_requests::numeric, c.window_start::text, w.ends),
+            k.rate_limit_requests::numeric, c.window_start::text),
            ('tokens', CASE WHEN w.ends > n.now - interval '1 day' THEN c.window_tokens END,
-            k.token_limit, c.window_start::text, w.ends),
-           ('concurrency', h.live, k.concurrency_limit, n.day::text, NULL),
-           ('dailyCost', CASE WHEN c.day >= n.day - 1 THEN c.day_cost END,
-            k.daily_cost_limit, c.day::text, day_start(c.day + 1, @timezone)),
-           ('weeklyCost', CASE WHEN c.week >= n.day - 7 THEN c.week_cost END,
-            k.weekly_cost_limit, c.week::text, day_start(c.week + 7, @timezone)),
-           ('monthlyCost', CASE WHEN c.month >= n.day - 31 THEN c.month_cost END,
-            k.monthly_cost_limit, c.month::text, day_start((c.month + interval '1 month')::date, @timezone)),
-           ('totalCost', c.cost, k.total_cost_limit, trim_scale(k.total_cost_limit)::text, NULL)
-     ) AS m (name, used, most, period, resets_at)
+            k.token_limit, c.window_start::text),
+           ('concurrency', h.live, k.concurrency_limit, n.day::text),
+           ('dailyCost', CASE WHEN c.day >= n.day - 1 THEN c.day_cost END, k.daily_cost_limit, c.day::text),
+           ('weeklyCost', CASE WHEN c.week >= n.day - 7 THEN c.week_cost END, k.weekly_cost_limit, c.week::text),
+           ('monthlyCost', CASE WHEN c.month >= n.day - 31 THEN c.month_cost END, k.monthly_cost_limit, c.month::text),
+           ('totalCost', c.cost, k.total_cost_limit, trim_scale(k.total_cost_limit)::text)
+     ) AS m (name, used, most, period)
      WHERE m.most > 0 AND m.used > 0
 ), reached AS MATERIALIZED (
     SELECT m.*, a.threshold
       FROM measured AS m
-     CROSS JOIN LATERAL unnest(m.alert_at) AS a (threshold)
+     CROSS JOIN LATERAL (SELECT DISTINCT u.threshold FROM unnest(m.alert_at) AS u (threshold)) AS a
      WHERE m.used * 100 >= m.most * a.threshold
 ), told AS (
     INSERT INTO alerts (subject, kind, threshold, period, at)
     SELECT r.id::text, r.limit_name, r.threshold, r.period, n.now
       FROM reached AS r
      CROSS JOIN clock AS n
-     ORDER BY r.id, r.limit_name, r.threshold
+     ORDER BY r.id::text, r.limit_name, r.threshold
     ON CONFLICT DO NOTHING
     RETURNING subject, kind, threshold, period
 )
@@ -232,7 +249,14 @@ INSERT INTO webhook_events (type, at, key_id, data)
 SELECT 'key.limit_reached', n.now, r.id, jsonb_strip_nulls(jsonb_build_object(
        'keyId', r.id, 'name', r.name, 'tags', to_jsonb(r.tags), 'limit', r.limit_name, 'threshold', r.threshold,
        'percent', floor(r.used * 100 / r.most), 'used', trim_scale(r.used), 'most', trim_scale(r.most),
-       'enforcement', r.enforcement, 'resetsAt', r.resets_at))
+       'enforcement', r.enforcement,
+       'resetsAt', CASE r.limit_name
+           WHEN 'requests' THEN r.window_ends
+           WHEN 'tokens' THEN r.window_ends
+           WHEN 'dailyCost' THEN day_start(r.day + 1, @timezone)
+           WHEN 'weeklyCost' THEN day_start(r.week + 7, @timezone)
+           WHEN 'monthlyCost' THEN day_start((r.month + interval '1 month')::date, @timezone)
+       END))
   FROM reached AS r
  CROSS JOIN clock AS n
   JOIN told AS t ON t.subject = r.id::text AND t.kind = r.limit_name
@@ -247,16 +271,24 @@ WITH clock AS MATERIALIZED (
 ), due AS MATERIALIZED (
     SELECT k.id, k.name, k.tags, k.expires_at, d.days
       FROM clock AS n
-      JOIN api_keys AS k ON k.is_active AND k.deleted_at IS NULL
-          AND k.expires_at >= n.now AND k.expires_at <= n.now + interval '365 days'
-     CROSS JOIN LATERAL unnest(k.alert_expiry_days) AS d (days)
+     CROSS JOIN LATERAL (
+           SELECT x.*
+             FROM api_keys AS x
+            WHERE x.is_active AND x.deleted_at IS NULL
+              AND x.expires_at >= n.now AND x.expires_at <= n.now + interval '365 days'
+              AND x.expires_at <= n.now
+                  + (SELECT max(u.days) FROM unnest(x.alert_expiry_days) AS u (days)) * interval '1 day'
+            ORDER BY x.id
+              FOR KEY SHARE SKIP LOCKED
+     ) AS k
+     CROSS JOIN LATERAL (SELECT DISTINCT u.days FROM unnest(k.alert_expiry_days) AS u (days)) AS d
      WHERE k.expires_at <= n.now + d.days * interval '1 day'
 ), told AS (
     INSERT INTO alerts (subject, kind, threshold, period, at)
     SELECT d.id::text, 'expiry', d.days, d.expires_at::text, n.now
       FROM due AS d
      CROSS JOIN clock AS n
-     ORDER BY d.id, d.days
+     ORDER BY d.id::text, d.days
     ON CONFLICT DO NOTHING
     RETURNING subject, threshold, period
 )
@@ -269,31 +301,27 @@ SELECT 'key.expiring', n.now, d.id, jsonb_build_object(
  ORDER BY d.expires_at, d.id, d.days DESC;
 
 -- name: AlertUnpriced :execrows
--- Writes an event for each model that was used without a price since the pass before, once a
--- day of the service's time zone.
+-- Writes an event for each model and day, in the service's time zone, of which usage without a
+-- price was recorded since the pass looked last, and that was not told before.
 WITH clock AS MATERIALIZED (
-    SELECT t.now, (t.now AT TIME ZONE @timezone::text)::date AS day
-      FROM (SELECT coalesce(sqlc.narg('now')::timestamptz, now()) AS now) AS t
-), found AS MATERIALIZED (
-    SELECT e.model, count(*) AS requests
-      FROM usage_events AS e
-     WHERE NOT e.priced AND e.kind = 'usage' AND e.chunk >= @chunk::bigint AND e.received_at >= @since::timestamptz
-     GROUP BY e.model
+    SELECT coalesce(sqlc.narg('now')::timestamptz, now()) AS now
 ), told AS (
     INSERT INTO alerts (subject, kind, threshold, period, at)
-    SELECT f.model, 'unpriced', 0, n.day::text, n.now
-      FROM found AS f
+    SELECT f.model, 'unpriced', 0, f.day::text, n.now
+      FROM (SELECT DISTINCT e.model, e.day
+              FROM usage_events AS e
+             WHERE NOT e.priced AND e.kind = 'usage'
+               AND e.chunk >= @chunk::bigint AND e.received_at >= @opened_at::timestamptz) AS f
      CROSS JOIN clock AS n
-     ORDER BY f.model
+     ORDER BY f.model, f.day
     ON CONFLICT DO NOTHING
-    RETURNING subject
+    RETURNING subject, period
 )
 INSERT INTO webhook_events (type, at, data)
-SELECT 'model.unpriced', n.now, jsonb_build_object('model', f.model, 'day', n.day, 'requests', f.requests)
-  FROM found AS f
+SELECT 'model.unpriced', n.now, jsonb_build_object('model', t.subject, 'day', t.period)
+  FROM told AS t
  CROSS JOIN clock AS n
-  JOIN told AS t ON t.subject = f.model
- ORDER BY f.model;
+ ORDER BY t.subject, t.period;
 
 -- name: WebhookPrune :execrows
 -- Forgets up to a thousand events, with their deliveries, from before 30 days ago.
@@ -304,11 +332,15 @@ DELETE FROM webhook_events AS e
      LIMIT 1000);
 
 -- name: AlertPrune :execrows
--- Forgets up to a thousand alerts of periods that are long over. Those of totals and of ends
--- stay: their period may still last.
+-- Forgets up to a thousand alerts of periods that are long over: of windows and of concurrency
+-- after some days, of others after more than a year. Those of totals and of ends stay: their
+-- period may still last.
 DELETE FROM alerts AS a
  WHERE (a.subject, a.kind, a.threshold, a.period) IN (
     SELECT o.subject, o.kind, o.threshold, o.period FROM alerts AS o
-     WHERE o.at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '400 days'
-       AND o.kind NOT IN ('totalCost', 'expiry')
+     WHERE o.at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '3 days'
+       AND (o.kind IN ('requests', 'tokens', 'concurrency') AND o.period::timestamptz
+                < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '3 days'
+            OR o.kind NOT IN ('totalCost', 'expiry')
+                AND o.at < coalesce(sqlc.narg('now')::timestamptz, now()) - interval '400 days')
      LIMIT 1000);

@@ -222,7 +222,7 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		return
 	}
 	out := req.WithContext(context.WithValue(req.Context(), exchangeKey{}, x)) //nolint:contextcheck // it is the request's
-	out.Body, out.ContentLength = http.NoBody, 0 // roundTrip sends the one that was read
+	out.Body, out.ContentLength = http.NoBody, 0                               // roundTrip sends the one that was read
 	r.proxy.ServeHTTP(watched, out)
 }
 

@@ -146,7 +146,7 @@ type service struct {
 	rollup    *rollup.Rollup
 	alerts    *alert.Passes
 	sender    *alert.Sender
-	budgets   func(context.Context) error
+	show      func(context.Context) error
 }
 
 type listener struct {
@@ -315,7 +315,7 @@ func (s *service) run(ctx context.Context) error {
 			return err
 		})
 	})
-	background.Go(func() { loop.Every(loops, s.log, "show budgets", 15*time.Second, 15*time.Second, s.budgets) })
+	background.Go(func() { loop.Every(loops, s.log, "show state", 20*time.Second, 20*time.Second, s.show) })
 	background.Go(func() { s.sender.Run(loops, time.Second) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
 	failed := make(chan error, len(s.listeners()))

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -94,6 +95,9 @@ func webhooksUpdate() *cobra.Command {
 		id, err := webhookID(args[0])
 		if err != nil {
 			return err
+		}
+		if c.Flags().NFlag() == 0 {
+			return usageError{errors.New("nothing is to be changed: name what is")}
 		}
 		body := client.WebhookUpdate{URL: orNil(address)}
 		if format != "" {
@@ -206,6 +210,9 @@ func webhooksDeliveries() *cobra.Command {
 		t := newTable(c.OutOrStdout(), "EVENT", "TYPE", "AT", "STATE", "TRIES", "NEXT", "STATUS", "ERROR")
 		for _, d := range resp.JSON200.Data {
 			t.row(d.EventID, d.Type, d.At, string(d.State), d.Attempts, d.NextAt, d.LastStatus, d.LastError)
+		}
+		if resp.JSON200.NextCursor != "" {
+			fmt.Fprintln(c.ErrOrStderr(), "these are the newest 200; the API has the others")
 		}
 		return t.flush()
 	})

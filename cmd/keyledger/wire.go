@@ -77,7 +77,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Tracing: cfg.OTLPEndpoint != "", Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	s.budgets = func(ctx context.Context) error { return s.showBudgets(ctx, m) }
+	s.show = func(ctx context.Context) error { return s.showState(ctx, m) }
 	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, m.Handler()); err != nil {
 		return err
 	}
@@ -88,9 +88,18 @@ func (s *service) wire(ctx context.Context) (err error) {
 	return err
 }
 
-// showBudgets puts what is left of limits of cost among the metrics.
-func (s *service) showBudgets(ctx context.Context, m *metrics.Metrics) error {
-	if s.cfg.MetricsKeys == 0 || s.metrics == nil {
+// showState puts among the metrics what the database is asked for: deliveries that wait, and what
+// is left of limits of cost.
+func (s *service) showState(ctx context.Context, m *metrics.Metrics) error {
+	if s.metrics == nil {
+		return nil
+	}
+	waiting, err := s.db.DeliveriesPending(ctx)
+	if err != nil {
+		return fmt.Errorf("counting deliveries: %w", err)
+	}
+	m.Deliveries(waiting.Pending, waiting.OldestSeconds)
+	if s.cfg.MetricsKeys == 0 {
 		return nil
 	}
 	rows, err := s.db.BudgetsLeft(ctx, db.BudgetsLeftParams{Timezone: s.cfg.Timezone, RowLimit: int32(s.cfg.MetricsKeys)}) //nolint:gosec // at most 10 000

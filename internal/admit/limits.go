@@ -22,6 +22,7 @@ import (
 //   - Admit (queries/admissions.sql): what is used of it, its argument of admit_in_order and
 //     its columns in the answer; and admit_step, which compares it;
 //   - LedgerAppend (queries/ledger.sql), if usage moves its counter;
+//   - AlertLimits (queries/webhooks.sql), and what messages call it (internal/alert/format.go);
 //   - the table of fields (internal/key/fields.go), which checks it;
 //   - its code (admit.go) and the status that a proxy gets for it (internal/api/authz.go);
 //   - openapi.yaml (Key, KeyFields, HolderKey, their examples, the names of limits and codes)

@@ -5,8 +5,12 @@ package alert
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
 )
@@ -29,9 +33,15 @@ var Types = []string{LimitReached, Expiring, Expired, Created, Updated, Deleted,
 // test is the type of the event that tries a webhook out.
 const test = "webhook.test"
 
-// slack is how much older than the pass before a row may be that it has not seen: a
-// transaction that was still open then.
+// slack is how much older than the pass before an admission or a change may be that it has not
+// seen: of a transaction that was still open then.
 const slack = time.Minute
+
+// keysAtOnce bounds the keys of one transaction: locks are held for as long as it takes.
+const keysAtOnce = 2000
+
+// expiryPause is how long ends are not looked at again: whatever is told of them counts in days.
+const expiryPause = time.Minute
 
 // Passes find what is told of. They are safe for concurrent use, and on any number of
 // replicas at once.
@@ -45,49 +55,89 @@ func NewPasses(d *db.DB, timezone string) *Passes { return &Passes{d, timezone} 
 
 // Look writes an event for everything that has become true since it looked last, and returns
 // how many it wrote. What it finds and that it was told are one transaction: nothing is told
-// twice, and nothing is lost by a crash. It does nothing while no webhook asks for it or another
-// replica looks. now nil is the database's clock.
+// twice, and what a crash undoes is found again. It does nothing while no webhook asks for it or
+// another replica looks. now nil is the database's clock.
 func (p *Passes) Look(ctx context.Context, now *time.Time) (written int64, err error) {
 	wanted, err := p.db.AlertsWanted(ctx)
 	if err != nil {
 		return 0, fmt.Errorf("asking what webhooks ask for: %w", err)
 	}
-	if !wanted.Limits && !wanted.Expiry && !wanted.Unpriced {
-		return 0, nil
+	for _, pass := range []struct {
+		wanted bool
+		kind   string
+		pause  time.Duration
+		look   func(context.Context, *db.Queries, db.AlertBeginRow, *time.Time) (int64, error)
+	}{{wanted.Limits, "limits", 0, p.limits}, {wanted.Unpriced, "unpriced", 0, p.unpriced}, {wanted.Expiry, "expiry", expiryPause, p.expiry}} {
+		if !pass.wanted {
+			continue
+		}
+		// Each by itself: one that fails stops no other.
+		n, failed := p.pass(ctx, pass.kind, pass.pause, now, pass.look)
+		written, err = written+n, errors.Join(err, failed)
 	}
+	return written, err
+}
+
+// pass looks once, unless it has done so within the pause, and notes how far it has come.
+func (p *Passes) pass(ctx context.Context, kind string, pause time.Duration, now *time.Time, look func(context.Context, *db.Queries, db.AlertBeginRow, *time.Time) (int64, error)) (written int64, err error) {
 	err = p.db.InTx(ctx, func(q *db.Queries) error {
 		written = 0
-		begun, err := q.AlertBegin(ctx, now)
-		if err != nil || len(begun) == 0 {
+		begun, err := q.AlertBegin(ctx, db.AlertBeginParams{Kind: kind, Now: now})
+		if err != nil || len(begun) == 0 || now == nil && begun[0].Now.Sub(begun[0].LookedAt) < pause {
 			return err
 		}
-		state, count := begun[0], func(n int64, err error) error {
-			written += n
+		if written, err = look(ctx, q, begun[0], now); err != nil {
 			return err
 		}
-		since := state.LookedAt.Add(-slack)
-		if state.Stale { // nobody has asked for a while: whatever is true now is told
-			since = state.Now.Add(-24 * time.Hour)
-		}
-		if wanted.Limits {
-			if err := count(q.AlertLimits(ctx, db.AlertLimitsParams{Timezone: p.timezone, Now: now, Everything: state.Stale, Chunk: state.Chunk, Since: since})); err != nil {
-				return err
-			}
-		}
-		if wanted.Unpriced {
-			if err := count(q.AlertUnpriced(ctx, db.AlertUnpricedParams{Timezone: p.timezone, Now: now, Chunk: state.Chunk, Since: since})); err != nil {
-				return err
-			}
-		}
-		if wanted.Expiry {
-			if err := count(q.AlertExpiring(ctx, now)); err != nil {
-				return err
-			}
-		}
-		return q.AlertEnd(ctx, db.AlertEndParams{Chunk: state.OpenChunk, LookedAt: state.Now})
+		return q.AlertEnd(ctx, db.AlertEndParams{Kind: kind, Chunk: begun[0].OpenChunk, OpenedAt: begun[0].OpenSince, LookedAt: begun[0].Now})
 	})
 	if err != nil {
-		return 0, fmt.Errorf("looking for what webhooks are told of: %w", err)
+		return 0, fmt.Errorf("looking for what webhooks are told of (%s): %w", kind, err)
 	}
 	return written, nil
+}
+
+// limits looks at the keys that were touched since; or at all of them, where nobody has asked for
+// a while. What it writes it commits by and by, so that no transaction of it is long: the one that
+// it is in keeps other replicas from the pass, and moves its mark when all is written.
+func (p *Passes) limits(ctx context.Context, q *db.Queries, since db.AlertBeginRow, now *time.Time) (written int64, err error) {
+	next := func(after uuid.UUID) ([]uuid.UUID, error) {
+		return q.AlertKeys(ctx, db.AlertKeysParams{AfterID: after, RowLimit: keysAtOnce})
+	}
+	if !since.Stale {
+		touched, err := q.AlertTouched(ctx, db.AlertTouchedParams{Chunk: since.Chunk, OpenedAt: since.OpenedAt, Since: since.LookedAt.Add(-slack)})
+		if err != nil {
+			return 0, err
+		}
+		parts := slices.Collect(slices.Chunk(touched, keysAtOnce))
+		next = func(uuid.UUID) (part []uuid.UUID, _ error) {
+			if len(parts) > 0 {
+				part, parts = parts[0], parts[1:]
+			}
+			return part, nil
+		}
+	}
+	for after := uuid.Nil; ; {
+		ids, err := next(after)
+		if err != nil || len(ids) == 0 {
+			return written, err
+		}
+		after = ids[len(ids)-1]
+		n, err := p.db.AlertLimits(ctx, db.AlertLimitsParams{Timezone: p.timezone, Now: now, KeyIDs: ids})
+		if written += n; err != nil {
+			return written, err
+		}
+	}
+}
+
+func (p *Passes) unpriced(ctx context.Context, q *db.Queries, since db.AlertBeginRow, now *time.Time) (int64, error) {
+	opened := since.OpenedAt
+	if since.Stale { // what is long past is told by prices unpriced
+		opened = since.Now.Add(-24 * time.Hour)
+	}
+	return q.AlertUnpriced(ctx, db.AlertUnpricedParams{Now: now, Chunk: since.Chunk, OpenedAt: opened})
+}
+
+func (p *Passes) expiry(ctx context.Context, q *db.Queries, _ db.AlertBeginRow, now *time.Time) (int64, error) {
+	return q.AlertExpiring(ctx, now)
 }

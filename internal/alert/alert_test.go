@@ -202,7 +202,10 @@ func TestEndsAreTold(t *testing.T) {
 	pgtest.Key(t, h.db, pgtest.KeyRow{Name: "never"})
 	want := func(what string, n int) {
 		t.Helper()
-		h.look()
+		at := time.Now()
+		if _, err := h.passes.Look(ctx, &at); err != nil {
+			t.Fatal(err)
+		}
 		if got := h.told(alert.Expiring); len(got) != n {
 			t.Errorf("%s: %d events, want %d: %v", what, len(got), n, got)
 		}
@@ -295,7 +298,7 @@ func TestUnpricedModelsAreTold(t *testing.T) {
 		h.spend(id, 1)
 		h.look()
 	}
-	if got := h.told(alert.Unpriced); len(got) != 1 || got[0]["model"] != "no-such-model" {
+	if got := h.told(alert.Unpriced); len(got) != 1 || got[0]["model"] != "no-such-model" || got[0]["day"] != time.Now().UTC().Format(time.DateOnly) {
 		t.Errorf("told: %v", got)
 	}
 }
@@ -326,4 +329,68 @@ func TestNothingIsPassedOver(t *testing.T) {
 	if n := pgtest.Scan[int64](t, h.db, "SELECT count(*) FROM webhook_events"); n != int64(len(ids)) {
 		t.Errorf("%d events for %d keys", n, len(ids))
 	}
+}
+
+// Guarantee: a key that is changed so that it has reached a limit is told of, though nobody uses it
+// any more; so is one that had reached it while webhooks asked for other things. A threshold that
+// stands there twice is told once.
+func TestChangedKeysAreLookedAt(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.ask(alert.Expiring) // keeps a pass going that is not for limits
+	id, _ := pgtest.Key(t, h.db, pgtest.KeyRow{Fields: key.Columns{"daily_cost_limit": 100}})
+	h.spend(id, 12)
+	h.look()
+	h.ask(alert.LimitReached)
+	if n := h.look(); n != 0 {
+		t.Fatalf("12 of 100: %d events", n)
+	}
+	if _, err := h.keys.Update(ctx, tester, id, key.Columns{"daily_cost_limit": 10}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if n := h.look(); n != 2 {
+		t.Errorf("12 of 10: %d events", n)
+	}
+	other, _ := pgtest.Key(t, h.db, pgtest.KeyRow{Fields: key.Columns{"daily_cost_limit": 10, "alert_at": []int{80, 80}}})
+	h.spend(other, 9)
+	if n := h.look(); n != 1 {
+		t.Errorf("80 twice: %d events", n)
+	}
+	late, _ := pgtest.Key(t, h.db, pgtest.KeyRow{Fields: key.Columns{"daily_cost_limit": 1}})
+	pgtest.Exec(t, h.db, "UPDATE webhooks SET is_active = false WHERE 'key.limit_reached' = ANY (events)")
+	h.spend(late, 5)
+	h.look()
+	pgtest.Exec(t, h.db, "UPDATE webhooks SET is_active = true")
+	if n := h.look(); n != 2 {
+		t.Errorf("asked for again: %d events", n)
+	}
+}
+
+// Guarantee: a webhook that is being deleted keeps nobody from changing keys; a key that is being
+// purged keeps nobody from being told, and is not told of.
+func TestPassesWaitForNobody(t *testing.T) {
+	t.Parallel()
+	url := pgtest.URL(t)
+	h := newHouse(t)
+	h.db = pgtest.Open(t, url)
+	h.webhooks, h.passes = alert.NewWebhooks(h.db, box(t), nil), alert.NewPasses(h.db, "UTC")
+	gone, stays := h.ask(alert.Created, alert.LimitReached), h.ask(alert.Created, alert.LimitReached)
+	release := pgtest.Hold(t, url, "DELETE FROM webhooks WHERE id = $1", gone)
+	begun := time.Now()
+	id, _ := pgtest.Key(t, h.db, pgtest.KeyRow{Name: "purged", Fields: key.Columns{"daily_cost_limit": 1}})
+	if took := time.Since(begun); took > time.Second {
+		t.Errorf("a key waited %s", took)
+	}
+	release()
+	if n := pgtest.Scan[int64](t, h.db, "SELECT count(*) FROM webhook_deliveries WHERE webhook_id = $1", stays); n != 1 {
+		t.Errorf("%d deliveries for the one that stays", n)
+	}
+	other, _ := pgtest.Key(t, h.db, pgtest.KeyRow{Name: "other", Fields: key.Columns{"daily_cost_limit": 1}})
+	pgtest.Exec(t, h.db, "UPDATE key_counters SET day = current_date, day_cost = 5 WHERE key_id = ANY ($1)", []uuid.UUID{id, other})
+	release = pgtest.Hold(t, url, "SELECT FROM api_keys WHERE id = $1 FOR UPDATE", id) // as a purge does
+	begun = time.Now()
+	if n := h.look(); n != 2 || time.Since(begun) > 2*time.Second {
+		t.Errorf("%d events after %s, of the other one there are two", n, time.Since(begun))
+	}
+	release()
 }

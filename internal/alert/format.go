@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/internal/field"
 )
 
 // The formats of deliveries.
@@ -46,11 +48,11 @@ func (e event) body(format string) (contentType string, body []byte, err error) 
 	case Slack:
 		body, err = encode(map[string]any{"text": slackText.Replace(e.text())})
 	case Discord:
-		body, err = encode(map[string]any{"content": clip(e.text(), 2000), "allowed_mentions": map[string]any{"parse": []string{}}})
+		body, err = encode(map[string]any{"content": field.Clip(e.text(), 2000), "allowed_mentions": map[string]any{"parse": []string{}}})
 	case Feishu:
 		body, err = encode(map[string]any{"msg_type": "text", "content": map[string]any{"text": feishuText.Replace(e.text())}})
 	case DingTalk, WeCom:
-		body, err = encode(map[string]any{"msgtype": "text", "text": map[string]any{"content": clip(e.text(), 2000)}})
+		body, err = encode(map[string]any{"msgtype": "text", "text": map[string]any{"content": field.Clip(e.text(), 2000)}})
 	default:
 		body, err = encode(map[string]any{"type": e.kind, "timestamp": e.instant(), "data": e.data})
 	}
@@ -72,17 +74,6 @@ var (
 	slackText  = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 	feishuText = strings.NewReplacer("<", "‹", ">", "›")
 )
-
-// clip cuts a text to so many bytes, at the border of a character.
-func clip(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	for most > 0 && !utf8.RuneStart(text[most]) {
-		most--
-	}
-	return text[:most]
-}
 
 // refused is what a chat says in the body of an answer whose status says that all is well: most
 // of them answer 200 whatever they made of the message.
@@ -106,7 +97,7 @@ func refused(format string, body []byte) string {
 	if code == nil || *code == 0 {
 		return ""
 	}
-	return clip(fmt.Sprintf("the chat refused it: %d %s", *code, message), 300)
+	return field.Clip(fmt.Sprintf("the chat refused it: %d %s", *code, message), 300)
 }
 
 // told is the data of any event, as far as texts need it.
@@ -123,12 +114,12 @@ type told struct {
 	Actor     string          `json:"actor"`
 	Changed   []string        `json:"changed"`
 	Model     string          `json:"model"`
-	Requests  int64           `json:"requests"`
+	Day       string          `json:"day"`
 }
 
 // limitNames are limits as people call them.
 var limitNames = map[string]string{
-	"requests": "requests of the window", "tokens": "tokens of the window", "concurrency": "requests at once", "dailyCost": "daily cost limit",
+	"requests": "requests a window", "tokens": "tokens a window", "concurrency": "concurrent requests", "dailyCost": "daily cost limit",
 	"weeklyCost": "weekly cost limit", "monthlyCost": "monthly cost limit", "totalCost": "total cost limit",
 }
 
@@ -150,8 +141,8 @@ func (e event) text() string {
 		if strings.HasSuffix(d.Limit, "Cost") {
 			dollar = "$"
 		}
-		text := fmt.Sprintf("keyledger: key %s has used %s%% of its %s (%s%s of %s%s).", name, d.Percent, limitNames[d.Limit], dollar, short(d.Used), dollar, short(d.Most))
-		if d.ResetsAt != nil {
+		text := fmt.Sprintf("keyledger: key %s has reached %d%% of its %s: %s%s of %s%s.", name, d.Threshold, limitNames[d.Limit], dollar, short(d.Used), dollar, short(d.Most))
+		if d.ResetsAt != nil && d.ResetsAt.After(e.at) {
 			text += " It starts anew at " + d.ResetsAt.UTC().Format("2006-01-02 15:04 MST") + "."
 		}
 		return text
@@ -164,11 +155,14 @@ func (e event) text() string {
 	case Expired:
 		return fmt.Sprintf("keyledger: key %s has expired and is disabled.", name)
 	case Updated:
+		if slices.Contains(d.Changed, "deletedAt") {
+			return fmt.Sprintf("keyledger: key %s was restored%s.", name, by)
+		}
 		return fmt.Sprintf("keyledger: key %s was changed%s: %s.", name, by, strings.Join(d.Changed, ", "))
 	case Created, Deleted, Rotated:
 		return fmt.Sprintf("keyledger: key %s was %s%s.", name, strings.TrimPrefix(e.kind, "key."), by)
 	case Unpriced:
-		return fmt.Sprintf("keyledger: model %q was used without a price, so that it costs nothing: %d requests. Give it one, and price the day again.", d.Model, d.Requests)
+		return fmt.Sprintf("keyledger: model %q was used without a price on %s, at no cost. Give it one, and price the day again.", d.Model, d.Day)
 	case test:
 		return "keyledger: this webhook works."
 	}
@@ -191,6 +185,9 @@ func left(from time.Time, end *time.Time) string {
 	}
 	if hours >= 48 {
 		return fmt.Sprintf("%.0f days", hours/24)
+	}
+	if hours < 1.5 {
+		return "an hour or less"
 	}
 	return fmt.Sprintf("%.0f hours", hours)
 }

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"runtime/debug"
 	"strconv"
 	"sync"
 	"time"
@@ -21,13 +22,16 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/loop"
 )
 
 const (
 	tryTimeout = 15 * time.Second // of one try, from the lookup of the name to the end of the answer
 	claimTime  = 2 * time.Minute  // after which another replica takes up what this one began
-	answerSize = 16 << 10         // bytes of an answer that are read
+	answerSize = 16 << 10         // bytes of an answer that are read, and of its headers
+	breath     = 5 * time.Second  // that a webhook is left alone after a failure
+	triedFor   = 72 * time.Hour   // from the event, or from when it was asked for again
 	maxWait    = 24 * time.Hour   // that a receiver may ask for
 )
 
@@ -59,7 +63,7 @@ func NewSender(w *Webhooks, log *slog.Logger, tried func(Outcome)) *Sender {
 	return &Sender{webhooks: w, log: log, tried: tried, busy: map[uuid.UUID]bool{}, client: &http.Client{
 		Timeout: tryTimeout,
 		// No proxy of the environment: it would connect where the guard does not look.
-		Transport:     &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: tryTimeout},
+		Transport:     &http.Transport{DialContext: dialer.DialContext, MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, ResponseHeaderTimeout: tryTimeout, MaxResponseHeaderBytes: answerSize},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}
 }
@@ -107,6 +111,11 @@ const atOnce = 100
 
 // sendAll sends what is due for a webhook until there is nothing, or a try fails.
 func (s *Sender) sendAll(ctx context.Context, id uuid.UUID) {
+	defer func() {
+		if p := recover(); p != nil {
+			s.log.ErrorContext(ctx, "sending to a webhook failed", "webhook", id, "error", fmt.Sprintf("panic: %v\n%s", p, debug.Stack()))
+		}
+	}()
 	for range atOnce {
 		claimed, err := s.webhooks.db.DeliveryClaim(ctx, db.DeliveryClaimParams{WebhookID: id, Seconds: int32(claimTime.Seconds())})
 		if err == nil && len(claimed) == 1 {
@@ -132,33 +141,39 @@ func (s *Sender) deliver(ctx context.Context, id uuid.UUID, row db.DeliveryClaim
 		s.tried(Delivered)
 		return true, s.webhooks.db.DeliveryDone(ctx, db.DeliveryDoneParams{WebhookID: id, EventID: row.WebhookEvent.ID, Status: said.status})
 	}
-	wait := next(row.Attempts, said.after)
+	wait := next(row.Attempts, time.Duration(row.AgeSeconds*float64(time.Second)), said.after)
 	if said.status == http.StatusGone {
 		wait = -1
-		if err := s.webhooks.db.WebhookDisable(ctx, db.WebhookDisableParams{ID: id, Reason: "the receiver answered 410: it wants no more"}); err != nil {
-			return false, err
-		}
+		err = s.webhooks.db.Audited(ctx, db.Actor{Name: "system"}, "disable", func(q *db.Queries) error {
+			return q.WebhookDisable(ctx, db.WebhookDisableParams{ID: id, URL: row.URL, Reason: "the receiver answered 410: it wants no more"})
+		})
+	} else {
+		err = s.webhooks.db.WebhookPause(ctx, db.WebhookPauseParams{ID: id, Seconds: max(said.after, breath).Seconds()})
+	}
+	if err != nil {
+		return false, err
 	}
 	outcome := Failed
 	if wait < 0 {
 		outcome = Dead
 	}
 	s.tried(outcome)
-	s.log.WarnContext(ctx, "a webhook was not delivered", "webhook", id, "event", row.WebhookEvent.ID, "type", row.WebhookEvent.Type,
+	s.log.WarnContext(ctx, "a delivery failed", "webhook", id, "event", row.WebhookEvent.ID, "type", row.WebhookEvent.Type,
 		"attempt", row.Attempts, "status", said.status, "outcome", outcome, "error", said.err)
 	return false, s.webhooks.db.DeliveryFailed(ctx, db.DeliveryFailedParams{WebhookID: id, EventID: row.WebhookEvent.ID, Status: said.status,
-		Error: clip(said.err.Error(), 500), RetrySeconds: wait.Seconds()})
+		Error: field.Clip(said.err.Error(), 500), RetrySeconds: wait.Seconds()})
 }
 
-// next is the pause before the next try; negative: there is none. It is never shorter than the
-// receiver has asked for.
-func next(attempts int32, asked time.Duration) time.Duration {
-	if int(attempts) > len(retries) {
+// next is the pause before the next try of a delivery that is so old; negative: there is none,
+// since it would come too late. It is never shorter than the receiver has asked for.
+func next(attempts int32, age, asked time.Duration) time.Duration {
+	pause := retries[min(int(attempts), len(retries))-1]
+	jitter := time.Duration(rand.Int64N(int64(pause)/10 + 1)) //nolint:gosec // not a secret
+	pause = max(pause+jitter, min(asked, maxWait))
+	if age+pause > triedFor {
 		return -1
 	}
-	pause := retries[attempts-1]
-	jitter := time.Duration(rand.Int64N(int64(pause)/10 + 1)) //nolint:gosec // not a secret
-	return max(pause+jitter, min(asked, maxWait))
+	return pause
 }
 
 // answer is what came of a try.

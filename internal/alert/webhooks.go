@@ -67,6 +67,9 @@ func (w *Webhooks) Create(ctx context.Context, who db.Actor, s Settings) (row db
 	}
 	secret, sealed := w.newSecret()
 	err = w.db.Audited(ctx, who, "create", func(q *db.Queries) (err error) {
+		if err := q.WebhookLock(ctx); err != nil {
+			return err
+		}
 		row, err = q.WebhookCreate(ctx, db.WebhookCreateParams{ID: uuid.New(), URL: *s.URL, Format: *s.Format, Events: *s.Events,
 			Secret: sealed, CreatedBy: who.Name, RowLimit: MaxWebhooks})
 		return err
@@ -144,7 +147,7 @@ func (w *Webhooks) Test(ctx context.Context, id uuid.UUID) (event uuid.UUID, err
 		return event, err
 	}
 	if !row.Webhook.IsActive {
-		return event, fault.New(fault.Conflict, "The webhook is off: switch it on first.")
+		return event, off()
 	}
 	event, err = w.db.WebhookTest(ctx, id)
 	if db.Missing(err) {
@@ -169,8 +172,14 @@ func (w *Webhooks) Deliveries(ctx context.Context, p db.DeliveryListParams) ([]d
 	return rows, nil
 }
 
-// Again sends an event to a webhook once more; NotFound when that was never to be told of it.
+// Again sends an event to a webhook once more; NotFound when that was never to be told of it,
+// Conflict when it is off.
 func (w *Webhooks) Again(ctx context.Context, id, event uuid.UUID) error {
+	if row, err := w.Show(ctx, id); err != nil {
+		return err
+	} else if !row.Webhook.IsActive {
+		return off()
+	}
 	n, err := w.db.DeliveryAgain(ctx, db.DeliveryAgainParams{WebhookID: id, EventID: event})
 	if err != nil {
 		return fmt.Errorf("asking for a delivery again: %w", err)
@@ -254,9 +263,11 @@ func (w *Webhooks) checkURL(text string) (message string) {
 	return ""
 }
 
+func off() error { return fault.New(fault.Conflict, "The webhook is off: switch it on first.") }
+
 func missing() error { return fault.New(fault.NotFound, "There is no such webhook.") }
 
-// retries are the pauses before the tries after the first: three days in all.
+// retries are the pauses before the tries after the first; the last one goes for all that follow.
 var retries = []time.Duration{
-	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour, 20 * time.Hour,
+	5 * time.Second, 5 * time.Minute, 30 * time.Minute, 2 * time.Hour, 5 * time.Hour, 10 * time.Hour, 14 * time.Hour, 20 * time.Hour,
 }

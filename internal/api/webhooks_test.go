@@ -67,6 +67,7 @@ func TestWebhooks(t *testing.T) {
 	<-got
 	h.want(h.as(h.admin, "PATCH", "/v1/webhooks/"+id, `{"isActive":false}`), 200)
 	h.want(h.as(h.admin, "POST", "/v1/webhooks/"+id+"/test", nil), 409)
+	h.want(h.as(h.admin, "POST", "/v1/webhooks/"+id+"/deliveries/"+event+"/retry", nil), 409)
 	audit := h.want(h.as(h.admin, "GET", "/v1/audit?targetType=webhook", nil), 200)
 	if strings.Contains(audit.raw, to.URL) || strings.Contains(audit.raw, "secret") {
 		t.Errorf("the audit trail tells too much: %s", audit.raw)

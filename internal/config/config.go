@@ -68,7 +68,7 @@ type Service struct {
 	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
 	RollupInterval time.Duration `env:"ROLLUP_INTERVAL" envDefault:"5s" desc:"How often recorded usage is added to the rollups that reports read. Answers add what is missing, so nobody sees it."`
 	RetentionDays  int32         `env:"LEDGER_RETENTION_DAYS" envDefault:"90" desc:"Days that ledger rows are kept; rollups are kept for ever."`
-	AlertInterval  time.Duration `env:"ALERT_INTERVAL" envDefault:"10s" desc:"How often it is looked for limits that were reached and keys near their end, while a webhook asks for them."`
+	AlertInterval  time.Duration `env:"ALERT_INTERVAL" envDefault:"10s" desc:"How often the service looks for reached limits and keys near their end, while a webhook asks for them."`
 	DedupHorizon   time.Duration `env:"DEDUP_HORIZON" envDefault:"168h" desc:"How long a request id is remembered, so that its usage counts once."`
 
 	MetricsKeys     int            `env:"METRICS_KEYS" envDefault:"100" desc:"Most limits of cost whose remaining budget is among the metrics, those that are used up most first; 0: none."`

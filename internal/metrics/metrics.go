@@ -31,6 +31,8 @@ type Metrics struct {
 	batchTime  *prometheus.HistogramVec // seconds, by what is batched
 	batchFails *prometheus.CounterVec   // by what is batched
 	budgets    *prometheus.GaugeVec     // USD left, by key and limit
+	pending    prometheus.Gauge         // deliveries that wait
+	oldest     prometheus.Gauge         // seconds that the oldest of them has waited
 }
 
 // New makes the metrics of one service.
@@ -68,7 +70,9 @@ func New() *Metrics {
 	}
 	m.budgets = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "keyledger_key_budget_remaining_usd", Help: "What is left of limits of cost, of those that are used up most; negative: passed."}, []string{"key_id", "limit"})
-	m.registry.MustRegister(m.budgets, m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded, m.Delivered,
+	m.pending = prometheus.NewGauge(prometheus.GaugeOpts{Name: "keyledger_webhook_pending", Help: "Deliveries to webhooks that are to be sent."})
+	m.oldest = prometheus.NewGauge(prometheus.GaugeOpts{Name: "keyledger_webhook_oldest_seconds", Help: "How long the oldest delivery to a webhook has waited."})
+	m.registry.MustRegister(m.pending, m.oldest, m.budgets, m.Requests, m.Verified, m.Recorded, m.Repeated, m.Decided, m.Dearer, m.KeysExpired, m.Overloaded, m.Delivered,
 		m.heartbeat, m.batchSize, m.batchTime, m.batchFails,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	// What alerts ask the increase of begins at 0, so that the first one is seen.
@@ -167,6 +171,12 @@ func (m *Metrics) Budgets(all []Budget) {
 	for _, b := range all {
 		m.budgets.WithLabelValues(b.Key, b.Limit).Set(b.Remaining)
 	}
+}
+
+// Deliveries tells how many deliveries to webhooks wait, and for how long the oldest has.
+func (m *Metrics) Deliveries(pending int64, oldestSeconds float64) {
+	m.pending.Set(float64(pending))
+	m.oldest.Set(oldestSeconds)
 }
 
 // Handler is what the private listener serves: the metrics in Prometheus's text format at

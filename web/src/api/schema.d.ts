@@ -898,7 +898,7 @@ export interface paths {
         put?: never;
         /**
          * Send a delivery again
-         * @description Whatever became of it, with three days of tries before it.
+         * @description Whatever became of it. It is tried for three days again. 409 when the webhook is off.
          */
         post: operations["RetryDelivery"];
         delete?: never;

@@ -399,7 +399,7 @@ export const en = {
     create: "Add a webhook",
     edit: "Edit",
     address: "Address",
-    addressHint: "Where events are sent by POST: https, in a network that is open to all.",
+    addressHint: "Where events are sent by POST, in a network that is open to all.",
     wrongAddress: "Write an address like https://example.com/hook",
     format: "Format",
     formats: { standard: "Standard Webhooks", cloudevents: "CloudEvents", slack: "Slack", discord: "Discord", feishu: "Feishu", dingtalk: "DingTalk", wecom: "WeCom" },

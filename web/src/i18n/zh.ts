@@ -400,7 +400,7 @@ export const zh: Text = {
     create: "添加通知",
     edit: "编辑",
     address: "地址",
-    addressHint: "事件以 POST 发送到此地址，应为公网的 https 地址。",
+    addressHint: "事件以 POST 发送到此地址，应为公网地址。",
     wrongAddress: "请填写形如 https://example.com/hook 的地址",
     format: "格式",
     formats: { standard: "Standard Webhooks", cloudevents: "CloudEvents", slack: "Slack", discord: "Discord", feishu: "飞书", dingtalk: "钉钉", wecom: "企业微信" },
