@@ -521,7 +521,7 @@ func TestSecretsStaySecret(t *testing.T) {
 		}
 	}
 	p.stop(syscall.SIGTERM)
-	dump, err := exec.Command("pg_dump", "-d", url).Output()
+	dump, err := exec.Command(pgtest.Program(t, url, "pg_dump"), "-d", url).Output()
 	if err != nil || !strings.Contains(string(dump), "api_key_secrets") {
 		t.Fatalf("pg_dump: %v", err)
 	}

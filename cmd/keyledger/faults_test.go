@@ -323,18 +323,11 @@ func newPair(t *testing.T) *pair {
 	if err := p.primary.EnsureDatabase(ctx, "keyledger"); err != nil {
 		t.Fatal(err)
 	}
-	program, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", p.primary.Pid()))
-	if err != nil {
-		program, err = exec.LookPath("pg_basebackup")
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
 	data := filepath.Join(p.standbyDir, "data")
 	if err := os.MkdirAll(p.standbyDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	out, err := exec.Command(filepath.Join(filepath.Dir(program), "pg_basebackup"), "-h", socketOf(t, p.primary), "-U", "keyledger", "-D", data, "-R", "-c", "fast").CombinedOutput()
+	out, err := exec.Command(baseBackup(t, p.primary), "-h", socketOf(t, p.primary), "-U", "keyledger", "-D", data, "-R", "-c", "fast").CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
@@ -358,6 +351,19 @@ func newPair(t *testing.T) *pair {
 	t.Cleanup(func() { _ = p.standby.Stop() })
 	p.sql(t, p.primary, "ALTER SYSTEM SET synchronous_standby_names = '*'", "SELECT pg_reload_conf()")
 	return p
+}
+
+// baseBackup is the program that copies a running PostgreSQL. Debian keeps it off the path, beside
+// the server.
+func baseBackup(t *testing.T, c *pgdev.Cluster) string {
+	t.Helper()
+	if server, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", c.Pid())); err == nil {
+		beside := filepath.Join(filepath.Dir(server), "pg_basebackup")
+		if _, err := os.Stat(beside); err == nil {
+			return beside
+		}
+	}
+	return pgtest.Program(t, c.URL("postgres"), "pg_basebackup")
 }
 
 // sql runs statements as the superuser, on a connection that may write.

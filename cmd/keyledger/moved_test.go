@@ -44,7 +44,7 @@ func TestMoved(t *testing.T) {
 			t.Fatal("nothing was rolled up")
 		}
 	}
-	dump, err := exec.Command("pg_dump", "--no-owner", "--no-privileges", "-d", url).Output()
+	dump, err := exec.Command(pgtest.Program(t, url, "pg_dump"), "--no-owner", "--no-privileges", "-d", url).Output()
 	cancel()
 	clients.Wait()
 	if err != nil {

@@ -125,6 +125,7 @@ func TestRepriceInTheMiddle(t *testing.T) {
 func TestDumpInTheMiddle(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
+	pgDump := pgtest.Program(t, h.url, "pg_dump")
 	var ids []uuid.UUID
 	for range 4 {
 		ids = append(ids, h.key("a", "b"))
@@ -143,7 +144,7 @@ func TestDumpInTheMiddle(t *testing.T) {
 	var dumping sync.WaitGroup
 	dumping.Go(func() {
 		var err error
-		if dump, err = exec.Command("pg_dump", "--no-owner", "--no-privileges", "-d", h.url).Output(); err != nil {
+		if dump, err = exec.Command(pgDump, "--no-owner", "--no-privileges", "-d", h.url).Output(); err != nil {
 			t.Error(err)
 		}
 	})

@@ -377,6 +377,7 @@ func TestRetentionWaits(t *testing.T) {
 func TestDump(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
+	pgDump := pgtest.Program(t, h.url, "pg_dump")
 	h.roll.InParts(5)
 	var ids []uuid.UUID
 	for range 10 {
@@ -403,7 +404,7 @@ func TestDump(t *testing.T) {
 		})
 	}
 	h.waitFor("SELECT count(*) FROM usage_events", 50)
-	dump, err := exec.Command("pg_dump", "--no-owner", "--no-privileges", "-d", h.url).Output()
+	dump, err := exec.Command(pgDump, "--no-owner", "--no-privileges", "-d", h.url).Output()
 	close(ended)
 	busy.Wait()
 	if err != nil {
