@@ -102,6 +102,8 @@ COMMENT ON COLUMN api_keys.deleted_at IS 'When it was deleted; null: not deleted
 COMMENT ON COLUMN api_keys.version IS 'Grows by one with each change; If-Match compares it.';
 
 CREATE INDEX api_keys_created ON api_keys (created_at, id);
+-- Passes look at keys that were changed of late.
+CREATE INDEX api_keys_updated ON api_keys (updated_at);
 CREATE INDEX api_keys_name ON api_keys (name, id);
 CREATE INDEX api_keys_expiry ON api_keys (expires_at, id) WHERE is_active AND deleted_at IS NULL;
 -- Lists by expiry, as by name and by time of creation, are in the order of an index.

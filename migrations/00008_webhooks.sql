@@ -106,9 +106,6 @@ INSERT INTO alert_state (kind, chunk, opened_at, looked_at)
 SELECT k.kind, 0, '0001-01-01T00:00:00Z', '0001-01-01T00:00:00Z'
   FROM (VALUES ('limits'), ('unpriced'), ('expiry')) AS k (kind);
 
--- A change of a key is looked at by those passes.
-CREATE INDEX api_keys_updated ON api_keys (updated_at);
-
 -- A webhook that is being deleted gets none: waiting for it would end in an error of whoever
 -- writes the event.
 -- +goose StatementBegin
@@ -181,7 +178,6 @@ CREATE TRIGGER webhooks_audit AFTER INSERT OR UPDATE OR DELETE ON webhooks
 
 -- +goose Down
 DROP TRIGGER api_keys_event ON api_keys;
-DROP INDEX api_keys_updated;
 DROP TABLE alert_state, alerts, webhook_deliveries, webhook_events, webhooks;
 DROP FUNCTION tell_key_event();
 DROP FUNCTION make_deliveries();

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net"
 	"net/http"
@@ -475,12 +476,15 @@ func TestExitCodes(t *testing.T) {
 	}
 }
 
-// Guarantee: an issued secret is nowhere but in the answer that issued it: not in
-// a dump of the database, not in the log at debug level, not in any error.
+// Guarantee: an issued secret is nowhere but in the answer that issued it, and an upstream's nowhere
+// at all: not in a dump of the database, not in the log at debug level, not in any answer or error,
+// nor in metrics, traces, the relay's spool or the console.
 func TestSecretsStaySecret(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	p, env := serve(t, url)
+	relayEnv, relayAddr := mockUpstreams(t)
+	traces, private := newCollector(t), freePort(t)
+	p, env := serve(t, url, append(relayEnv, "KEYLEDGER_OTLP_ENDPOINT="+traces.URL, "KEYLEDGER_METRICS_ADDR="+private)...)
 	base := strings.TrimPrefix(env[0], "KEYLEDGER_URL=")
 	var secrets []string
 	for i := range 3 {
@@ -489,7 +493,32 @@ func TestSecretsStaySecret(t *testing.T) {
 	}
 	secrets = append(secrets, strings.TrimSpace(execute(t, env, "keys", "rotate", "k0", "--grace", "1h").out))
 	token := strings.TrimSpace(execute(t, env, "tokens", "create", "--name", "r", "--role", "relay").out)
+	webhook := strings.TrimSpace(execute(t, env, "webhooks", "create", "--url", "http://localhost:1/", "--events", "key.created,key.updated").out)
+	for _, args := range [][]string{{"keys", "create", "--name", "told"}, {"webhooks", "list"}} {
+		if r := execute(t, env, args...); r.code != 0 {
+			t.Fatal(r)
+		}
+	}
 	var answers strings.Builder
+	for _, path := range []string{"/v1/messages", "/v1/chat/completions", "/v1beta/models/gemini-2.5-pro:generateContent", "/v1/files"} {
+		for _, mock := range []string{"", "401", "500"} {
+			req, err := http.NewRequest(http.MethodPost, "http://"+relayAddr+path, strings.NewReader(`{"model":"gpt-4o","max_tokens":9,"messages":[{"role":"user","content":"hi"}]}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set("X-Api-Key", secrets[1])
+			if mock != "" {
+				req.Header.Set("X-Mock-Status", mock)
+			}
+			resp, err := http.DefaultClient.Do(req)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said, _ := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			_, _ = fmt.Fprintln(&answers, resp.Header, string(said))
+		}
+	}
 	for _, secret := range append(secrets, token) {
 		for _, request := range []struct{ path, body string }{
 			{"/v1/keys/verify", `{"apiKey":"` + secret + `"}`}, {"/v1/keys/verify", `{"apiKey":"` + secret + `","` + secret + `":1}x`},
@@ -520,14 +549,30 @@ func TestSecretsStaySecret(t *testing.T) {
 			}
 		}
 	}
-	p.stop(syscall.SIGTERM)
+	_, metrics := get(t, "http://"+private+"/metrics")
+	_, page := get(t, base+"/")
+	p.stop(syscall.SIGTERM) // what is left of the traces is sent by then
+	spool := ""
+	for _, setting := range relayEnv {
+		if dir, ok := strings.CutPrefix(setting, "KEYLEDGER_SPOOL_DIR="); ok {
+			_ = filepath.WalkDir(dir, func(path string, _ os.DirEntry, _ error) error {
+				raw, _ := os.ReadFile(path)
+				spool += string(raw)
+				return nil
+			})
+		}
+	}
+	if spool == "" || traces.raw.Len() == 0 || !strings.Contains(metrics, "keyledger_relay_requests_total") {
+		t.Error("there is no spool, no trace or no metric: the test proves nothing of them")
+	}
 	dump, err := exec.Command(pgtest.Program(t, url, "pg_dump"), "-d", url).Output()
 	if err != nil || !strings.Contains(string(dump), "api_key_secrets") {
 		t.Fatalf("pg_dump: %v", err)
 	}
-	for i, secret := range append(secrets, token, bootstrap) {
+	for i, secret := range append(secrets, token, bootstrap, strings.Replace(webhook, "whsec_", "...", 1), "   "+upstreamSecret) {
 		plain := secret[3:] // the prefix alone is no secret
-		for where, text := range map[string]string{"the database": string(dump), "the log": p.out.String(), "an answer": answers.String()} {
+		for where, text := range map[string]string{"the database": string(dump), "the log": p.out.String(), "an answer": answers.String(),
+			"the metrics": metrics, "the traces": traces.raw.String(), "the spool": spool, "the console": page} {
 			// A member's name is the caller's own text; it is the one thing echoed.
 			text = strings.ReplaceAll(text, `"field":"`+secret+`"`, "")
 			if strings.Contains(text, plain) {
