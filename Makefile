@@ -111,7 +111,7 @@ FUZZERS = FuzzMoney:./internal/key FuzzFields:./internal/key FuzzLookup:./intern
 
 .PHONY: soak
 soak: compiler curl postgresql redis browser proxies node web-tools fuzz ## Fuzz, kill and starve it for long: SOAK=10m, FUZZ_TIME=60s; FAULT=ack-before-commit must fail
-	KEYLEDGER_TEST_FAULT=$(FAULT) KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -count 1 -run 'Test(Crash|Faults|RollingRestart)$$' -parallel 1 -v -timeout 3h ./cmd/keyledger
+	KEYLEDGER_TEST_FAULT=$(FAULT) KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -count 1 -run 'Test(Crash|Faults|ClockSteps|RollingRestart)$$' -parallel 1 -v -timeout 3h ./cmd/keyledger
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
 	KEYLEDGER_TEST_SOAK=60s $(GO) test -run Deadlocks -v ./cmd/...
@@ -151,8 +151,9 @@ redis:
 
 .PHONY: proxies
 proxies:
-	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null && command -v pgbouncer >/dev/null && command -v prometheus >/dev/null || \
-		{ echo "installing nginx, Caddy, HAProxy, PgBouncer and Prometheus for the tests beside them"; $(call INSTALL,nginx-light caddy haproxy pgbouncer prometheus,nginx caddy haproxy pgbouncer prometheus); }
+	@command -v nginx >/dev/null && command -v caddy >/dev/null && command -v haproxy >/dev/null && command -v pgbouncer >/dev/null && command -v prometheus >/dev/null && \
+		{ [ "$$(uname)" != Linux ] || ls /usr/lib*/faketime/libfaketime.so.1 /usr/lib/*/faketime/libfaketime.so.1 2>/dev/null | grep -q .; } || \
+		{ echo "installing nginx, Caddy, HAProxy, PgBouncer, Prometheus and libfaketime for the tests beside them"; $(call INSTALL,nginx-light caddy haproxy pgbouncer prometheus libfaketime,nginx caddy haproxy pgbouncer prometheus); }
 
 .PHONY: browser
 browser:

@@ -30,6 +30,8 @@ type Options struct {
 	Dir string
 	// Volatile trades durability for speed: for tests.
 	Volatile bool
+	// Env is added to what PostgreSQL's environment has of this process: for tests.
+	Env []string
 }
 
 // Cluster is a running PostgreSQL.
@@ -70,14 +72,14 @@ func Start(ctx context.Context, o Options) (*Cluster, error) {
 		return nil, err
 	}
 	c := &Cluster{lock: lock}
-	if err := c.start(ctx, dir, owner, o.Volatile); err != nil {
+	if err := c.start(ctx, dir, owner, o); err != nil {
 		_ = lock.Close()
 		return nil, err
 	}
 	return c, nil
 }
 
-func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile bool) error {
+func (c *Cluster) start(ctx context.Context, dir string, owner *user, o Options) error {
 	if err := owner.canEnter(ctx, dir); err != nil {
 		return err
 	}
@@ -107,7 +109,7 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 		"-D", data, "-c", "listen_addresses=", "-c", "unix_socket_directories=" + c.socket, "-c", "port=" + port,
 		"-c", "unix_socket_permissions=0700", "-c", "max_connections=200", "-c", "logging_collector=off",
 	}
-	if volatile {
+	if o.Volatile {
 		args = append(args, "-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off")
 	} else {
 		args = append(args, durableSettings...)
@@ -115,6 +117,7 @@ func (c *Cluster) start(ctx context.Context, dir string, owner *user, volatile b
 	for deadline := time.Now().Add(leftoverWait); ; {
 		cmd := exec.Command(filepath.Join(in.bin, "postgres"), args...) //nolint:gosec,noctx // a program we have just found; it outlives ctx and is ended by Stop
 		cmd.Stdout, cmd.Stderr, cmd.Dir = logFile, logFile, dir
+		cmd.Env = append(os.Environ(), o.Env...)
 		cmd.SysProcAttr = owner.attributes()
 		err := c.run(ctx, cmd, logFile)
 		// Where a postmaster was killed, one of its processes may live on for a moment.
