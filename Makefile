@@ -62,7 +62,7 @@ screenshots: browser postgresql web-tools ## Take the pictures of docs/screensho
 	KEYLEDGER_TEST_SCREENSHOTS=$(CURDIR)/docs/screenshots $(GO) test -count 1 -run 'TestConsole(Pages|WalkThroughs|Batch)$$' ./cmd/keyledger
 
 .PHONY: lint
-lint: lint-migrations lint-openapi lint-sql lint-files ## Run the linters
+lint: lint-migrations lint-openapi lint-sql lint-files lint-proxies ## Run the linters
 	$(GO) vet ./...
 	$(TOOL) golangci-lint run ./...
 
@@ -82,6 +82,10 @@ lint-openapi: node
 .PHONY: lint-files
 lint-files: ## Read the files for other programs as those do: Compose, Docker, Grafana, GitHub
 	$(GO) build -C tools/files -o $(CURDIR)/bin/files . && bin/files
+
+.PHONY: lint-proxies
+lint-proxies: proxies ## Read the files for proxies as those do
+	tools/lint-proxies
 
 .PHONY: vulnerabilities
 vulnerabilities: ## Look for known vulnerabilities that the code reaches; needs the network
