@@ -111,6 +111,7 @@ type told struct {
 	Most      decimal.Decimal `json:"most"`
 	ResetsAt  *time.Time      `json:"resetsAt"`
 	ExpiresAt *time.Time      `json:"expiresAt"`
+	Days      int             `json:"days"`
 	Actor     string          `json:"actor"`
 	Changed   []string        `json:"changed"`
 	Model     string          `json:"model"`
@@ -151,7 +152,11 @@ func (e event) text() string {
 		if d.ExpiresAt != nil {
 			end = ", at " + d.ExpiresAt.UTC().Format("2006-01-02 15:04 MST")
 		}
-		return fmt.Sprintf("keyledger: key %s expires in %s%s.", name, left(e.at, d.ExpiresAt), end)
+		within := fmt.Sprintf("%d days", d.Days)
+		if d.Days == 1 {
+			within = "a day"
+		}
+		return fmt.Sprintf("keyledger: key %s expires within %s: in %s%s.", name, within, left(e.at, d.ExpiresAt), end)
 	case Expired:
 		return fmt.Sprintf("keyledger: key %s has expired and is disabled.", name)
 	case Updated:

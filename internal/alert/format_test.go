@@ -36,3 +36,27 @@ func FuzzBody(f *testing.F) {
 		}
 	})
 }
+
+// Guarantee: people are told in plain sentences, with what there is to know and nothing that is not.
+func TestText(t *testing.T) {
+	t.Parallel()
+	at := time.Date(2026, 11, 28, 12, 0, 0, 0, time.UTC)
+	for _, c := range []struct{ kind, data, want string }{
+		{LimitReached, `{"name":"alice","limit":"dailyCost","threshold":80,"used":4.100000000001,"most":5,"resetsAt":"2026-11-29T00:00:00+00:00"}`,
+			`keyledger: key "alice" has reached 80% of its daily cost limit: $4.1 of $5. It starts anew at 2026-11-29 00:00 UTC.`},
+		{LimitReached, `{"name":"alice","limit":"requests","threshold":100,"used":10,"most":10,"resetsAt":"2026-11-28T11:00:00+00:00"}`,
+			`keyledger: key "alice" has reached 100% of its requests a window: 10 of 10.`},
+		{Expiring, `{"name":"bob","days":7,"expiresAt":"2026-12-03T12:00:00Z"}`, `keyledger: key "bob" expires within 7 days: in 5 days, at 2026-12-03 12:00 UTC.`},
+		{Expiring, `{"name":"bob","days":1,"expiresAt":"2026-11-28T12:30:00Z"}`, `keyledger: key "bob" expires within a day: in an hour or less, at 2026-11-28 12:30 UTC.`},
+		{Expired, `{"name":"bob"}`, `keyledger: key "bob" has expired and is disabled.`},
+		{Updated, `{"name":"bob","actor":"ops","changed":["dailyCostLimit","tags"]}`, `keyledger: key "bob" was changed by ops: dailyCostLimit, tags.`},
+		{Updated, `{"name":"bob","actor":"ops","changed":["deletedAt"]}`, `keyledger: key "bob" was restored by ops.`},
+		{Deleted, `{"keyId":"0197","purged":true}`, `keyledger: key 0197 was deleted.`},
+		{Unpriced, `{"model":"new-model","day":"2026-11-28"}`, `keyledger: model "new-model" was used without a price on 2026-11-28, at no cost. Give it one, and price the day again.`},
+		{test, `{}`, `keyledger: this webhook works.`},
+	} {
+		if got := (event{kind: c.kind, at: at, data: json.RawMessage(c.data)}).text(); got != c.want {
+			t.Errorf("%s: %s\nwant %s", c.kind, got, c.want)
+		}
+	}
+}
