@@ -606,6 +606,18 @@ func (q *Queries) DeliveryList(ctx context.Context, arg DeliveryListParams) ([]D
 	return items, nil
 }
 
+const webhookActive = `-- name: WebhookActive :one
+SELECT w.is_active FROM webhooks AS w WHERE w.id = $1
+`
+
+// Whether a webhook is on; no row when there is none.
+func (q *Queries) WebhookActive(ctx context.Context, id uuid.UUID) (bool, error) {
+	row := q.db.QueryRow(ctx, webhookActive, id)
+	var is_active bool
+	err := row.Scan(&is_active)
+	return is_active, err
+}
+
 const webhookCreate = `-- name: WebhookCreate :one
 INSERT INTO webhooks (id, url, format, events, secret, created_by)
 SELECT $1, $2, $3, $4::text[], $5, $6

@@ -23,7 +23,8 @@ CREATE UNIQUE INDEX admissions_request ON admissions (key_id, request_id) WHERE 
 -- condition, so that no statistics can make the planner take the wrong one.
 CREATE INDEX admissions_open ON admissions (key_id) WHERE is_open;
 CREATE INDEX admissions_reserved ON admissions (key_id) WHERE reserves;
-CREATE INDEX admissions_admitted ON admissions USING brin (admitted_at);
+-- Pages are summarised as they fill: a pass asks for the newest of them every few seconds.
+CREATE INDEX admissions_admitted ON admissions USING brin (admitted_at) WITH (autosummarize = on);
 COMMENT ON TABLE  admissions IS 'Requests that were let through. The unexpired leases and reservations of the open ones are the only truth about concurrency and reserved amounts: no counter can leak. Remembered for the deduplication horizon.';
 COMMENT ON COLUMN admissions.id IS 'Identity of the admission; a UUIDv7.';
 COMMENT ON COLUMN admissions.key_id IS 'The key.';

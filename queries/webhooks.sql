@@ -29,6 +29,10 @@ SELECT sqlc.embed(w),
  WHERE sqlc.narg('id')::uuid IS NULL OR w.id = sqlc.narg('id')::uuid
  ORDER BY w.created_at, w.id;
 
+-- name: WebhookActive :one
+-- Whether a webhook is on; no row when there is none.
+SELECT w.is_active FROM webhooks AS w WHERE w.id = @id;
+
 -- name: WebhookUpdate :execrows
 -- Changes what is given of a webhook; 0 rows when there is none. What it is still to be told
 -- is tried at once.

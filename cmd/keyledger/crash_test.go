@@ -1,11 +1,8 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"os"
@@ -161,25 +158,8 @@ func TestCrash(t *testing.T) {
 
 // post asks the service, which may not be there.
 func (c *crash) post(path string, body any) (answer map[string]any, ok bool) {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		c.Error(err)
-		return nil, false
-	}
-	req, err := http.NewRequest(http.MethodPost, c.url+path, bytes.NewReader(raw))
-	if err != nil {
-		c.Error(err)
-		return nil, false
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+bootstrap)
-	resp, err := hammer.Do(req)
-	if err != nil {
-		return nil, false
-	}
-	defer func() { _ = resp.Body.Close() }()
-	read, err := io.ReadAll(resp.Body)
-	return answer, err == nil && json.Unmarshal(read, &answer) == nil && resp.StatusCode == http.StatusOK
+	status, answer, err := attempt(c.url+path, body)
+	return answer, err == nil && status == http.StatusOK && answer != nil
 }
 
 // agrees reconciles, if PostgreSQL is there, and tells whether it could.

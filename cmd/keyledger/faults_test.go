@@ -1,9 +1,7 @@
 package main_test
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -13,7 +11,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
@@ -199,12 +196,11 @@ func (m *team) request(key teamKey, id string) {
 
 // ask asks one replica after another until one grants it. A refusal must be 503.
 func (m *team) ask(path string, body any) map[string]any {
-	raw, err := json.Marshal(body)
-	if err != nil {
-		m.Error(err)
-	}
 	for n := rand.N(len(m.bases)); ; n++ {
-		status, answer := m.once(m.bases[n%len(m.bases)]+path, raw)
+		status, answer, _ := attempt(m.bases[n%len(m.bases)]+path, body)
+		if answer == nil {
+			status = 0 // it was cut off
+		}
 		name := fmt.Sprint(status)
 		if status == 0 {
 			name = "gone"
@@ -223,25 +219,6 @@ func (m *team) ask(path string, body any) map[string]any {
 		}
 		time.Sleep(30 * time.Millisecond)
 	}
-}
-
-func (m *team) once(address string, raw []byte) (status int, answer map[string]any) {
-	req, err := http.NewRequest(http.MethodPost, address, bytes.NewReader(raw))
-	if err != nil {
-		m.Error(err)
-		return 0, nil
-	}
-	req.Header.Set("Content-Type", "application/json")
-	req.Header.Set("Authorization", "Bearer "+bootstrap)
-	resp, err := hammer.Do(req)
-	if err != nil {
-		return 0, nil
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if read, err := io.ReadAll(resp.Body); err != nil || json.Unmarshal(read, &answer) != nil {
-		return 0, nil
-	}
-	return resp.StatusCode, answer
 }
 
 // fault injects something, lets it last, takes it back, and waits until requests are granted again.
@@ -491,71 +468,6 @@ func TestFaults(t *testing.T) {
 	time.Sleep(500 * time.Millisecond)
 	m.end()
 	m.proves(p.standby.URL("keyledger"))
-}
-
-// faketime is the library that gives PostgreSQL another clock than the machine's.
-func faketime(t *testing.T) string {
-	t.Helper()
-	if runtime.GOOS != "linux" {
-		t.Skip("PostgreSQL is given another clock by a library for Linux")
-	}
-	for _, pattern := range []string{"/usr/lib/*/faketime/libfaketime.so.1", "/usr/lib*/faketime/libfaketime.so.1"} {
-		if found, _ := filepath.Glob(pattern); len(found) > 0 {
-			return found[0]
-		}
-	}
-	t.Fatal("libfaketime is missing (make test installs it)")
-	return ""
-}
-
-// Guarantee: when PostgreSQL's clock steps forward or back, under load, users are served all the
-// same; no event is lost, none counts twice, no limit is passed, and every sum is that of the ledger.
-func TestClockSteps(t *testing.T) {
-	t.Parallel()
-	dir := openDir(t, nil)
-	clock := filepath.Join(dir, "clock")
-	step := func(to string) func() {
-		return func() {
-			if err := os.WriteFile(clock, []byte(to+"\n"), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	step("+0")()
-	cluster, err := pgdev.Start(context.Background(), pgdev.Options{Dir: filepath.Join(dir, "pg"), Volatile: true,
-		Env: []string{"LD_PRELOAD=" + faketime(t), "FAKETIME_TIMESTAMP_FILE=" + clock, "FAKETIME_NO_CACHE=1", "DONT_FAKE_MONOTONIC=1"}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = cluster.Stop() })
-	if err := cluster.EnsureDatabase(context.Background(), "keyledger"); err != nil {
-		t.Fatal(err)
-	}
-	dbURL := cluster.URL("keyledger")
-	if r := execute(t, []string{"DATABASE_URL=" + dbURL}, "migrate", "up"); r.code != 0 {
-		t.Fatal(r)
-	}
-	_, env := serve(t, dbURL, "KEYLEDGER_ROLLUP_INTERVAL=1s")
-	m := newTeam(t, strings.TrimPrefix(env[0], "KEYLEDGER_URL="))
-	m.begin(8)
-	time.Sleep(300 * time.Millisecond)
-	d := pgtest.Open(t, dbURL)
-	away := func() time.Duration {
-		clock := pgtest.Scan[time.Time](t, d, "SELECT clock_timestamp()")
-		return time.Until(clock)
-	}
-	inTurn(t, []func(){
-		func() {
-			m.fault("the clock steps half an hour forward", time.Second, step("+1800"), step("+1800"))
-			if far := away(); far < 29*time.Minute {
-				t.Errorf("PostgreSQL's clock is %s ahead: the test proves nothing", far)
-			}
-		},
-		func() { m.fault("the clock steps an hour back", time.Second, step("-1800"), step("-1800")) },
-		func() { m.fault("the clock goes to and fro", time.Second, step("+600"), step("+0")) },
-	})
-	m.end()
-	m.proves(dbURL)
 }
 
 // inTurn does each thing once; for long, at random by KEYLEDGER_TEST_SEED, or by a seed that it prints.

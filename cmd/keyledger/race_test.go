@@ -21,25 +21,36 @@ import (
 // post sends JSON as the bootstrap admin and reads the answer.
 func post(t *testing.T, base, path string, body any) (status int, answer map[string]any) {
 	t.Helper()
+	status, answer, err := attempt(base+path, body)
+	if err != nil {
+		t.Error(err)
+	}
+	return status, answer
+}
+
+// attempt sends a request as admin to a service that may not be there; status 0: no answer came.
+func attempt(address string, body any) (status int, answer map[string]any, err error) {
 	raw, err := json.Marshal(body)
 	if err != nil {
-		t.Fatal(err)
+		return 0, nil, err
 	}
-	req, err := http.NewRequest(http.MethodPost, base+path, bytes.NewReader(raw))
+	req, err := http.NewRequest(http.MethodPost, address, bytes.NewReader(raw))
 	if err != nil {
-		t.Fatal(err)
+		return 0, nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
 	req.Header.Set("Authorization", "Bearer "+bootstrap)
 	resp, err := hammer.Do(req)
 	if err != nil {
-		t.Error(err)
-		return 0, nil
+		return 0, nil, err
 	}
 	defer func() { _ = resp.Body.Close() }()
-	read, _ := io.ReadAll(resp.Body)
-	_ = json.Unmarshal(read, &answer)
-	return resp.StatusCode, answer
+	read, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0, nil, err
+	}
+	_ = json.Unmarshal(read, &answer) // a 204 has none
+	return resp.StatusCode, answer, nil
 }
 
 // hammer keeps its connections: hundreds of clients at once.

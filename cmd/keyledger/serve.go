@@ -25,6 +25,7 @@ import (
 	"github.com/keyledger/keyledger/internal/config"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/loop"
+	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
 	"github.com/keyledger/keyledger/internal/tracing"
@@ -146,7 +147,7 @@ type service struct {
 	rollup    *rollup.Rollup
 	alerts    *alert.Passes
 	sender    *alert.Sender
-	show      func(context.Context) error
+	measures  *metrics.Metrics
 }
 
 type listener struct {
@@ -310,12 +311,12 @@ func (s *service) run(ctx context.Context) error {
 	background.Go(func() { loop.Every(loops, s.log, "statistics", time.Second, time.Minute, s.refreshStatistics) })
 	background.Go(func() { loop.Every(loops, s.log, "roll-up", s.cfg.RollupInterval, time.Hour, s.rollUp) })
 	background.Go(func() {
-		loop.Every(loops, s.log, "look for alerts", s.cfg.AlertInterval, time.Minute, func(ctx context.Context) error {
+		loop.Every(loops, s.log, "look for alerts", s.cfg.AlertInterval, 10*time.Minute, func(ctx context.Context) error {
 			_, err := s.alerts.Look(ctx, nil)
 			return err
 		})
 	})
-	background.Go(func() { loop.Every(loops, s.log, "show state", 20*time.Second, 20*time.Second, s.show) })
+	background.Go(func() { loop.Every(loops, s.log, "show state", 20*time.Second, 20*time.Second, s.showState) })
 	background.Go(func() { s.sender.Run(loops, time.Second) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
 	failed := make(chan error, len(s.listeners()))

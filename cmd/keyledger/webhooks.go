@@ -72,14 +72,14 @@ func webhooksList() *cobra.Command {
 			if !w.IsActive {
 				state = "off"
 			}
+			if w.DisabledFor != "" {
+				state += ": " + w.DisabledFor
+			}
 			names := make([]string, len(w.Events))
 			for i, e := range w.Events {
 				names[i] = string(e)
 			}
 			t.row(w.ID, string(w.Format), state, w.Pending, w.Dead, w.DeliveredAt, names, w.URL)
-			if w.DisabledFor != "" {
-				t.row("", "", w.DisabledFor)
-			}
 		}
 		return t.flush()
 	})

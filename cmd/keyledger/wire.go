@@ -33,6 +33,7 @@ import (
 func (s *service) wire(ctx context.Context) (err error) {
 	cfg := s.cfg
 	m := metrics.New()
+	s.measures = m
 	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper}
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
@@ -77,7 +78,6 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Tracing: cfg.OTLPEndpoint != "", Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	s.show = func(ctx context.Context) error { return s.showState(ctx, m) }
 	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, m.Handler()); err != nil {
 		return err
 	}
@@ -90,7 +90,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 
 // showState puts among the metrics what the database is asked for: deliveries that wait, and what
 // is left of limits of cost.
-func (s *service) showState(ctx context.Context, m *metrics.Metrics) error {
+func (s *service) showState(ctx context.Context) error {
 	if s.metrics == nil {
 		return nil
 	}
@@ -98,7 +98,7 @@ func (s *service) showState(ctx context.Context, m *metrics.Metrics) error {
 	if err != nil {
 		return fmt.Errorf("counting deliveries: %w", err)
 	}
-	m.Deliveries(waiting.Pending, waiting.OldestSeconds)
+	s.measures.Deliveries(waiting.Pending, waiting.OldestSeconds)
 	if s.cfg.MetricsKeys == 0 {
 		return nil
 	}
@@ -110,7 +110,7 @@ func (s *service) showState(ctx context.Context, m *metrics.Metrics) error {
 	for i, row := range rows {
 		all[i] = metrics.Budget{Key: row.KeyID.String(), Limit: row.LimitName, Remaining: row.Remaining}
 	}
-	m.Budgets(all)
+	s.measures.Budgets(all)
 	return nil
 }
 

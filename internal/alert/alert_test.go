@@ -43,7 +43,13 @@ type house struct {
 
 func newHouse(t *testing.T) *house {
 	t.Helper()
-	d := pgtest.New(t)
+	return houseAt(t, pgtest.URL(t))
+}
+
+// houseAt is the house on a database that is there.
+func houseAt(t *testing.T, url string) *house {
+	t.Helper()
+	d := pgtest.Open(t, url)
 	prices := price.New(d, cache.Deaf)
 	if _, err := prices.PutBuiltin(ctx); err != nil {
 		t.Fatal(err)
@@ -131,7 +137,7 @@ func TestLimitsAreToldOnce(t *testing.T) {
 		if e["keyId"] != id.String() || e["name"] != "alice" {
 			t.Errorf("%v", e)
 		}
-		seen = append(seen, e["limit"].(string)+" "+json.Number(jsonText(e["threshold"])).String()+" at "+jsonText(e["percent"]))
+		seen = append(seen, e["limit"].(string)+" "+jsonText(e["threshold"])+" at "+jsonText(e["percent"]))
 	}
 	slices.Sort(seen)
 	if got := strings.Join(seen, ", "); got != "dailyCost 100 at 119, dailyCost 50 at 60, dailyCost 80 at 119" {
@@ -371,9 +377,7 @@ func TestChangedKeysAreLookedAt(t *testing.T) {
 func TestPassesWaitForNobody(t *testing.T) {
 	t.Parallel()
 	url := pgtest.URL(t)
-	h := newHouse(t)
-	h.db = pgtest.Open(t, url)
-	h.webhooks, h.passes = alert.NewWebhooks(h.db, box(t), nil), alert.NewPasses(h.db, "UTC")
+	h := houseAt(t, url)
 	gone, stays := h.ask(alert.Created, alert.LimitReached), h.ask(alert.Created, alert.LimitReached)
 	release := pgtest.Hold(t, url, "DELETE FROM webhooks WHERE id = $1", gone)
 	begun := time.Now()

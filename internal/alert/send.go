@@ -169,7 +169,7 @@ func (s *Sender) deliver(ctx context.Context, id uuid.UUID, row db.DeliveryClaim
 func next(attempts int32, age, asked time.Duration) time.Duration {
 	pause := retries[min(int(attempts), len(retries))-1]
 	jitter := time.Duration(rand.Int64N(int64(pause)/10 + 1)) //nolint:gosec // not a secret
-	pause = max(pause+jitter, min(asked, maxWait))
+	pause = max(pause+jitter, asked)
 	if age+pause > triedFor {
 		return -1
 	}
@@ -214,7 +214,7 @@ func (s *Sender) try(ctx context.Context, row db.DeliveryClaimRow) answer {
 	said, _ := io.ReadAll(io.LimitReader(resp.Body, answerSize))
 	got := answer{status: int32(resp.StatusCode)} //nolint:gosec // three digits
 	if seconds, err := strconv.Atoi(resp.Header.Get("Retry-After")); err == nil && seconds > 0 {
-		got.after = min(time.Duration(seconds)*time.Second, maxWait)
+		got.after = time.Duration(min(seconds, int(maxWait.Seconds()))) * time.Second
 	}
 	switch {
 	case resp.StatusCode >= 300 && resp.StatusCode < 400:

@@ -142,12 +142,8 @@ func (w *Webhooks) change(ctx context.Context, who db.Actor, verb string, fn fun
 // Test writes an event for a webhook alone, and returns its id; NotFound when there is no such
 // webhook, Conflict when it is off.
 func (w *Webhooks) Test(ctx context.Context, id uuid.UUID) (event uuid.UUID, err error) {
-	row, err := w.Show(ctx, id)
-	if err != nil {
+	if err := w.takesMore(ctx, id); err != nil {
 		return event, err
-	}
-	if !row.Webhook.IsActive {
-		return event, off()
 	}
 	event, err = w.db.WebhookTest(ctx, id)
 	if db.Missing(err) {
@@ -162,7 +158,7 @@ func (w *Webhooks) Test(ctx context.Context, id uuid.UUID) (event uuid.UUID, err
 // Deliveries reads a page of what a webhook was told, newest first; NotFound when there is no
 // such webhook.
 func (w *Webhooks) Deliveries(ctx context.Context, p db.DeliveryListParams) ([]db.DeliveryListRow, error) {
-	if _, err := w.Show(ctx, p.WebhookID); err != nil {
+	if _, err := w.active(ctx, p.WebhookID); err != nil {
 		return nil, err
 	}
 	rows, err := w.db.DeliveryList(ctx, p)
@@ -175,10 +171,8 @@ func (w *Webhooks) Deliveries(ctx context.Context, p db.DeliveryListParams) ([]d
 // Again sends an event to a webhook once more; NotFound when that was never to be told of it,
 // Conflict when it is off.
 func (w *Webhooks) Again(ctx context.Context, id, event uuid.UUID) error {
-	if row, err := w.Show(ctx, id); err != nil {
+	if err := w.takesMore(ctx, id); err != nil {
 		return err
-	} else if !row.Webhook.IsActive {
-		return off()
 	}
 	n, err := w.db.DeliveryAgain(ctx, db.DeliveryAgainParams{WebhookID: id, EventID: event})
 	if err != nil {
@@ -263,7 +257,26 @@ func (w *Webhooks) checkURL(text string) (message string) {
 	return ""
 }
 
-func off() error { return fault.New(fault.Conflict, "The webhook is off: switch it on first.") }
+// active tells whether a webhook is on; NotFound when there is none.
+func (w *Webhooks) active(ctx context.Context, id uuid.UUID) (bool, error) {
+	on, err := w.db.WebhookActive(ctx, id)
+	if db.Missing(err) {
+		return false, missing()
+	}
+	if err != nil {
+		return false, fmt.Errorf("asking for a webhook: %w", err)
+	}
+	return on, nil
+}
+
+// takesMore is nil for a webhook that something can be sent to; Conflict when it is off.
+func (w *Webhooks) takesMore(ctx context.Context, id uuid.UUID) error {
+	on, err := w.active(ctx, id)
+	if err == nil && !on {
+		return fault.New(fault.Conflict, "The webhook is off: switch it on first.")
+	}
+	return err
+}
 
 func missing() error { return fault.New(fault.NotFound, "There is no such webhook.") }
 

@@ -104,47 +104,37 @@ func Money(raw jsontext.Value) (amount decimal.Decimal, message string) {
 
 // Texts reads a JSON list of distinct texts of 1 to high characters.
 func Texts(raw jsontext.Value, most, high int) (values []string, message string) {
-	var items []jsontext.Value
-	if raw.Kind() != '[' || jsonv2.Unmarshal(raw, &items) != nil {
-		return nil, "must be a list of strings"
-	}
-	if len(items) > most {
-		return nil, fmt.Sprintf("must have at most %d entries", most)
-	}
-	values = make([]string, 0, len(items))
-	for i, item := range items {
-		value, wrong := Text(item, 1, high)
-		if wrong != "" {
-			return nil, fmt.Sprintf("entry %d %s", i, wrong)
-		}
-		if slices.Contains(values, value) {
-			return nil, fmt.Sprintf("entry %d repeats %q", i, value)
-		}
-		values = append(values, value)
-	}
-	return values, ""
+	return list(raw, most, "strings", func(item jsontext.Value) (string, string) { return Text(item, 1, high) })
 }
 
 // Integers reads a JSON list of distinct whole numbers between 1 and high.
 func Integers(raw jsontext.Value, most int, high int64) (values []int64, message string) {
-	var items []jsontext.Value
-	if raw.Kind() != '[' || jsonv2.Unmarshal(raw, &items) != nil {
-		return nil, "must be a list of whole numbers"
-	}
-	if len(items) > most {
-		return nil, fmt.Sprintf("must have at most %d entries", most)
-	}
-	values = make([]int64, 0, len(items))
-	for i, item := range items {
+	return list(raw, most, "whole numbers", func(item jsontext.Value) (int64, string) {
 		value, wrong := Integer(item, high)
 		if wrong == "" {
 			wrong = Range(value, 1, high)
 		}
+		return value, wrong
+	})
+}
+
+// list reads a JSON list of at most so many distinct entries.
+func list[T comparable](raw jsontext.Value, most int, of string, read func(jsontext.Value) (T, string)) (values []T, message string) {
+	var items []jsontext.Value
+	if raw.Kind() != '[' || jsonv2.Unmarshal(raw, &items) != nil {
+		return nil, "must be a list of " + of
+	}
+	if len(items) > most {
+		return nil, fmt.Sprintf("must have at most %d entries", most)
+	}
+	values = make([]T, 0, len(items))
+	for i, item := range items {
+		value, wrong := read(item)
 		if wrong != "" {
 			return nil, fmt.Sprintf("entry %d %s", i, wrong)
 		}
 		if slices.Contains(values, value) {
-			return nil, fmt.Sprintf("entry %d repeats %d", i, value)
+			return nil, fmt.Sprintf("entry %d repeats %#v", i, value)
 		}
 		values = append(values, value)
 	}

@@ -245,6 +245,7 @@ function Deliveries({ w }: { w: Webhook }) {
   const t = useText();
   const may = useMayChange();
   const note = useNotes();
+  const kindOf = (type: string) => (t.webhooks.kinds as Record<string, string>)[type] ?? type;
   const [said, set] = useAddress();
   const state = (said("state") as State) || undefined;
   const pages = usePages(`${w.id} ${state}`);
@@ -276,7 +277,7 @@ function Deliveries({ w }: { w: Webhook }) {
                 stale={list.isPlaceholderData}
                 columns={[
                   { id: "at", head: t.audit.when, first: true, cell: (d) => <Time iso={d.at} /> },
-                  { id: "type", head: t.webhooks.event, cell: (d) => (d.keyId ? <Link href={`/keys/${d.keyId}`}>{(t.webhooks.kinds as Record<string, string>)[d.type] ?? d.type}</Link> : ((t.webhooks.kinds as Record<string, string>)[d.type] ?? d.type)) },
+                  { id: "type", head: t.webhooks.event, cell: (d) => (d.keyId ? <Link href={`/keys/${d.keyId}`}>{kindOf(d.type)}</Link> : kindOf(d.type)) },
                   { id: "state", head: t.statusName, cell: (d) => <Badge tone={tones[d.state]}>{t.webhooks.states[d.state]}</Badge> },
                   { id: "error", head: t.webhooks.result, cell: (d) => d.lastError || (d.lastStatus ? String(d.lastStatus) : "–") },
                   { id: "tries", head: t.webhooks.tries, number: true, wide: true, cell: (d) => d.attempts },
