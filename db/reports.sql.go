@@ -303,7 +303,8 @@ func (q *Queries) ReconcileRange(ctx context.Context, arg ReconcileRangeParams) 
 }
 
 const reportKeys = `-- name: ReportKeys :many
-SELECT k.key_id::uuid AS key_id,
+SELECT false AS is_total,
+       k.key_id::uuid AS key_id,
        k.key_name::text AS key_name,
        x.period::text AS period,
        x.model::text AS model,
@@ -370,6 +371,7 @@ type ReportKeysParams struct {
 }
 
 type ReportKeysRow struct {
+	IsTotal           bool
 	KeyID             uuid.UUID
 	KeyName           string
 	Period            string
@@ -415,6 +417,7 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 	for rows.Next() {
 		var i ReportKeysRow
 		if err := rows.Scan(
+			&i.IsTotal,
 			&i.KeyID,
 			&i.KeyName,
 			&i.Period,
@@ -441,14 +444,14 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 
 const reportLedger = `-- name: ReportLedger :many
 WITH summed AS (
-    SELECT CASE WHEN $8::boolean THEN e.ledger_id
+    SELECT CASE WHEN $1::boolean THEN e.ledger_id
                 ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS ledger_id,
-           CASE WHEN $9::text = 'hour'
+           CASE WHEN $2::text = 'hour'
                 THEN date_bin('15 minutes', e.occurred_at, '2000-01-01T00:00:00Z') END AS quarter,
-           CASE WHEN $9 IN ('day', 'month') THEN e.day END AS day,
-           CASE WHEN $10::boolean THEN e.model ELSE '' END AS model,
-           CASE WHEN $11::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
-           CASE WHEN $12::boolean OR $13::text <> '' THEN e.tag_set
+           CASE WHEN $2 IN ('day', 'month') THEN e.day END AS day,
+           CASE WHEN $3::boolean THEN e.model ELSE '' END AS model,
+           CASE WHEN $4::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
+           CASE WHEN $5::boolean OR $6::text <> '' THEN e.tag_set
                 ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS tag_set,
            sum(e.requests) AS requests,
            sum(e.input_tokens) AS input_tokens,
@@ -458,18 +461,18 @@ WITH summed AS (
            sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
            sum(e.cost) AS cost
       FROM usage_events AS e
-     WHERE e.day BETWEEN $14::date AND $15::date
-       AND e.received_at >= (CAST($14::date AS timestamp) AT TIME ZONE ($16::text)) - interval '2 days'
-       AND ($17::uuid = '00000000-0000-0000-0000-000000000000'::uuid
-            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = $17))
-       AND ($18::text = '' OR e.model = $18)
-       AND ($19::text = '' OR e.account_id = $19)
+     WHERE e.day BETWEEN $7::date AND $8::date
+       AND e.received_at >= (CAST($7::date AS timestamp) AT TIME ZONE ($9::text)) - interval '2 days'
+       AND ($10::uuid = '00000000-0000-0000-0000-000000000000'::uuid
+            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = $10))
+       AND ($11::text = '' OR e.model = $11)
+       AND ($12::text = '' OR e.account_id = $12)
      GROUP BY 1, 2, 3, 4, 5, 6
-), grouped AS (
+), grouped AS MATERIALIZED (
     SELECT e.ledger_id,
-           CASE $9
+           CASE $2
                WHEN 'hour' THEN to_char(
-                   date_trunc('hour', e.quarter, $16) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                   date_trunc('hour', e.quarter, $9) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                WHEN 'day' THEN e.day::text
                WHEN 'month' THEN to_char(e.day, 'YYYY-MM')
                ELSE ''
@@ -486,47 +489,63 @@ WITH summed AS (
            sum(e.cost)::numeric AS cost
       FROM summed AS e
       LEFT JOIN tag_sets AS s ON s.id = e.tag_set
-     CROSS JOIN LATERAL unnest(CASE WHEN $12 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
-     WHERE $13 = '' OR $13 = ANY (s.tags) AND g.tag IN ('', $13)
+     CROSS JOIN LATERAL unnest(CASE WHEN $5 THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END) AS g (tag)
+     WHERE $6 = '' OR $6 = ANY (s.tags) AND g.tag IN ('', $6)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (
     SELECT g.ledger_id, g.period, g.model, g.account_id, g.tag, g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost,
-           (CASE WHEN $8 THEN coalesce(k.id, g.ledger_id) ELSE g.ledger_id END) AS key_id,
-           (CASE WHEN $8 THEN coalesce(k.name, '(purged)') ELSE '' END) AS key_name
+           (CASE WHEN $1 THEN coalesce(k.id, g.ledger_id) ELSE g.ledger_id END) AS key_id,
+           (CASE WHEN $1 THEN coalesce(k.name, '(purged)') ELSE '' END) AS key_name
       FROM grouped AS g
       LEFT JOIN api_keys AS k ON k.ledger_id = g.ledger_id
+), page AS (
+    SELECT g.key_id, g.key_name, g.period, g.model, g.account_id, g.tag,
+           g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens,
+           g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost
+      FROM named AS g
+     WHERE g.tag IS NOT NULL
+       AND ($13::boolean
+            OR (g.key_id, g.period, g.model, g.account_id, g.tag)
+             > ($14::uuid, $15::text, $16::text, $17::text, $18::text))
+       AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
+           <> (0, 0, 0, 0, 0, 0)
+     ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
+     LIMIT $19::bigint
+), answer AS (
+    SELECT false AS is_total, p.key_id, p.key_name, p.period, p.model, p.account_id, p.tag, p.requests, p.input_tokens, p.output_tokens, p.cache_create_tokens, p.cache_read_tokens, p.ephemeral_1h_tokens, p.cost
+      FROM page AS p
+    UNION ALL
+    SELECT true, '00000000-0000-0000-0000-000000000000', '', '', '', '', '',
+           coalesce(sum(g.requests), 0),
+           coalesce(sum(g.input_tokens), 0),
+           coalesce(sum(g.output_tokens), 0),
+           coalesce(sum(g.cache_create_tokens), 0),
+           coalesce(sum(g.cache_read_tokens), 0),
+           coalesce(sum(g.ephemeral_1h_tokens), 0),
+           coalesce(sum(g.cost), 0)
+      FROM grouped AS g
+     WHERE $20::boolean AND (g.tag IS NULL OR NOT $5 OR $6 <> '')
+    HAVING $20
 )
-SELECT g.key_id::uuid AS key_id,
-       g.key_name::text AS key_name,
-       g.period::text AS period,
-       g.model::text AS model,
-       g.account_id::text AS account_id,
-       g.tag::text AS tag,
-       g.requests::bigint AS requests,
-       g.input_tokens::bigint AS input_tokens,
-       g.output_tokens::bigint AS output_tokens,
-       g.cache_create_tokens::bigint AS cache_create_tokens,
-       g.cache_read_tokens::bigint AS cache_read_tokens,
-       g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       g.cost::numeric AS cost
-  FROM named AS g
- WHERE ($1::boolean
-        OR (g.key_id, g.period, g.model, g.account_id, g.tag)
-         > ($2::uuid, $3::text, $4::text, $5::text, $6::text))
-   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
-       <> (0, 0, 0, 0, 0, 0)
- ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
- LIMIT $7::bigint
+SELECT a.is_total::boolean AS is_total,
+       a.key_id::uuid AS key_id,
+       a.key_name::text AS key_name,
+       a.period::text AS period,
+       a.model::text AS model,
+       a.account_id::text AS account_id,
+       a.tag::text AS tag,
+       a.requests::bigint AS requests,
+       a.input_tokens::bigint AS input_tokens,
+       a.output_tokens::bigint AS output_tokens,
+       a.cache_create_tokens::bigint AS cache_create_tokens,
+       a.cache_read_tokens::bigint AS cache_read_tokens,
+       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       a.cost::numeric AS cost
+  FROM answer AS a
+ ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.account_id, a.tag
 `
 
 type ReportLedgerParams struct {
-	First          bool
-	AfterKeyID     uuid.UUID
-	AfterPeriod    string
-	AfterModel     string
-	AfterAccountID string
-	AfterTag       string
-	RowLimit       *int64
 	ByKey          bool
 	Granularity    string
 	ByModel        bool
@@ -539,9 +558,18 @@ type ReportLedgerParams struct {
 	KeyID          uuid.UUID
 	Model          string
 	AccountID      string
+	First          bool
+	AfterKeyID     uuid.UUID
+	AfterPeriod    string
+	AfterModel     string
+	AfterAccountID string
+	AfterTag       string
+	RowLimit       *int64
+	Totals         bool
 }
 
 type ReportLedgerRow struct {
+	IsTotal           bool
 	KeyID             uuid.UUID
 	KeyName           string
 	Period            string
@@ -563,13 +591,6 @@ type ReportLedgerRow struct {
 // of since 2000, and by sets of tags: what is costly is done once for each of those.
 func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]ReportLedgerRow, error) {
 	rows, err := q.db.Query(ctx, reportLedger,
-		arg.First,
-		arg.AfterKeyID,
-		arg.AfterPeriod,
-		arg.AfterModel,
-		arg.AfterAccountID,
-		arg.AfterTag,
-		arg.RowLimit,
 		arg.ByKey,
 		arg.Granularity,
 		arg.ByModel,
@@ -582,6 +603,14 @@ func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]R
 		arg.KeyID,
 		arg.Model,
 		arg.AccountID,
+		arg.First,
+		arg.AfterKeyID,
+		arg.AfterPeriod,
+		arg.AfterModel,
+		arg.AfterAccountID,
+		arg.AfterTag,
+		arg.RowLimit,
+		arg.Totals,
 	)
 	if err != nil {
 		return nil, err
@@ -591,6 +620,7 @@ func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]R
 	for rows.Next() {
 		var i ReportLedgerRow
 		if err := rows.Scan(
+			&i.IsTotal,
 			&i.KeyID,
 			&i.KeyName,
 			&i.Period,
@@ -621,40 +651,33 @@ WITH source AS (
            m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
            m.cache_read_tokens, m.ephemeral_1h_tokens, m.cost
       FROM model_days AS m
-     WHERE $7::text = 'models' AND m.day BETWEEN $8::date AND $9::date
-       AND ($10::text = '' OR m.model = $10)
+     WHERE $1::text = 'models' AND m.day BETWEEN $2::date AND $3::date
+       AND ($4::text = '' OR m.model = $4)
     UNION ALL
     SELECT a.day, a.model, a.account_id, '',
            a.requests, a.input_tokens, a.output_tokens, a.cache_create_tokens,
            a.cache_read_tokens, a.ephemeral_1h_tokens, a.cost
       FROM account_days AS a
-     WHERE $7 = 'accounts' AND a.day BETWEEN $8 AND $9
-       AND ($10 = '' OR a.model = $10)
-       AND ($11::text = '' OR a.account_id = $11)
-    UNION ALL
-    SELECT n.day, n.model, '', '',
-           n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens,
-           n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
-      FROM accountless_days AS n
-     WHERE $7 = 'accounts' AND $11 = '' AND n.day BETWEEN $8 AND $9
-       AND ($10 = '' OR n.model = $10)
+     WHERE $1 = 'accounts' AND a.day BETWEEN $2 AND $3
+       AND ($4 = '' OR a.model = $4)
+       AND ($5::text = '' OR a.account_id = $5)
     UNION ALL
     SELECT t.day, t.model, '', t.tag,
            t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
       FROM tag_days AS t
-     WHERE $7 = 'tags' AND t.day BETWEEN $8 AND $9
-       AND ($10 = '' OR t.model = $10)
-       AND ($12::text = '' OR t.tag = $12)
-), grouped AS (
-    SELECT CASE $13::text
+     WHERE $1 = 'tags' AND t.day BETWEEN $2 AND $3
+       AND ($4 = '' OR t.model = $4)
+       AND ($6::text = '' OR t.tag = $6)
+), grouped AS MATERIALIZED (
+    SELECT CASE $7::text
                WHEN 'day' THEN d.day::text
                WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
                ELSE ''
            END AS period,
-           CASE WHEN $14::boolean THEN d.model ELSE '' END AS model,
-           CASE WHEN $15::boolean THEN d.account_id ELSE '' END AS account_id,
-           CASE WHEN $16::boolean THEN d.tag ELSE '' END AS tag,
+           CASE WHEN $8::boolean THEN d.model ELSE '' END AS model,
+           CASE WHEN $9::boolean THEN d.account_id ELSE '' END AS account_id,
+           CASE WHEN $10::boolean THEN d.tag ELSE '' END AS tag,
            sum(d.requests)::bigint AS requests,
            sum(d.input_tokens)::bigint AS input_tokens,
            sum(d.output_tokens)::bigint AS output_tokens,
@@ -664,37 +687,52 @@ WITH source AS (
            sum(d.cost)::numeric AS cost
       FROM source AS d
      GROUP BY 1, 2, 3, 4
+), page AS (
+    SELECT g.period, g.model, g.account_id, g.tag, g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost
+      FROM grouped AS g
+     WHERE g.tag IS NOT NULL
+       AND ($11::boolean
+            OR (g.period, g.model, g.account_id, g.tag)
+             > ($12::text, $13::text, $14::text, $15::text))
+       AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
+           <> (0, 0, 0, 0, 0, 0)
+     ORDER BY g.period, g.model, g.account_id, g.tag
+     LIMIT $16::bigint
+), answer AS (
+    SELECT false AS is_total, p.period, p.model, p.account_id, p.tag, p.requests, p.input_tokens, p.output_tokens, p.cache_create_tokens, p.cache_read_tokens, p.ephemeral_1h_tokens, p.cost
+      FROM page AS p
+    UNION ALL
+    SELECT true, '', '', '', '',
+           coalesce(sum(g.requests), 0),
+           coalesce(sum(g.input_tokens), 0),
+           coalesce(sum(g.output_tokens), 0),
+           coalesce(sum(g.cache_create_tokens), 0),
+           coalesce(sum(g.cache_read_tokens), 0),
+           coalesce(sum(g.ephemeral_1h_tokens), 0),
+           coalesce(sum(g.cost), 0)
+      FROM grouped AS g
+     WHERE $17::boolean AND (g.tag IS NULL OR $1 <> 'tags' OR NOT $10 OR $6 <> '')
+    HAVING $17
 )
-SELECT '00000000-0000-0000-0000-000000000000'::uuid AS key_id,
+SELECT a.is_total::boolean AS is_total,
+       '00000000-0000-0000-0000-000000000000'::uuid AS key_id,
        ''::text AS key_name,
-       g.period::text AS period,
-       g.model::text AS model,
-       g.account_id::text AS account_id,
-       g.tag::text AS tag,
-       g.requests::bigint AS requests,
-       g.input_tokens::bigint AS input_tokens,
-       g.output_tokens::bigint AS output_tokens,
-       g.cache_create_tokens::bigint AS cache_create_tokens,
-       g.cache_read_tokens::bigint AS cache_read_tokens,
-       g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       g.cost::numeric AS cost
-  FROM grouped AS g
- WHERE ($1::boolean
-        OR (g.period, g.model, g.account_id, g.tag)
-         > ($2::text, $3::text, $4::text, $5::text))
-   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
-       <> (0, 0, 0, 0, 0, 0)
- ORDER BY g.period, g.model, g.account_id, g.tag
- LIMIT $6::bigint
+       a.period::text AS period,
+       a.model::text AS model,
+       a.account_id::text AS account_id,
+       a.tag::text AS tag,
+       a.requests::bigint AS requests,
+       a.input_tokens::bigint AS input_tokens,
+       a.output_tokens::bigint AS output_tokens,
+       a.cache_create_tokens::bigint AS cache_create_tokens,
+       a.cache_read_tokens::bigint AS cache_read_tokens,
+       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       a.cost::numeric AS cost
+  FROM answer AS a
+ ORDER BY a.is_total DESC, a.period, a.model, a.account_id, a.tag
 `
 
 type ReportSumsParams struct {
-	First          bool
-	AfterPeriod    string
-	AfterModel     string
-	AfterAccountID string
-	AfterTag       string
-	RowLimit       *int64
 	Source         string
 	FromDay        time.Time
 	ToDay          time.Time
@@ -705,9 +743,17 @@ type ReportSumsParams struct {
 	ByModel        bool
 	ByAccount      bool
 	ByTag          bool
+	First          bool
+	AfterPeriod    string
+	AfterModel     string
+	AfterAccountID string
+	AfterTag       string
+	RowLimit       *int64
+	Totals         bool
 }
 
 type ReportSumsRow struct {
+	IsTotal           bool
 	KeyID             uuid.UUID
 	KeyName           string
 	Period            string
@@ -728,15 +774,11 @@ type ReportSumsRow struct {
 // not matter. source says which: models, accounts or tags. Periods are days, months
 // (2026-11) or all there is (the empty text). A part that is not grouped by is the empty
 // text; so are usage that names no account, and usage without tags. Rows that are all zero
-// are left out.
+// are left out. Where totals are asked for, one more row comes before the others, marked as
+// such: the sums of all that the report covers, each request once. Rows and totals are one
+// reading of the tail.
 func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]ReportSumsRow, error) {
 	rows, err := q.db.Query(ctx, reportSums,
-		arg.First,
-		arg.AfterPeriod,
-		arg.AfterModel,
-		arg.AfterAccountID,
-		arg.AfterTag,
-		arg.RowLimit,
 		arg.Source,
 		arg.FromDay,
 		arg.ToDay,
@@ -747,6 +789,13 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 		arg.ByModel,
 		arg.ByAccount,
 		arg.ByTag,
+		arg.First,
+		arg.AfterPeriod,
+		arg.AfterModel,
+		arg.AfterAccountID,
+		arg.AfterTag,
+		arg.RowLimit,
+		arg.Totals,
 	)
 	if err != nil {
 		return nil, err
@@ -756,6 +805,7 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 	for rows.Next() {
 		var i ReportSumsRow
 		if err := rows.Scan(
+			&i.IsTotal,
 			&i.KeyID,
 			&i.KeyName,
 			&i.Period,

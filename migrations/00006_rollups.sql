@@ -195,23 +195,8 @@ SELECT t.account_id,
        t.cost
   FROM account_usage AS t
 UNION ALL
-SELECT e.account_id,
-       e.day,
-       e.model,
-       sum(e.requests)::bigint,
-       sum(e.input_tokens)::bigint,
-       sum(e.output_tokens)::bigint,
-       sum(e.cache_create_tokens)::bigint,
-       sum(e.cache_read_tokens)::bigint,
-       sum(e.ephemeral_1h_tokens)::bigint,
-       sum(e.cost)
-  FROM ledger_tail AS e
- WHERE e.account_id IS NOT NULL
- GROUP BY e.account_id, e.day, e.model;
-COMMENT ON VIEW account_days IS 'account_usage and the tail: what each account served of each model on each day, in rows to be added up.';
-
-CREATE VIEW accountless_days AS
-SELECT t.day,
+SELECT '',
+       t.day,
        t.model,
        t.requests,
        t.input_tokens,
@@ -222,7 +207,8 @@ SELECT t.day,
        t.cost
   FROM model_usage AS t
 UNION ALL
-SELECT t.day,
+SELECT '',
+       t.day,
        t.model,
        -t.requests,
        -t.input_tokens,
@@ -233,7 +219,8 @@ SELECT t.day,
        -t.cost
   FROM account_usage AS t
 UNION ALL
-SELECT e.day,
+SELECT coalesce(e.account_id, ''),
+       e.day,
        e.model,
        sum(e.requests)::bigint,
        sum(e.input_tokens)::bigint,
@@ -243,9 +230,8 @@ SELECT e.day,
        sum(e.ephemeral_1h_tokens)::bigint,
        sum(e.cost)
   FROM ledger_tail AS e
- WHERE e.account_id IS NULL
- GROUP BY e.day, e.model;
-COMMENT ON VIEW accountless_days IS 'What names no account, of each model on each day, in rows to be added up: all there is in the rollups less what has an account, and the tail.';
+ GROUP BY coalesce(e.account_id, ''), e.day, e.model;
+COMMENT ON VIEW account_days IS 'account_usage and the tail: what each account served of each model on each day, in rows to be added up. Under the empty account is what names none: all there is in the rollups, less what has an account.';
 
 CREATE VIEW model_days AS
 SELECT t.model,
@@ -285,6 +271,18 @@ SELECT t.tag,
        t.cost
   FROM tag_usage AS t
 UNION ALL
+SELECT NULL,
+       t.day,
+       t.model,
+       t.requests,
+       t.input_tokens,
+       t.output_tokens,
+       t.cache_create_tokens,
+       t.cache_read_tokens,
+       t.ephemeral_1h_tokens,
+       t.cost
+  FROM model_usage AS t
+UNION ALL
 SELECT g.tag,
        e.day,
        e.model,
@@ -308,8 +306,8 @@ SELECT g.tag,
           FROM ledger_tail AS x
          GROUP BY x.day, x.model, x.tag_set) AS e
   LEFT JOIN tag_sets AS s ON s.id = e.tag_set
- CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag);
-COMMENT ON VIEW tag_days IS 'tag_usage and the tail: what was used of each model on each day under each tag, in rows to be added up. Usage under two tags is under both.';
+ CROSS JOIN LATERAL unnest(array_append(coalesce(s.tags, '{""}'), NULL)) AS g (tag);
+COMMENT ON VIEW tag_days IS 'tag_usage and the tail: what was used of each model on each day under each tag, in rows to be added up. Usage under two tags is under both; under the null tag is all there is, once.';
 
 CREATE VIEW cost_days AS
 SELECT t.ledger_id,
@@ -383,7 +381,7 @@ BEGIN
                      ('received_at',         'When the ledger row was received; infinity: a row of the rollup.')
                  ) AS m (name, meaning) ON m.name = a.attname
                 WHERE c.oid = ANY ('{usage_daily,account_usage,account_totals,model_usage,tag_usage,
-                      key_days,account_days,accountless_days,model_days,tag_days,cost_days,account_sums}'::regclass[])
+                      key_days,account_days,model_days,tag_days,cost_days,account_sums}'::regclass[])
                   AND col_description(c.oid, a.attnum) IS NULL
     LOOP
         EXECUTE format('COMMENT ON COLUMN %s.%I IS %L', col.rollup, col.attname, col.meaning);
@@ -399,6 +397,6 @@ END $$;
 -- +goose StatementEnd
 
 -- +goose Down
-DROP VIEW key_days, account_days, accountless_days, model_days, tag_days, cost_days, account_sums,
+DROP VIEW key_days, account_days, model_days, tag_days, cost_days, account_sums,
     ledger_tail, ledger_rolled;
 DROP TABLE rollup_state, usage_daily, account_usage, account_totals, daily_cost, model_usage, tag_usage;

@@ -241,6 +241,7 @@ SELECT u.account_id,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
   FROM public.account_days AS u
+ WHERE u.account_id <> ''
  GROUP BY u.account_id, u.day;
 COMMENT ON VIEW reporting.usage_by_account_day IS 'What each provider account served on each day.';
 COMMENT ON COLUMN reporting.usage_by_account_day.day IS 'In the service''s time zone.';
@@ -260,6 +261,7 @@ SELECT u.account_id,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
   FROM public.account_days AS u
+ WHERE u.account_id <> ''
  GROUP BY u.account_id, date_trunc('month', u.day::timestamp)::date;
 COMMENT ON VIEW reporting.usage_by_account_month IS 'What each provider account served in each month.';
 COMMENT ON COLUMN reporting.usage_by_account_month.month IS 'Its first day, in the service''s time zone.';
@@ -299,6 +301,7 @@ SELECT u.account_id,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
   FROM public.account_days AS u
+ WHERE u.account_id <> ''
  GROUP BY u.account_id, u.model, u.day;
 COMMENT ON VIEW reporting.usage_by_account_model_day IS 'What each provider account served of each model on each day.';
 COMMENT ON COLUMN reporting.usage_by_account_model_day.day IS 'In the service''s time zone.';

@@ -210,7 +210,9 @@ SELECT h.rollup::text AS rollup,
 -- not matter. source says which: models, accounts or tags. Periods are days, months
 -- (2026-11) or all there is (the empty text). A part that is not grouped by is the empty
 -- text; so are usage that names no account, and usage without tags. Rows that are all zero
--- are left out.
+-- are left out. Where totals are asked for, one more row comes before the others, marked as
+-- such: the sums of all that the report covers, each request once. Rows and totals are one
+-- reading of the tail.
 WITH source AS (
     SELECT m.day, m.model, '' AS account_id, '' AS tag,
            m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
@@ -227,13 +229,6 @@ WITH source AS (
        AND (@model = '' OR a.model = @model)
        AND (@account_id::text = '' OR a.account_id = @account_id)
     UNION ALL
-    SELECT n.day, n.model, '', '',
-           n.requests, n.input_tokens, n.output_tokens, n.cache_create_tokens,
-           n.cache_read_tokens, n.ephemeral_1h_tokens, n.cost
-      FROM accountless_days AS n
-     WHERE @source = 'accounts' AND @account_id = '' AND n.day BETWEEN @from_day AND @to_day
-       AND (@model = '' OR n.model = @model)
-    UNION ALL
     SELECT t.day, t.model, '', t.tag,
            t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
@@ -241,7 +236,7 @@ WITH source AS (
      WHERE @source = 'tags' AND t.day BETWEEN @from_day AND @to_day
        AND (@model = '' OR t.model = @model)
        AND (@tag::text = '' OR t.tag = @tag)
-), grouped AS (
+), grouped AS MATERIALIZED (
     SELECT CASE @granularity::text
                WHEN 'day' THEN d.day::text
                WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
@@ -259,35 +254,57 @@ WITH source AS (
            sum(d.cost)::numeric AS cost
       FROM source AS d
      GROUP BY 1, 2, 3, 4
+), page AS (
+    SELECT g.*
+      FROM grouped AS g
+     WHERE g.tag IS NOT NULL
+       AND (@first::boolean
+            OR (g.period, g.model, g.account_id, g.tag)
+             > (@after_period::text, @after_model::text, @after_account_id::text, @after_tag::text))
+       AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
+           <> (0, 0, 0, 0, 0, 0)
+     ORDER BY g.period, g.model, g.account_id, g.tag
+     LIMIT sqlc.narg('row_limit')::bigint
+), answer AS (
+    SELECT false AS is_total, p.*
+      FROM page AS p
+    UNION ALL
+    SELECT true, '', '', '', '',
+           coalesce(sum(g.requests), 0),
+           coalesce(sum(g.input_tokens), 0),
+           coalesce(sum(g.output_tokens), 0),
+           coalesce(sum(g.cache_create_tokens), 0),
+           coalesce(sum(g.cache_read_tokens), 0),
+           coalesce(sum(g.ephemeral_1h_tokens), 0),
+           coalesce(sum(g.cost), 0)
+      FROM grouped AS g
+     WHERE @totals::boolean AND (g.tag IS NULL OR @source <> 'tags' OR NOT @by_tag OR @tag <> '')
+    HAVING @totals
 )
-SELECT '00000000-0000-0000-0000-000000000000'::uuid AS key_id,
+SELECT a.is_total::boolean AS is_total,
+       '00000000-0000-0000-0000-000000000000'::uuid AS key_id,
        ''::text AS key_name,
-       g.period::text AS period,
-       g.model::text AS model,
-       g.account_id::text AS account_id,
-       g.tag::text AS tag,
-       g.requests::bigint AS requests,
-       g.input_tokens::bigint AS input_tokens,
-       g.output_tokens::bigint AS output_tokens,
-       g.cache_create_tokens::bigint AS cache_create_tokens,
-       g.cache_read_tokens::bigint AS cache_read_tokens,
-       g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       g.cost::numeric AS cost
-  FROM grouped AS g
- WHERE (@first::boolean
-        OR (g.period, g.model, g.account_id, g.tag)
-         > (@after_period::text, @after_model::text, @after_account_id::text, @after_tag::text))
-   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
-       <> (0, 0, 0, 0, 0, 0)
- ORDER BY g.period, g.model, g.account_id, g.tag
- LIMIT sqlc.narg('row_limit')::bigint;
+       a.period::text AS period,
+       a.model::text AS model,
+       a.account_id::text AS account_id,
+       a.tag::text AS tag,
+       a.requests::bigint AS requests,
+       a.input_tokens::bigint AS input_tokens,
+       a.output_tokens::bigint AS output_tokens,
+       a.cache_create_tokens::bigint AS cache_create_tokens,
+       a.cache_read_tokens::bigint AS cache_read_tokens,
+       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       a.cost::numeric AS cost
+  FROM answer AS a
+ ORDER BY a.is_total DESC, a.period, a.model, a.account_id, a.tag;
 
 -- name: ReportKeys :many
 -- What each key used in each period, by model and by tag where that is asked for, in
 -- order of the keys' ids, after the row that a cursor names: it reads the rows of as
 -- many keys as the page has, and no more. Otherwise as ReportSums. The zero id asks for
 -- any key.
-SELECT k.key_id::uuid AS key_id,
+SELECT false AS is_total,
+       k.key_id::uuid AS key_id,
        k.key_name::text AS key_name,
        x.period::text AS period,
        x.model::text AS model,
@@ -364,7 +381,7 @@ WITH summed AS (
        AND (@model::text = '' OR e.model = @model)
        AND (@account_id::text = '' OR e.account_id = @account_id)
      GROUP BY 1, 2, 3, 4, 5, 6
-), grouped AS (
+), grouped AS MATERIALIZED (
     SELECT e.ledger_id,
            CASE @granularity
                WHEN 'hour' THEN to_char(
@@ -385,7 +402,7 @@ WITH summed AS (
            sum(e.cost)::numeric AS cost
       FROM summed AS e
       LEFT JOIN tag_sets AS s ON s.id = e.tag_set
-     CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
+     CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END) AS g (tag)
      WHERE @tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (
@@ -394,25 +411,48 @@ WITH summed AS (
            (CASE WHEN @by_key THEN coalesce(k.name, '(purged)') ELSE '' END) AS key_name
       FROM grouped AS g
       LEFT JOIN api_keys AS k ON k.ledger_id = g.ledger_id
+), page AS (
+    SELECT g.key_id, g.key_name, g.period, g.model, g.account_id, g.tag,
+           g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens,
+           g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost
+      FROM named AS g
+     WHERE g.tag IS NOT NULL
+       AND (@first::boolean
+            OR (g.key_id, g.period, g.model, g.account_id, g.tag)
+             > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_account_id::text, @after_tag::text))
+       AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
+           <> (0, 0, 0, 0, 0, 0)
+     ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
+     LIMIT sqlc.narg('row_limit')::bigint
+), answer AS (
+    SELECT false AS is_total, p.*
+      FROM page AS p
+    UNION ALL
+    SELECT true, '00000000-0000-0000-0000-000000000000', '', '', '', '', '',
+           coalesce(sum(g.requests), 0),
+           coalesce(sum(g.input_tokens), 0),
+           coalesce(sum(g.output_tokens), 0),
+           coalesce(sum(g.cache_create_tokens), 0),
+           coalesce(sum(g.cache_read_tokens), 0),
+           coalesce(sum(g.ephemeral_1h_tokens), 0),
+           coalesce(sum(g.cost), 0)
+      FROM grouped AS g
+     WHERE @totals::boolean AND (g.tag IS NULL OR NOT @by_tag OR @tag <> '')
+    HAVING @totals
 )
-SELECT g.key_id::uuid AS key_id,
-       g.key_name::text AS key_name,
-       g.period::text AS period,
-       g.model::text AS model,
-       g.account_id::text AS account_id,
-       g.tag::text AS tag,
-       g.requests::bigint AS requests,
-       g.input_tokens::bigint AS input_tokens,
-       g.output_tokens::bigint AS output_tokens,
-       g.cache_create_tokens::bigint AS cache_create_tokens,
-       g.cache_read_tokens::bigint AS cache_read_tokens,
-       g.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       g.cost::numeric AS cost
-  FROM named AS g
- WHERE (@first::boolean
-        OR (g.key_id, g.period, g.model, g.account_id, g.tag)
-         > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_account_id::text, @after_tag::text))
-   AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
-       <> (0, 0, 0, 0, 0, 0)
- ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
- LIMIT sqlc.narg('row_limit')::bigint;
+SELECT a.is_total::boolean AS is_total,
+       a.key_id::uuid AS key_id,
+       a.key_name::text AS key_name,
+       a.period::text AS period,
+       a.model::text AS model,
+       a.account_id::text AS account_id,
+       a.tag::text AS tag,
+       a.requests::bigint AS requests,
+       a.input_tokens::bigint AS input_tokens,
+       a.output_tokens::bigint AS output_tokens,
+       a.cache_create_tokens::bigint AS cache_create_tokens,
+       a.cache_read_tokens::bigint AS cache_read_tokens,
+       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       a.cost::numeric AS cost
+  FROM answer AS a
+ ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.account_id, a.tag;

@@ -39,7 +39,7 @@ type Query struct {
 	After       *Place    // the last row of the page before; nil: from the start
 	Limit       int       // rows; 0: all of them
 
-	ledger bool // though a rollup has it
+	totals bool // a row of them comes first
 }
 
 // Place is a row's place in the order of a report.
@@ -68,26 +68,25 @@ func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) er
 }
 
 // Page is Usage that also returns the sums of all that the report covers, each request
-// counted once. Rows and sums are of one snapshot.
+// counted once. Rows and sums are of one snapshot, and mostly of one statement, so that the
+// tail of the ledger is read once.
 func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, err error) {
 	err = r.read(ctx, q, func(from *db.Reader) error {
-		var shown int
-		var onPage db.ReportRow
+		q.totals = !q.byKeys()
 		if err := r.rows(ctx, from, q, func(row db.ReportRow) error {
-			shown, onPage = shown+1, plus(onPage, row)
+			if row.IsTotal {
+				sums = row
+				return nil
+			}
 			return each(row)
-		}); err != nil {
+		}); err != nil || q.totals {
 			return err
 		}
-		if whole := q.After == nil && (q.Limit == 0 || shown < q.Limit); whole && !q.Overlaps() {
-			sums = onPage
-			return nil
-		}
-		// Whether it reads the ledger is decided by what the report's rows need.
+		// Rows of keys are read for those of the page alone.
 		all := q
-		all.By, all.Granularity, all.After, all.Limit, all.ledger = By{}, Total, nil, 0, q.needsLedger()
+		all.By, all.Granularity, all.After, all.Limit = By{}, Total, nil, 0
 		return r.rows(ctx, from, all, func(row db.ReportRow) error {
-			sums = plus(sums, row)
+			sums = row
 			return nil
 		})
 	})
@@ -149,20 +148,15 @@ func (r *Reports) reaches(ctx context.Context, from time.Time) error {
 	return nil
 }
 
-func plus(a, b db.ReportRow) db.ReportRow {
-	return db.ReportRow{
-		Requests: a.Requests + b.Requests, InputTokens: a.InputTokens + b.InputTokens, OutputTokens: a.OutputTokens + b.OutputTokens,
-		CacheCreateTokens: a.CacheCreateTokens + b.CacheCreateTokens, CacheReadTokens: a.CacheReadTokens + b.CacheReadTokens,
-		Ephemeral1hTokens: a.Ephemeral1hTokens + b.Ephemeral1hTokens, Cost: a.Cost.Add(b.Cost),
-	}
-}
-
 // needsLedger tells whether no rollup has what is asked for.
 func (q Query) needsLedger() bool {
 	accounts := q.By.Account || q.AccountID != ""
 	keys := q.By.Key || q.By.Tag || q.KeyID != uuid.Nil || q.Tag != ""
-	return q.ledger || q.Granularity == Hour || accounts && keys
+	return q.Granularity == Hour || accounts && keys
 }
+
+// byKeys tells whether the rollup by key is what answers it.
+func (q Query) byKeys() bool { return !q.needsLedger() && (q.By.Key || q.KeyID != uuid.Nil) }
 
 // source is the query that answers a report.
 func (r *Reports) source(ctx context.Context, q Query, tailSince time.Time) func(*db.Queries) error {
@@ -179,10 +173,10 @@ func (r *Reports) source(ctx context.Context, q Query, tailSince time.Time) func
 		return func(ask *db.Queries) error {
 			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Timezone: r.timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,
 				ByKey: q.By.Key, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag, KeyID: q.KeyID, Model: q.Model, AccountID: q.AccountID, Tag: q.Tag,
-				First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit})
+				First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit, Totals: q.totals})
 			return err
 		}
-	case q.By.Key || q.KeyID != uuid.Nil:
+	case q.byKeys():
 		// Not grouped by key, it is of one key, whose rows the id does not part.
 		if !q.By.Key && !first {
 			after.KeyID = q.KeyID
@@ -204,7 +198,7 @@ func (r *Reports) source(ctx context.Context, q Query, tailSince time.Time) func
 	return func(ask *db.Queries) error {
 		_, err := ask.ReportSums(ctx, db.ReportSumsParams{Source: from, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag,
 			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag,
-			RowLimit: limit})
+			RowLimit: limit, Totals: q.totals})
 		return err
 	}
 }
