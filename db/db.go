@@ -53,8 +53,9 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	// Lists are sorted by what keys have used: a hundred thousand of them in memory.
-	setDefault(cfg.ConnConfig, "work_mem", "16MB")
+	// Lists are sorted by what keys have used, a hundred thousand of them, and reports add up
+	// ledgers: in memory. PostgreSQL takes no more of it than a statement needs.
+	setDefault(cfg.ConnConfig, "work_mem", "64MB")
 	// Lists and reports have filters that may be left out: which plan is right depends on
 	// which are given.
 	cfg.ConnConfig.RuntimeParams["plan_cache_mode"] = "force_custom_plan"

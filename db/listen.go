@@ -45,21 +45,23 @@ const (
 // nothing; a half-open connection is silent, not broken; and after a failover the two
 // may have different servers.
 type Listener struct {
-	// URL is a direct connection to the database.
-	URL string
-	// DB is the pool whose answers are remembered: nonces go to the server that it has.
-	DB  *DB
-	Log *slog.Logger
-	// Beat is told how long each nonce took from its sending until it was heard; nil: nobody.
-	Beat func(took time.Duration)
-	// Changed is told of each change: a kind and an id. Called by one goroutine.
-	Changed func(kind, id string)
-	// Reset is called when changes may have been missed, before the listener counts
-	// as live again.
-	Reset func()
+	url  string
+	pool *DB
+	log  *slog.Logger
+	took func(time.Duration)
+
+	changed func(kind, id string)
+	reset   func()
 
 	asked  atomic.Int64 // when the last nonce that was heard was sent, in ns since began
 	offset atomic.Int64 // the database's clock minus ours, in ns
+}
+
+// NewListener makes a listener. url is a direct connection to the database; nonces go to the
+// server that pool has, whose answers are remembered; took is told how long each nonce took from
+// its sending until it was heard.
+func NewListener(url string, pool *DB, log *slog.Logger, took func(time.Duration)) *Listener {
+	return &Listener{url: url, pool: pool, log: log, took: took}
 }
 
 // began is what monotonic times are counted from.
@@ -78,13 +80,16 @@ func (l *Listener) Clock() (now time.Time, live bool) {
 }
 
 // Run listens until ctx ends, and connects again whenever the connection is lost,
-// after a pause that grows from a tenth of a second to five.
-func (l *Listener) Run(ctx context.Context) {
+// after a pause that grows from a tenth of a second to five. It calls changed with the kind and
+// the id of each change, and reset when changes may have been missed, before it counts as live
+// again. It is run once.
+func (l *Listener) Run(ctx context.Context, changed func(kind, id string), reset func()) {
+	l.changed, l.reset = changed, reset
 	pause, deaf := time.Duration(0), false
 	for ctx.Err() == nil {
 		err := l.listen(ctx, func() {
 			if deaf {
-				l.Log.InfoContext(ctx, "changes are heard again")
+				l.log.InfoContext(ctx, "changes are heard again")
 			}
 			pause, deaf = 0, false
 		})
@@ -93,7 +98,7 @@ func (l *Listener) Run(ctx context.Context) {
 			return
 		}
 		if !deaf {
-			l.Log.WarnContext(ctx, "changes are not heard: every request asks the database until they are", "error", err)
+			l.log.WarnContext(ctx, "changes are not heard: every request asks the database until they are", "error", err)
 		}
 		deaf = true
 		pause = min(max(2*pause, 100*time.Millisecond), longestPause)
@@ -108,7 +113,7 @@ func (l *Listener) Run(ctx context.Context) {
 func (l *Listener) listen(ctx context.Context, ready func()) error {
 	starting, cancel := context.WithTimeout(ctx, pingTimeout)
 	defer cancel()
-	cfg, err := pgx.ParseConfig(l.URL)
+	cfg, err := pgx.ParseConfig(l.url)
 	if err != nil {
 		return errors.New("the URL to listen on is not a PostgreSQL URL or keyword string")
 	}
@@ -121,8 +126,8 @@ func (l *Listener) listen(ctx context.Context, ready func()) error {
 	if _, err := conn.Exec(starting, "LISTEN "+channel); err != nil {
 		return fmt.Errorf("listening: %w", err)
 	}
-	l.Reset()
-	out := &sender{pool: l.DB}
+	l.reset()
+	out := &sender{pool: l.pool}
 	defer out.close(ctx)
 	if err := l.beat(ctx, conn, out); err != nil {
 		return err
@@ -199,9 +204,7 @@ func (l *Listener) beat(ctx context.Context, conn *pgx.Conn, out *sender) error 
 	}
 	l.offset.Store(int64(now.Sub(sent.Add(answered / 2))))
 	l.asked.Store(int64(sent.Sub(began)))
-	if l.Beat != nil {
-		l.Beat(time.Since(sent))
-	}
+	l.took(time.Since(sent))
 	return nil
 }
 
@@ -229,6 +232,6 @@ func (l *Listener) hear(ctx context.Context, conn *pgx.Conn, out *sender) error 
 
 func (l *Listener) tell(n *pgconn.Notification) {
 	if kind, id, _ := strings.Cut(n.Payload, " "); kind != kindNonce {
-		l.Changed(kind, id)
+		l.changed(kind, id)
 	}
 }

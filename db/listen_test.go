@@ -33,16 +33,15 @@ type ear struct {
 
 func listen(t *testing.T, d *db.DB, listenURL string) *ear {
 	t.Helper()
-	e := &ear{Listener: &db.Listener{URL: listenURL, DB: d, Log: slog.New(slog.DiscardHandler)}}
-	e.Reset = func() { e.resets.Add(1) }
-	e.Changed = func(kind, id string) {
+	e := &ear{Listener: db.NewListener(listenURL, d, slog.New(slog.DiscardHandler), func(time.Duration) {})}
+	changed := func(kind, id string) {
 		e.mu.Lock()
 		defer e.mu.Unlock()
 		e.heard = append(e.heard, kind+" "+id)
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	done := make(chan struct{})
-	go func() { e.Run(ctx); close(done) }()
+	go func() { e.Run(ctx, changed, func() { e.resets.Add(1) }); close(done) }()
 	t.Cleanup(func() { stop(); <-done })
 	return e
 }

@@ -140,6 +140,7 @@ type service struct {
 	changing  *db.DB // for changes of keys and background passes: they wait behind no reader
 	reporting *db.DB // for reports
 	changes   *db.Listener
+	memories  memories // follow what changes hears
 	verifier  *verify.Verifier
 	decider   *admit.Decider
 	recorder  *usage.Recorder
@@ -305,7 +306,7 @@ func (s *service) run(ctx context.Context) error {
 			return err
 		})
 	})
-	background.Go(func() { s.changes.Run(loops) })
+	background.Go(func() { s.changes.Run(loops, s.memories.forget, s.memories.forgetAll) })
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
 	background.Go(func() { loop.Every(loops, s.log, "statistics", time.Second, time.Minute, s.refreshStatistics) })

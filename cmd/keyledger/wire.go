@@ -38,7 +38,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
 	}
-	s.changes = &db.Listener{URL: cfg.MigrationURL(), DB: s.hot, Log: s.log, Beat: m.Beat}
+	s.changes = db.NewListener(cfg.MigrationURL(), s.hot, s.log, m.Beat)
 	heard := cache.Changes{Live: s.changes.Live, Clock: s.changes.Clock}
 	tokens, prices := access.New(s.hot, heard), price.New(s.hot, heard)
 	var secrets [][]byte
@@ -58,7 +58,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	s.sender = alert.NewSender(webhooks, s.log, func(o alert.Outcome) { m.Delivered.WithLabelValues(string(o)).Inc() })
 	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
 	s.verifier = verify.New(verify.Options{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Changes: heard, Keys: cfg.CacheKeys, Limits: limits})
-	s.hear(s.verifier.Memory(), tokens.Memory(), prices.Memory())
+	s.memories = memories{s.verifier.Memory(), tokens.Memory(), prices.Memory()}
 	s.passes = upkeep.New(upkeep.Options{DB: s.changing, Log: s.log, RetentionDays: cfg.RetentionDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc})
 	if err := s.prepare(ctx, prices, tokens, webhooks); err != nil {
 		return err
@@ -122,28 +122,34 @@ func pages(cfg config.Loaded) fs.FS {
 	return web.Files()
 }
 
-// hear makes what is remembered follow what is heard.
-func (s *service) hear(keys *verify.Memory, tokens *access.Memory, prices *price.Memory) {
-	s.changes.Reset = func() {
-		keys.DropAll()
-		tokens.DropAll()
-		prices.DropAll()
+// memories are what is remembered of the database.
+type memories struct {
+	keys   *verify.Memory
+	tokens *access.Memory
+	prices *price.Memory
+}
+
+// forget drops what a change concerns.
+func (m memories) forget(kind, text string) {
+	id, err := uuid.Parse(text)
+	switch {
+	case kind == db.KindPrices:
+		m.prices.DropAll()
+	case err != nil:
+		m.forgetAll() // of a newer version: whatever it means, nothing is trusted
+	case kind == db.KindKey:
+		m.keys.Drop(id)
+	case kind == db.KindToken:
+		m.tokens.Drop(id)
+	default:
+		m.forgetAll()
 	}
-	s.changes.Changed = func(kind, text string) {
-		id, err := uuid.Parse(text)
-		switch {
-		case kind == db.KindPrices:
-			prices.DropAll()
-		case err != nil:
-			s.changes.Reset() // of a newer version: whatever it means, nothing is trusted
-		case kind == db.KindKey:
-			keys.Drop(id)
-		case kind == db.KindToken:
-			tokens.Drop(id)
-		default:
-			s.changes.Reset()
-		}
-	}
+}
+
+func (m memories) forgetAll() {
+	m.keys.DropAll()
+	m.tokens.DropAll()
+	m.prices.DropAll()
 }
 
 // prepare makes the database fit for work.

@@ -316,7 +316,7 @@ func (d *Decider) clientsOf(userAgent string) string {
 }
 
 func decision(row db.AdmitRow) Decision {
-	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: instant(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil,
+	d := Decision{Code: Code(row.Code), AdmissionID: row.AdmissionID, LeaseExpiresAt: timeOrNil(row.LeaseExpiresAt), Repeated: row.Repeated && row.AdmissionID != uuid.Nil,
 		Limits: limitsOf(row), Cost: amount(row.CostAsked), DecidedAt: row.DecidedAt}
 	if row.LetThrough {
 		d.Observed, d.Code = d.Code, Allowed
@@ -325,8 +325,8 @@ func decision(row db.AdmitRow) Decision {
 	return d
 }
 
-// instant is nil for the statement's "none".
-func instant(t time.Time) *time.Time {
+// timeOrNil is nil for the statement's "none".
+func timeOrNil(t time.Time) *time.Time {
 	if t.Year() <= 1 {
 		return nil
 	}

@@ -133,7 +133,7 @@ func limitsOf(row db.AdmitRow) (set []Limit) {
 	for _, l := range shown {
 		if s, has := l.state(row); has {
 			remaining := decimal.Max(decimal.Zero, s.most.Sub(s.used).Sub(s.reserved))
-			set = append(set, Limit{l.name, s.most, s.used, s.reserved, remaining, instant(s.resetsAt)})
+			set = append(set, Limit{l.name, s.most, s.used, s.reserved, remaining, timeOrNil(s.resetsAt)})
 		}
 	}
 	return set

@@ -75,7 +75,7 @@ func (d *Decider) withWait(ctx context.Context, r Request, one decided, holds fu
 		}
 		at = latest(at, freeAt)
 	}
-	if expires := instant(one.row.KeyExpiresAt); expires == nil || !at.After(*expires) {
+	if expires := timeOrNil(one.row.KeyExpiresAt); expires == nil || !at.After(*expires) {
 		wait := int64(math.Ceil(at.Sub(one.row.DecidedAt).Seconds()))
 		decision.RetryAfterSeconds = &wait
 	}

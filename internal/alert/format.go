@@ -42,7 +42,7 @@ func (e event) body(format string) (contentType string, body []byte, err error) 
 	const jsonType = "application/json"
 	switch format {
 	case CloudEvents:
-		body, err = encode(map[string]any{"specversion": "1.0", "id": e.id, "source": "keyledger", "type": e.kind, "time": e.instant(),
+		body, err = encode(map[string]any{"specversion": "1.0", "id": e.id, "source": "keyledger", "type": e.kind, "time": e.timestamp(),
 			"datacontenttype": jsonType, "data": e.data})
 		return "application/cloudevents+json", body, err
 	case Slack:
@@ -54,7 +54,7 @@ func (e event) body(format string) (contentType string, body []byte, err error) 
 	case DingTalk, WeCom:
 		body, err = encode(map[string]any{"msgtype": "text", "text": map[string]any{"content": field.Clip(e.text(), 2000)}})
 	default:
-		body, err = encode(map[string]any{"type": e.kind, "timestamp": e.instant(), "data": e.data})
+		body, err = encode(map[string]any{"type": e.kind, "timestamp": e.timestamp(), "data": e.data})
 	}
 	return jsonType, body, err
 }
@@ -67,7 +67,7 @@ func encode(value any) ([]byte, error) {
 	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
 }
 
-func (e event) instant() string { return e.at.UTC().Format("2006-01-02T15:04:05.000Z") }
+func (e event) timestamp() string { return e.at.UTC().Format("2006-01-02T15:04:05.000Z") }
 
 // What chats would take for marks of their own: a name that holds one calls nobody.
 var (

@@ -123,14 +123,14 @@ func (s *Server) GetKeyUsage(ctx context.Context, r GetKeyUsageRequestObject) (G
 	if err != nil {
 		return nil, err
 	}
-	full, err := s.keyStats(ctx, row, instant(r.Params.AsOf))
+	full, err := s.keyStats(ctx, row, timeIn(r.Params.AsOf))
 	if err != nil {
 		return nil, err
 	}
 	return GetKeyUsage200JSONResponse{StatsAnswerJSONResponse(full)}, nil
 }
 
-func instant(t *wire.Time) *time.Time {
+func timeIn(t *wire.Time) *time.Time {
 	if t == nil {
 		return nil
 	}
@@ -155,7 +155,7 @@ func (s *Server) keyStats(ctx context.Context, row db.KeyShowRow, asOf *time.Tim
 
 // GetAccountUsage answers GET /v1/accounts/{accountId}/usage.
 func (s *Server) GetAccountUsage(ctx context.Context, r GetAccountUsageRequestObject) (GetAccountUsageResponseObject, error) {
-	one, err := s.Stats.Account(ctx, r.AccountID, instant(r.Params.AsOf))
+	one, err := s.Stats.Account(ctx, r.AccountID, timeIn(r.Params.AsOf))
 	if err != nil {
 		return nil, err
 	}
@@ -185,7 +185,7 @@ func (s *Server) ListAccountUsage(ctx context.Context, r ListAccountUsageRequest
 		}
 		after = &usage.AccountsAfter{Tokens: tokens, ID: cursor[1]}
 	}
-	found, err := s.Stats.AccountList(ctx, after, instant(r.Params.AsOf), read)
+	found, err := s.Stats.AccountList(ctx, after, timeIn(r.Params.AsOf), read)
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +210,7 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 	}
 	q := r.Params
 	params := db.EventListParams{OfKey: q.KeyID, AccountID: q.AccountID, Model: q.Model, RequestID: q.RequestID,
-		From: instant(q.From), To: instant(q.To), RowLimit: read}
+		From: timeIn(q.From), To: timeIn(q.To), RowLimit: read}
 	if q.Kind != nil {
 		kind := string(*q.Kind)
 		if kind != "usage" && kind != "adjustment" && kind != "opening" {

@@ -62,8 +62,8 @@ func (k Key) read(rules key.Rules) (r record, unlike []string, wrong string) {
 	if r.id, err = uuid.Parse(f["id"]); err != nil {
 		r.id = uuid.NewSHA1(namespace, []byte("key "+f["id"]))
 	}
-	r.created, _ = instant(f["createdAt"])   // zero: it cannot be read
-	r.lastUsed, _ = instant(f["lastUsedAt"]) // zero: never
+	r.created, _ = scriptTime(f["createdAt"])   // zero: it cannot be read
+	r.lastUsed, _ = scriptTime(f["lastUsedAt"]) // zero: never
 	r.deleted = f["isDeleted"] == "true"
 	note := func(format string, args ...any) { unlike = append(unlike, fmt.Sprintf(format, args...)) }
 	if f["name"] == "" {
@@ -111,7 +111,7 @@ func (k Key) read(rules key.Rules) (r record, unlike []string, wrong string) {
 		object["permissions"] = quoteAll(list)
 	}
 	if f["expiresAt"] != "" {
-		if at, ok := instant(f["expiresAt"]); ok {
+		if at, ok := scriptTime(f["expiresAt"]); ok {
 			object["expiresAt"] = quote(at.Format(time.RFC3339Nano))
 		} else {
 			note("expiresAt %q is no time, and never comes there: it does not expire", f["expiresAt"])
@@ -167,9 +167,9 @@ func distinct(list []string) (kept []string) {
 	return kept
 }
 
-// instant reads a time as JavaScript's Date does: a date alone is midnight in UTC, and a
+// scriptTime reads a time as JavaScript's Date does: a date alone is midnight in UTC, and a
 // number counts milliseconds since 1970.
-func instant(text string) (time.Time, bool) {
+func scriptTime(text string) (time.Time, bool) {
 	for _, layout := range []string{time.RFC3339Nano, time.DateOnly, "2006-01-02T15:04Z07:00", "2006-01-02T15:04:05", "2006-01-02T15:04", time.DateTime} {
 		if at, err := time.Parse(layout, text); err == nil {
 			return at.UTC(), at.Year() >= 1 && at.Year() <= 9999
