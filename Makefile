@@ -115,7 +115,7 @@ FUZZERS = FuzzMoney:./internal/key FuzzFields:./internal/key FuzzLookup:./intern
 
 .PHONY: soak
 soak: compiler curl postgresql redis browser proxies node web-tools fuzz ## Fuzz, kill and starve it for long: SOAK=10m, FUZZ_TIME=60s; FAULT=ack-before-commit must fail
-	KEYLEDGER_TEST_FAULT=$(FAULT) KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -count 1 -run 'Test(Crash|Faults|ClockSteps|RollingRestart)$$' -parallel 1 -v -timeout 3h ./cmd/keyledger
+	KEYLEDGER_TEST_FAULT=$(FAULT) KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -count 1 -run 'Test(Crash|Faults|ClockSteps|RollingRestart|RollUpStopped)$$' -parallel 1 -v -timeout 3h ./cmd/keyledger
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
 	KEYLEDGER_TEST_SOAK=60s $(GO) test -run Deadlocks -v ./cmd/...

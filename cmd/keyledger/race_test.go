@@ -28,13 +28,27 @@ func post(t *testing.T, base, path string, body any) (status int, answer map[str
 	return status, answer
 }
 
+// read is the answer to a GET as admin.
+func read(t *testing.T, base, path string) map[string]any {
+	t.Helper()
+	status, answer, err := send(http.MethodGet, base+path, nil)
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("%s: %d, %v, %v", path, status, answer, err)
+	}
+	return answer
+}
+
 // attempt sends a request as admin to a service that may not be there; status 0: no answer came.
 func attempt(address string, body any) (status int, answer map[string]any, err error) {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return 0, nil, err
 	}
-	req, err := http.NewRequest(http.MethodPost, address, bytes.NewReader(raw))
+	return send(http.MethodPost, address, bytes.NewReader(raw))
+}
+
+func send(method, address string, body io.Reader) (status int, answer map[string]any, err error) {
+	req, err := http.NewRequest(method, address, body)
 	if err != nil {
 		return 0, nil, err
 	}
