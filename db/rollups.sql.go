@@ -948,21 +948,19 @@ UPDATE rollup_state SET
 `
 
 type RollupMarkParams struct {
-	UntilChunk    int64
-	UntilLedgerID uuid.UUID
-	TailSince     time.Time
+	MarkChunk    int64
+	MarkLedgerID uuid.UUID
+	TailSince    time.Time
 }
 
 // Moves the mark to the end of a part, and notes since when rows of the tail were received.
 func (q *Queries) RollupMark(ctx context.Context, arg RollupMarkParams) error {
-	_, err := q.db.Exec(ctx, rollupMark, arg.UntilChunk, arg.UntilLedgerID, arg.TailSince)
+	_, err := q.db.Exec(ctx, rollupMark, arg.MarkChunk, arg.MarkLedgerID, arg.TailSince)
 	return err
 }
 
 const rollupState = `-- name: RollupState :one
-SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since,
-       (s.mark_ledger_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff')::boolean AS whole
-  FROM rollup_state AS s
+SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since FROM rollup_state AS s
 `
 
 type RollupStateRow struct {
@@ -971,7 +969,6 @@ type RollupStateRow struct {
 	MarkChunk    int64
 	MarkLedgerID uuid.UUID
 	TailSince    time.Time
-	Whole        bool
 }
 
 // How far the roll-up has come.
@@ -984,7 +981,6 @@ func (q *Queries) RollupState(ctx context.Context) (RollupStateRow, error) {
 		&i.MarkChunk,
 		&i.MarkLedgerID,
 		&i.TailSince,
-		&i.Whole,
 	)
 	return i, err
 }

@@ -25,11 +25,11 @@ COMMENT ON TABLE  rollup_state IS 'One row: how far the roll-up has come. The ro
 COMMENT ON COLUMN rollup_state.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN rollup_state.open_chunk IS 'The chunk that new ledger rows belong to.';
 COMMENT ON COLUMN rollup_state.opened_at IS 'When it was opened. No row of it was received earlier.';
-COMMENT ON COLUMN rollup_state.mark_chunk IS 'The last chunk that the rollups hold rows of.';
-COMMENT ON COLUMN rollup_state.mark_ledger_id IS 'The last ledger id of that chunk whose rows the rollups hold; the greatest of all ids: they hold all of the chunk.';
+COMMENT ON COLUMN rollup_state.mark_chunk IS 'The first chunk that the rollups do not hold whole: readers of the tail begin there.';
+COMMENT ON COLUMN rollup_state.mark_ledger_id IS 'The last ledger id of that chunk whose rows the rollups hold; the zero id: they hold none of it.';
 COMMENT ON COLUMN rollup_state.tail_since IS 'No row of the tail was received earlier, so readers pass over older partitions.';
 INSERT INTO rollup_state (open_chunk, opened_at, mark_chunk, mark_ledger_id, tail_since)
-VALUES (1, now(), 0, 'ffffffff-ffff-ffff-ffff-ffffffffffff', now());
+VALUES (1, now(), 1, '00000000-0000-0000-0000-000000000000', now());
 
 CREATE TABLE usage_daily (
     ledger_id           uuid           NOT NULL,

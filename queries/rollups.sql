@@ -5,9 +5,7 @@ SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
 
 -- name: RollupState :one
 -- How far the roll-up has come.
-SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since,
-       (s.mark_ledger_id = 'ffffffff-ffff-ffff-ffff-ffffffffffff')::boolean AS whole
-  FROM rollup_state AS s;
+SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since FROM rollup_state AS s;
 
 -- name: TailSince :one
 -- No ledger row that the rollups do not hold yet was received earlier; nor will it be.
@@ -223,8 +221,8 @@ ON CONFLICT (ledger_id, day) DO UPDATE SET cost = t.cost + excluded.cost;
 -- name: RollupMark :exec
 -- Moves the mark to the end of a part, and notes since when rows of the tail were received.
 UPDATE rollup_state SET
-       mark_chunk = @until_chunk,
-       mark_ledger_id = @until_ledger_id,
+       mark_chunk = @mark_chunk,
+       mark_ledger_id = @mark_ledger_id,
        tail_since = @tail_since;
 
 -- name: RollupForget :exec

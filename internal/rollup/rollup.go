@@ -81,7 +81,7 @@ func (r *Rollup) step(ctx context.Context, maySeal bool) (rows int64, sealed, mo
 	if err != nil {
 		return 0, false, false, fmt.Errorf("asking how far the roll-up has come: %w", err)
 	}
-	if !state.Whole || state.MarkChunk+1 < state.OpenChunk {
+	if state.MarkChunk < state.OpenChunk {
 		rows, more, err = r.add(ctx)
 		return rows, false, more, err
 	}
@@ -131,7 +131,7 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 		}
 		// A statement of its own, so that it sees what the last one to have a turn did.
 		state, err := q.RollupState(ctx)
-		if err != nil || state.Whole && state.MarkChunk+1 == state.OpenChunk {
+		if err != nil || state.MarkChunk == state.OpenChunk {
 			return err
 		}
 		more = true
@@ -143,11 +143,14 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 		if err := addPart(ctx, q, part); err != nil {
 			return err
 		}
-		tail := state.TailSince
-		if part.UntilLedgerID == uuid.Max && part.UntilChunk+1 == state.OpenChunk {
-			tail = state.OpenedAt
+		mark := db.RollupMarkParams{MarkChunk: part.UntilChunk, MarkLedgerID: part.UntilLedgerID, TailSince: state.TailSince}
+		if part.UntilLedgerID == uuid.Max { // the next chunk is what readers of the tail begin with
+			mark.MarkChunk, mark.MarkLedgerID = part.UntilChunk+1, uuid.Nil
 		}
-		return q.RollupMark(ctx, db.RollupMarkParams{UntilChunk: part.UntilChunk, UntilLedgerID: part.UntilLedgerID, TailSince: tail})
+		if mark.MarkChunk == state.OpenChunk {
+			mark.TailSince = state.OpenedAt
+		}
+		return q.RollupMark(ctx, mark)
 	})
 	if err != nil {
 		return 0, false, fmt.Errorf("adding to the rollups: %w", err)
@@ -161,14 +164,9 @@ func (r *Rollup) next(ctx context.Context, q *db.Queries, state db.RollupStateRo
 		Since: state.TailSince, AfterChunk: state.MarkChunk, AfterLedgerID: state.MarkLedgerID,
 		UntilChunk: state.MarkChunk, UntilLedgerID: uuid.Max, FromDay: firstDay, ToDay: lastDay,
 	}
-	start := state.MarkLedgerID
-	if state.Whole {
-		part.UntilChunk++
-		start = uuid.Nil
-	}
 	rows, err = q.PartCount(ctx, db.PartCountParams(part))
 	if err == nil && rows > r.partRows {
-		part.UntilLedgerID = split(start, min(maxParts, int(rows/r.partRows)+1))
+		part.UntilLedgerID = split(state.MarkLedgerID, min(maxParts, int(rows/r.partRows)+1))
 		rows, err = q.PartCount(ctx, db.PartCountParams(part))
 	}
 	return part, rows, err

@@ -172,6 +172,9 @@ func TestExactlyOnce(t *testing.T) {
 	if n := h.count("SELECT count(*) FROM ledger_tail"); n != 0 {
 		t.Errorf("%d rows are left", n)
 	}
+	if n := h.count("SELECT count(*) FROM usage_events WHERE chunk >= (SELECT mark_chunk FROM rollup_state)"); n != 0 {
+		t.Errorf("readers of the tail pass over %d rows that rollups hold", n)
+	}
 	if most := h.count("SELECT open_chunk FROM rollup_state"); most < 4 {
 		t.Errorf("only %d chunks were sealed", most)
 	}
