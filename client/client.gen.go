@@ -1161,6 +1161,9 @@ type Event struct {
 	ReceivedAt Time    `json:"receivedAt"`
 	RequestID  *string `json:"requestId"`
 	Requests   int64   `json:"requests"`
+
+	// Via What brought it, where that was neither `POST /v1/usage` nor the relay: otlp, litellm or envoy.
+	Via *string `json:"via"`
 }
 
 // EventKind defines model for EventKind.
@@ -2982,6 +2985,18 @@ type ImportPricesParams struct {
 	DryRun *bool `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
+// ReportFocusParams defines parameters for ReportFocus.
+type ReportFocusParams struct {
+	// From First day, in the service's time zone; default: the first of the month of `to`.
+	From *openapi_types.Date `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Last day, included; default: today.
+	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
+
+	// KeyID Only this key.
+	KeyID *openapi_types.UUID `form:"keyId,omitempty" json:"keyId,omitempty"`
+}
+
 // ReconcileParams defines parameters for Reconcile.
 type ReconcileParams struct {
 	// From First day, in the service's time zone; default: 7 days before `to`.
@@ -3598,6 +3613,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with GET /v1/relay (the `GetRelay` operationId).
 	GetRelay(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// ReportFocus Cost and usage in FOCUS
+	//
+	// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+	//
+	// Corresponds with GET /v1/reports/focus (the `ReportFocus` operationId).
+	ReportFocus(ctx context.Context, params *ReportFocusParams, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RebuildRollupsWithBody Derive the rollups of some days anew from the ledger
 	//
@@ -4717,6 +4739,23 @@ func (c *Client) ListUnpriced(ctx context.Context, reqEditors ...RequestEditorFn
 // Corresponds with GET /v1/relay (the `GetRelay` operationId).
 func (c *Client) GetRelay(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewGetRelayRequest(c.Server)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// ReportFocus Cost and usage in FOCUS
+//
+// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+//
+// Corresponds with GET /v1/reports/focus (the `ReportFocus` operationId).
+func (c *Client) ReportFocus(ctx context.Context, params *ReportFocusParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewReportFocusRequest(c.Server, params)
 	if err != nil {
 		return nil, err
 	}
@@ -7045,6 +7084,84 @@ func NewGetRelayRequest(server string) (*http.Request, error) {
 	return req, nil
 }
 
+// NewReportFocusRequest constructs an http.Request for the ReportFocus method
+func NewReportFocusRequest(server string, params *ReportFocusParams) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/reports/focus")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	if params != nil {
+		// queryValues collects non-styled parameters (passthrough, JSON)
+		// that are safe to round-trip through url.Values.Encode().
+		queryValues := queryURL.Query()
+		// rawQueryFragments collects pre-encoded query fragments from
+		// styled parameters, preserving literal commas as delimiters
+		// per the OpenAPI spec (e.g. "color=blue,black,brown").
+		var rawQueryFragments []string
+
+		if params.From != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "from", *params.From, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.To != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "to", *params.To, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "date"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if params.KeyID != nil {
+
+			if queryFrag, err := runtime.StyleParamWithOptions("form", true, "keyId", *params.KeyID, runtime.StyleParamOptions{ParamLocation: runtime.ParamLocationQuery, Type: "string", Format: "uuid"}); err != nil {
+				return nil, err
+			} else {
+				for _, qp := range strings.Split(queryFrag, "&") {
+					rawQueryFragments = append(rawQueryFragments, qp)
+				}
+			}
+
+		}
+
+		if encoded := queryValues.Encode(); encoded != "" {
+			rawQueryFragments = append(rawQueryFragments, encoded)
+		}
+		queryURL.RawQuery = strings.Join(rawQueryFragments, "&")
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewRebuildRollupsRequest calls the generic RebuildRollups builder with application/json body
 func NewRebuildRollupsRequest(server string, body RebuildRollupsJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -8464,6 +8581,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with GET /v1/relay (the `GetRelay` operationId).
 	GetRelayWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetRelayResponse, error)
+
+	// ReportFocusWithResponse Cost and usage in FOCUS
+	//
+	// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/reports/focus (the `ReportFocus` operationId).
+	ReportFocusWithResponse(ctx context.Context, params *ReportFocusParams, reqEditors ...RequestEditorFn) (*ReportFocusResponse, error)
 
 	// RebuildRollupsWithBodyWithResponse Derive the rollups of some days anew from the ledger
 	//
@@ -10712,6 +10838,54 @@ func (r GetRelayResponse) ContentType() string {
 	return ""
 }
 
+// ReportFocusResponseDefaultHeaders the declared response headers of an HTTP default response for ReportFocus
+type ReportFocusResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type ReportFocusResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *ReportFocusResponseDefaultHeaders
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r ReportFocusResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r ReportFocusResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r ReportFocusResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r ReportFocusResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r ReportFocusResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RebuildRollupsResponseDefaultHeaders the declared response headers of an HTTP default response for RebuildRollups
 type RebuildRollupsResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -12549,6 +12723,21 @@ func (c *ClientWithResponses) GetRelayWithResponse(ctx context.Context, reqEdito
 		return nil, err
 	}
 	return ParseGetRelayResponse(rsp)
+}
+
+// ReportFocusWithResponse Cost and usage in FOCUS
+//
+// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/reports/focus (the `ReportFocus` operationId).
+func (c *ClientWithResponses) ReportFocusWithResponse(ctx context.Context, params *ReportFocusParams, reqEditors ...RequestEditorFn) (*ReportFocusResponse, error) {
+	rsp, err := c.ReportFocus(ctx, params, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseReportFocusResponse(rsp)
 }
 
 // RebuildRollupsWithBodyWithResponse Derive the rollups of some days anew from the ledger
@@ -14628,6 +14817,45 @@ func ParseGetRelayResponse(rsp *http.Response) (*GetRelayResponse, error) {
 	switch {
 	case true:
 		var headers GetRelayResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseReportFocusResponse parses an HTTP response from a ReportFocusWithResponse call
+func ParseReportFocusResponse(rsp *http.Response) (*ReportFocusResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &ReportFocusResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers ReportFocusResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -117,7 +117,7 @@ func (q *Queries) DedupPrune(ctx context.Context, arg DedupPruneParams) (int64, 
 }
 
 const eventFind = `-- name: EventFind :one
-SELECT u.event_id, u.received_at, u.kind, u.ledger_id, u.chunk, u.account_id, u.model, u.model_received, u.request_id, u.occurred_at, u.day, u.tag_set, u.requests, u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_1h_tokens, u.cost, u.priced, u.estimated, u.adjusts, u.reason,
+SELECT u.event_id, u.received_at, u.kind, u.ledger_id, u.chunk, u.account_id, u.model, u.model_received, u.request_id, u.occurred_at, u.day, u.tag_set, u.requests, u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_1h_tokens, u.cost, u.priced, u.estimated, u.via, u.adjusts, u.reason,
        coalesce(k.id, '00000000-0000-0000-0000-000000000000')::uuid AS key_id,
        (u.requests + coalesce(a.requests, 0))::bigint AS requests_now,
        (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
@@ -171,6 +171,7 @@ func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRo
 		&i.UsageEvent.Cost,
 		&i.UsageEvent.Priced,
 		&i.UsageEvent.Estimated,
+		&i.UsageEvent.Via,
 		&i.UsageEvent.Adjusts,
 		&i.UsageEvent.Reason,
 		&i.KeyID,
@@ -183,7 +184,7 @@ func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRo
 }
 
 const eventList = `-- name: EventList :many
-SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.adjusts, e.reason,
+SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason,
        coalesce(k.id, e.ledger_id)::uuid AS key_id
   FROM usage_events AS e
   LEFT JOIN api_keys AS k ON k.ledger_id = e.ledger_id
@@ -266,6 +267,7 @@ func (q *Queries) EventList(ctx context.Context, arg EventListParams) ([]EventLi
 			&i.UsageEvent.Cost,
 			&i.UsageEvent.Priced,
 			&i.UsageEvent.Estimated,
+			&i.UsageEvent.Via,
 			&i.UsageEvent.Adjusts,
 			&i.UsageEvent.Reason,
 			&i.KeyID,
@@ -442,7 +444,7 @@ WITH clock AS MATERIALIZED (
 ), input AS (
     SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id,
            i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
-           i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
+           i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.via, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
            i.admission_id AS named,
            least(i.occurred_at, t.instant) AS occurred_at,
            coalesce(k.ledger_id, nullif(i.ledger_id, '00000000-0000-0000-0000-000000000000')) AS ledger_id,
@@ -461,12 +463,12 @@ WITH clock AS MATERIALIZED (
            unnest($16::bigint[]), unnest($17::bigint[]),
            unnest($18::bigint[]), unnest($19::bigint[]),
            unnest(CAST($20::text[] AS numeric[])), unnest($21::boolean[]), unnest($22::boolean[]),
-           unnest($23::bigint[]), unnest($24::uuid[]), unnest($25::text[]),
-           unnest($26::uuid[]), unnest($27::bigint[])
+           unnest($23::text[]), unnest($24::bigint[]), unnest($25::uuid[]), unnest($26::text[]),
+           unnest($27::uuid[]), unnest($28::bigint[])
       ) WITH ORDINALITY AS i (
            event_id, kind, key_id, ledger_id, tag_set, dedup_key, account_id, model, model_received, request_id,
            occurred_at, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-           ephemeral_1h_tokens, cost, priced, estimated, fingerprint, adjusts, reason, admission_id, unit, ord)
+           ephemeral_1h_tokens, cost, priced, estimated, via, fingerprint, adjusts, reason, admission_id, unit, ord)
      CROSS JOIN clock AS t
       LEFT JOIN LATERAL (
            SELECT x.ledger_id, x.tag_set, x.rate_limit_window FROM api_keys AS x WHERE x.id = i.key_id LIMIT 1
@@ -481,7 +483,7 @@ WITH clock AS MATERIALIZED (
       ) AS a ON true
 ), looked AS MATERIALIZED (
     -- What was recorded before by the same names.
-    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord, i.named, i.occurred_at, i.ledger_id, i.tag_set, i.rate_limit_window, i.known, i.unknown, i.admission_id,
+    SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id, i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens, i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.via, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord, i.named, i.occurred_at, i.ledger_id, i.tag_set, i.rate_limit_window, i.known, i.unknown, i.admission_id,
            own.event_id AS own_id, own.admission_id AS own_admission, own.fingerprint AS own_fingerprint,
            coalesce(adm.event_id, own.event_id) AS first_id,
            coalesce(adm.model, own.model) AS first_model,
@@ -505,7 +507,7 @@ WITH clock AS MATERIALIZED (
       ) AS adm ON true
 ), holders AS (
     -- Of several events of this batch with the same own name, the first holds it.
-    SELECT l.event_id, l.kind, l.key_id, l.dedup_key, l.account_id, l.model, l.model_received, l.request_id, l.requests, l.input_tokens, l.output_tokens, l.cache_create_tokens, l.cache_read_tokens, l.ephemeral_1h_tokens, l.cost, l.priced, l.estimated, l.fingerprint, l.adjusts, l.reason, l.unit, l.ord, l.named, l.occurred_at, l.ledger_id, l.tag_set, l.rate_limit_window, l.known, l.unknown, l.admission_id, l.own_id, l.own_admission, l.own_fingerprint, l.first_id, l.first_model, l.first_cost, l.first_priced, l.first_fingerprint, l.refused, l.passes,
+    SELECT l.event_id, l.kind, l.key_id, l.dedup_key, l.account_id, l.model, l.model_received, l.request_id, l.requests, l.input_tokens, l.output_tokens, l.cache_create_tokens, l.cache_read_tokens, l.ephemeral_1h_tokens, l.cost, l.priced, l.estimated, l.via, l.fingerprint, l.adjusts, l.reason, l.unit, l.ord, l.named, l.occurred_at, l.ledger_id, l.tag_set, l.rate_limit_window, l.known, l.unknown, l.admission_id, l.own_id, l.own_admission, l.own_fingerprint, l.first_id, l.first_model, l.first_cost, l.first_priced, l.first_fingerprint, l.refused, l.passes,
            first_value(l.event_id) OVER own AS holder_id,
            first_value(l.admission_id) OVER own AS holder_admission,
            first_value(l.fingerprint) OVER own AS holder_fingerprint
@@ -515,7 +517,7 @@ WITH clock AS MATERIALIZED (
 ), runs AS MATERIALIZED (
     -- The others of them pass only as second runs; of several with the same admission, the
     -- first that passes settles it.
-    SELECT h.event_id, h.kind, h.key_id, h.dedup_key, h.account_id, h.model, h.model_received, h.request_id, h.requests, h.input_tokens, h.output_tokens, h.cache_create_tokens, h.cache_read_tokens, h.ephemeral_1h_tokens, h.cost, h.priced, h.estimated, h.fingerprint, h.adjusts, h.reason, h.unit, h.ord, h.named, h.occurred_at, h.ledger_id, h.tag_set, h.rate_limit_window, h.known, h.unknown, h.admission_id, h.own_id, h.own_admission, h.own_fingerprint, h.first_id, h.first_model, h.first_cost, h.first_priced, h.first_fingerprint, h.refused, h.passes, h.holder_id, h.holder_admission, h.holder_fingerprint, h.own_id IS NULL AND h.holder_id = h.event_id AS holds,
+    SELECT h.event_id, h.kind, h.key_id, h.dedup_key, h.account_id, h.model, h.model_received, h.request_id, h.requests, h.input_tokens, h.output_tokens, h.cache_create_tokens, h.cache_read_tokens, h.ephemeral_1h_tokens, h.cost, h.priced, h.estimated, h.via, h.fingerprint, h.adjusts, h.reason, h.unit, h.ord, h.named, h.occurred_at, h.ledger_id, h.tag_set, h.rate_limit_window, h.known, h.unknown, h.admission_id, h.own_id, h.own_admission, h.own_fingerprint, h.first_id, h.first_model, h.first_cost, h.first_priced, h.first_fingerprint, h.refused, h.passes, h.holder_id, h.holder_admission, h.holder_fingerprint, h.own_id IS NULL AND h.holder_id = h.event_id AS holds,
            p.ok AS passing,
            first_value(h.event_id) OVER (
                PARTITION BY h.ledger_id, h.admission_id ORDER BY p.ok DESC, h.ord) AS settler_id
@@ -528,7 +530,7 @@ WITH clock AS MATERIALIZED (
                   AND h.holder_fingerprint <> h.fingerprint AS ok
      ) AS p
 ), fresh AS MATERIALIZED (
-    SELECT r.event_id, r.kind, r.key_id, r.dedup_key, r.account_id, r.model, r.model_received, r.request_id, r.requests, r.input_tokens, r.output_tokens, r.cache_create_tokens, r.cache_read_tokens, r.ephemeral_1h_tokens, r.cost, r.priced, r.estimated, r.fingerprint, r.adjusts, r.reason, r.unit, r.ord, r.named, r.occurred_at, r.ledger_id, r.tag_set, r.rate_limit_window, r.known, r.unknown, r.admission_id, r.own_id, r.own_admission, r.own_fingerprint, r.first_id, r.first_model, r.first_cost, r.first_priced, r.first_fingerprint, r.refused, r.passes, r.holder_id, r.holder_admission, r.holder_fingerprint, r.holds, r.passing, r.settler_id, (r.occurred_at AT TIME ZONE $2::text)::date AS day
+    SELECT r.event_id, r.kind, r.key_id, r.dedup_key, r.account_id, r.model, r.model_received, r.request_id, r.requests, r.input_tokens, r.output_tokens, r.cache_create_tokens, r.cache_read_tokens, r.ephemeral_1h_tokens, r.cost, r.priced, r.estimated, r.via, r.fingerprint, r.adjusts, r.reason, r.unit, r.ord, r.named, r.occurred_at, r.ledger_id, r.tag_set, r.rate_limit_window, r.known, r.unknown, r.admission_id, r.own_id, r.own_admission, r.own_fingerprint, r.first_id, r.first_model, r.first_cost, r.first_priced, r.first_fingerprint, r.refused, r.passes, r.holder_id, r.holder_admission, r.holder_fingerprint, r.holds, r.passing, r.settler_id, (r.occurred_at AT TIME ZONE $2::text)::date AS day
       FROM runs AS r
      WHERE r.passing AND (r.admission_id IS NULL OR r.settler_id = r.event_id)
 ), gate AS (
@@ -548,11 +550,11 @@ WITH clock AS MATERIALIZED (
     INSERT INTO usage_events (
            event_id, received_at, kind, ledger_id, chunk, account_id, model, model_received, request_id, occurred_at,
            day, tag_set, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-           ephemeral_1h_tokens, cost, priced, estimated, adjusts, reason)
+           ephemeral_1h_tokens, cost, priced, estimated, via, adjusts, reason)
     SELECT f.event_id, t.received, f.kind, f.ledger_id, t.open_chunk, nullif(f.account_id, ''), f.model,
            f.model_received, nullif(f.request_id, ''), f.occurred_at, f.day, f.tag_set,
            f.requests, f.input_tokens, f.output_tokens, f.cache_create_tokens, f.cache_read_tokens,
-           f.ephemeral_1h_tokens, f.cost, f.priced, f.estimated,
+           f.ephemeral_1h_tokens, f.cost, f.priced, f.estimated, nullif(f.via, ''),
            nullif(f.adjusts, '00000000-0000-0000-0000-000000000000'), nullif(f.reason, '')
       FROM fresh AS f
      CROSS JOIN clock AS t
@@ -655,6 +657,7 @@ type LedgerAppendParams struct {
 	Costs             []string
 	Priced            []bool
 	Estimated         []bool
+	Vias              []string
 	Fingerprints      []int64
 	Adjusts           []uuid.UUID
 	Reasons           []string
@@ -719,6 +722,7 @@ func (q *Queries) LedgerAppend(ctx context.Context, arg LedgerAppendParams) ([]L
 		arg.Costs,
 		arg.Priced,
 		arg.Estimated,
+		arg.Vias,
 		arg.Fingerprints,
 		arg.Adjusts,
 		arg.Reasons,

@@ -318,6 +318,8 @@ type UsageEvent struct {
 	Priced bool
 	// True: the caller had to estimate the usage.
 	Estimated bool
+	// What brought it, where that was neither POST /v1/usage nor the relay: otlp, litellm, envoy. Null for an adjustment.
+	Via *string
 	// For an adjustment, the event it takes back or corrects.
 	Adjusts *uuid.UUID
 	// For an adjustment, why.

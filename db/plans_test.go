@@ -86,7 +86,7 @@ func (b batch) usage() (p db.LedgerAppendParams) {
 		p.OccurredAts, p.Requests = append(p.OccurredAts, time.Now()), append(p.Requests, 1)
 		p.InputTokens, p.OutputTokens = append(p.InputTokens, 10), append(p.OutputTokens, 1)
 		p.CacheCreateTokens, p.CacheReadTokens = append(p.CacheCreateTokens, 0), append(p.CacheReadTokens, 0)
-		p.Ephemeral1hTokens, p.Estimated = append(p.Ephemeral1hTokens, 0), append(p.Estimated, false)
+		p.Ephemeral1hTokens, p.Estimated, p.Vias = append(p.Ephemeral1hTokens, 0), append(p.Estimated, false), append(p.Vias, "")
 		p.LedgerIDs, p.TagSets = append(p.LedgerIDs, uuid.Nil), append(p.TagSets, uuid.Nil)
 		p.Costs, p.Priced, p.Fingerprints = append(p.Costs, "0.01"), append(p.Priced, true), append(p.Fingerprints, int64(i))
 		p.Adjusts, p.Reasons = append(p.Adjusts, uuid.Nil), append(p.Reasons, "")

@@ -302,6 +302,85 @@ func (q *Queries) ReconcileRange(ctx context.Context, arg ReconcileRangeParams) 
 	return i, err
 }
 
+const reportFocus = `-- name: ReportFocus :many
+SELECT ARRAY[
+           coalesce(f."BilledCost"::text, ''),
+           coalesce(f."BillingAccountId"::text, ''),
+           coalesce(f."BillingAccountName"::text, ''),
+           coalesce(f."BillingCurrency"::text, ''),
+           to_char(f."BillingPeriodEnd" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           to_char(f."BillingPeriodStart" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           coalesce(f."ChargeCategory"::text, ''),
+           coalesce(f."ChargeClass"::text, ''),
+           coalesce(f."ChargeDescription"::text, ''),
+           to_char(f."ChargePeriodEnd" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           to_char(f."ChargePeriodStart" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           coalesce(f."ConsumedQuantity"::text, ''),
+           coalesce(f."ConsumedUnit"::text, ''),
+           coalesce(f."ContractedCost"::text, ''),
+           coalesce(f."ContractedUnitPrice"::text, ''),
+           coalesce(f."EffectiveCost"::text, ''),
+           coalesce(f."HostProviderName"::text, ''),
+           coalesce(f."InvoiceIssuerName"::text, ''),
+           coalesce(f."ListCost"::text, ''),
+           coalesce(f."ListUnitPrice"::text, ''),
+           coalesce(f."PricingCategory"::text, ''),
+           coalesce(f."PricingQuantity"::text, ''),
+           coalesce(f."PricingUnit"::text, ''),
+           coalesce(f."ProviderName"::text, ''),
+           coalesce(f."PublisherName"::text, ''),
+           coalesce(f."ServiceCategory"::text, ''),
+           coalesce(f."ServiceName"::text, ''),
+           coalesce(f."ServiceProviderName"::text, ''),
+           coalesce(f."ServiceSubcategory"::text, ''),
+           coalesce(f."SkuId"::text, ''),
+           coalesce(f."SkuMeter"::text, ''),
+           coalesce(f."SkuPriceId"::text, ''),
+           coalesce(f."SubAccountId"::text, ''),
+           coalesce(f."SubAccountName"::text, ''),
+           coalesce(f."SubAccountType"::text, ''),
+           coalesce(f."Tags"::text, ''),
+           coalesce(f."x_Requests"::text, ''),
+           coalesce(f."x_InputTokens"::text, ''),
+           coalesce(f."x_OutputTokens"::text, ''),
+           coalesce(f."x_CacheReadTokens"::text, ''),
+           coalesce(f."x_CacheWriteTokens"::text, ''),
+           coalesce(f."x_Day"::text, '')
+       ]::text[] AS cells
+  FROM reporting.focus AS f
+ WHERE f."x_Day" BETWEEN $1::date AND $2::date
+   AND ($3::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR f."SubAccountId" = $3::text)
+ ORDER BY f."x_Day", f."SubAccountId", f."SkuId", f."Tags"
+`
+
+type ReportFocusParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+	KeyID   uuid.UUID
+}
+
+// The rows of reporting.focus of these days, as text; the zero id: of all keys. Nulls are the
+// empty text.
+func (q *Queries) ReportFocus(ctx context.Context, arg ReportFocusParams) ([][]string, error) {
+	rows, err := q.db.Query(ctx, reportFocus, arg.FromDay, arg.ToDay, arg.KeyID)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := [][]string{}
+	for rows.Next() {
+		var cells []string
+		if err := rows.Scan(&cells); err != nil {
+			return nil, err
+		}
+		items = append(items, cells)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
 const reportKeys = `-- name: ReportKeys :many
 SELECT false AS is_total,
        k.key_id::uuid AS key_id,

@@ -12,6 +12,9 @@ import (
 // ReportRow is one row of a usage report: all its queries have the same columns.
 type ReportRow = ReportSumsRow
 
+// FocusRow is one row of ReportFocus.
+type FocusRow struct{ Cells []string }
+
 // Stream runs a query that returns many rows and hands on each as it comes, so that an
 // answer of any size takes no memory. ask calls the query; T has its columns in order. It
 // ends with each's error, or with ctx's, at the row that it has come to.

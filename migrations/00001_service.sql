@@ -8,9 +8,10 @@ CREATE TABLE service_settings (
     created_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE  service_settings IS 'Facts fixed when the service first started on this database. A service configured otherwise refuses to start.';
-COMMENT ON COLUMN service_settings.name IS 'What is fixed: "timezone", or "pepper:ID" for each hashing pepper in use.';
-COMMENT ON COLUMN service_settings.value IS 'For timezone, the IANA name whose midnights part days and months; for a pepper, a check value that reveals nothing of it.';
+COMMENT ON COLUMN service_settings.name IS 'What is fixed: "installation", "timezone", or "pepper:ID" for each hashing pepper in use.';
+COMMENT ON COLUMN service_settings.value IS 'For installation, a random id that tells this ledger from others; for timezone, the IANA name whose midnights part days and months; for a pepper, a check value that reveals nothing of it.';
 COMMENT ON COLUMN service_settings.created_at IS 'When it was fixed.';
+INSERT INTO service_settings (name, value) VALUES ('installation', gen_random_uuid()::text);
 
 CREATE TABLE access_tokens (
     id           uuid        PRIMARY KEY,

@@ -25,6 +25,7 @@ CREATE TABLE usage_events (
     cost                numeric(38,12) NOT NULL,
     priced              boolean        NOT NULL,
     estimated           boolean        NOT NULL,
+    via                 text,
     adjusts             uuid,
     reason              text,
     PRIMARY KEY (event_id, received_at)
@@ -57,6 +58,7 @@ COMMENT ON COLUMN usage_events.ephemeral_1h_tokens IS 'Part of cache_create_toke
 COMMENT ON COLUMN usage_events.cost IS 'USD.';
 COMMENT ON COLUMN usage_events.priced IS 'False: no price was known, so cost is 0.';
 COMMENT ON COLUMN usage_events.estimated IS 'True: the caller had to estimate the usage.';
+COMMENT ON COLUMN usage_events.via IS 'What brought it, where that was neither POST /v1/usage nor the relay: otlp, litellm, envoy. Null for an adjustment.';
 COMMENT ON COLUMN usage_events.adjusts IS 'For an adjustment, the event it takes back or corrects.';
 COMMENT ON COLUMN usage_events.reason IS 'For an adjustment, why.';
 

@@ -527,6 +527,7 @@ SELECT u.event_id,
        u.cost AS cost_usd,
        u.priced,
        u.estimated,
+       u.via,
        u.adjusts,
        u.reason
   FROM public.usage_events AS u
@@ -540,7 +541,88 @@ COMMENT ON COLUMN reporting.ledger.kind IS 'usage, adjustment or opening.';
 COMMENT ON COLUMN reporting.ledger.priced IS 'False: the model had no price, and the cost is 0.';
 COMMENT ON COLUMN reporting.ledger.adjusts IS 'The event that this row takes back.';
 COMMENT ON COLUMN reporting.ledger.request_id IS 'The caller''s own id; counts once a key.';
+COMMENT ON COLUMN reporting.ledger.via IS 'What brought it, where that was neither POST /v1/usage nor the relay: otlp, litellm, envoy.';
 COMMENT ON COLUMN reporting.ledger.estimated IS 'True: the caller had to estimate the usage.';
+
+CREATE VIEW reporting.focus AS
+SELECT u.cost AS "BilledCost",
+       (SELECT s.value FROM public.service_settings AS s WHERE s.name = 'installation') AS "BillingAccountId",
+       'keyledger' AS "BillingAccountName",
+       'USD' AS "BillingCurrency",
+       ((date_trunc('month', u.day::timestamp) + interval '1 month') AT TIME ZONE z.name) AS "BillingPeriodEnd",
+       (date_trunc('month', u.day::timestamp) AT TIME ZONE z.name) AS "BillingPeriodStart",
+       'Usage' AS "ChargeCategory",
+       NULL::text AS "ChargeClass",
+       u.model || ', ' || k.key_name AS "ChargeDescription",
+       ((u.day + 1)::timestamp AT TIME ZONE z.name) AS "ChargePeriodEnd",
+       (u.day::timestamp AT TIME ZONE z.name) AS "ChargePeriodStart",
+       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS "ConsumedQuantity",
+       'Tokens' AS "ConsumedUnit",
+       u.cost AS "ContractedCost",
+       NULL::numeric AS "ContractedUnitPrice",
+       u.cost AS "EffectiveCost",
+       p.name AS "HostProviderName",
+       p.name AS "InvoiceIssuerName",
+       u.cost AS "ListCost",
+       NULL::numeric AS "ListUnitPrice",
+       'Standard' AS "PricingCategory",
+       (u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens) / 1000000.0 AS "PricingQuantity",
+       '1000000 Tokens' AS "PricingUnit",
+       p.name AS "ProviderName",
+       p.name AS "PublisherName",
+       'AI and Machine Learning' AS "ServiceCategory",
+       CASE p.name
+           WHEN 'Anthropic' THEN 'Claude API'
+           WHEN 'OpenAI' THEN 'OpenAI API'
+           WHEN 'Google' THEN 'Gemini API'
+           WHEN 'Amazon Web Services' THEN 'Amazon Bedrock'
+           ELSE 'Unknown'
+       END AS "ServiceName",
+       p.name AS "ServiceProviderName",
+       'Generative AI' AS "ServiceSubcategory",
+       u.model AS "SkuId",
+       'Tokens' AS "SkuMeter",
+       NULL::text AS "SkuPriceId",
+       k.key_id::text AS "SubAccountId",
+       k.key_name AS "SubAccountName",
+       'API Key' AS "SubAccountType",
+       coalesce((SELECT jsonb_object_agg(g.tag, true) FROM unnest(s.tags) AS g (tag)), '{}') AS "Tags",
+       u.requests AS "x_Requests",
+       u.input_tokens AS "x_InputTokens",
+       u.output_tokens AS "x_OutputTokens",
+       u.cache_read_tokens AS "x_CacheReadTokens",
+       u.cache_create_tokens AS "x_CacheWriteTokens",
+       u.day AS "x_Day"
+  FROM (SELECT d.ledger_id, d.day, d.model, d.tag_set,
+               sum(d.requests)::bigint AS requests,
+               sum(d.input_tokens)::bigint AS input_tokens,
+               sum(d.output_tokens)::bigint AS output_tokens,
+               sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+               sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+               sum(d.cost) AS cost
+          FROM public.key_days AS d
+         GROUP BY d.ledger_id, d.day, d.model, d.tag_set
+        HAVING (sum(d.requests), sum(d.cost)) <> (0, 0)) AS u
+  JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id
+  LEFT JOIN public.tag_sets AS s ON s.id = u.tag_set
+ CROSS JOIN (SELECT reporting.timezone() AS name) AS z
+ CROSS JOIN LATERAL (
+       SELECT CASE
+                  WHEN u.model ~* 'claude' THEN 'Anthropic'
+                  WHEN u.model ~* '^(gpt|o[0-9]|chatgpt|codex|computer-use|text-embedding-(3|ada)|ft:)' THEN 'OpenAI'
+                  WHEN u.model ~* '(gemini|gemma)' THEN 'Google'
+                  WHEN u.model ~* '(nova|titan)' THEN 'Amazon Web Services'
+                  ELSE 'Unknown'
+              END AS name
+ ) AS p;
+COMMENT ON VIEW reporting.focus IS 'Cost and usage in the columns of FOCUS, the FinOps Foundation''s format: one row for each key, day, model and set of tags. docs/sql.md says what each column means here. BilledCost adds up to the ledger.';
+COMMENT ON COLUMN reporting.focus."BillingAccountId" IS 'This installation: made with the database, never changed.';
+COMMENT ON COLUMN reporting.focus."ChargePeriodStart" IS 'Midnight of the day in the service''s time zone.';
+COMMENT ON COLUMN reporting.focus."ServiceProviderName" IS 'By the model''s name: who is thought to have sent the invoice for it.';
+COMMENT ON COLUMN reporting.focus."SubAccountId" IS 'The key.';
+COMMENT ON COLUMN reporting.focus."Tags" IS 'The tags that the key had when it was used, each true.';
+COMMENT ON COLUMN reporting.focus."ListUnitPrice" IS 'Null: a row is of tokens of four prices.';
+COMMENT ON COLUMN reporting.focus."x_Day" IS 'In the service''s time zone; a filter on it is cheap.';
 
 -- The role belongs to the whole cluster: another database may have made it, or this
 -- user may not. docs/sql.md has the commands for an administrator then.

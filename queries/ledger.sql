@@ -54,7 +54,7 @@ WITH clock AS MATERIALIZED (
 ), input AS (
     SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id,
            i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
-           i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
+           i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.via, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
            i.admission_id AS named,
            least(i.occurred_at, t.instant) AS occurred_at,
            coalesce(k.ledger_id, nullif(i.ledger_id, '00000000-0000-0000-0000-000000000000')) AS ledger_id,
@@ -73,12 +73,12 @@ WITH clock AS MATERIALIZED (
            unnest(@output_tokens::bigint[]), unnest(@cache_create_tokens::bigint[]),
            unnest(@cache_read_tokens::bigint[]), unnest(@ephemeral_1h_tokens::bigint[]),
            unnest(CAST(@costs::text[] AS numeric[])), unnest(@priced::boolean[]), unnest(@estimated::boolean[]),
-           unnest(@fingerprints::bigint[]), unnest(@adjusts::uuid[]), unnest(@reasons::text[]),
+           unnest(@vias::text[]), unnest(@fingerprints::bigint[]), unnest(@adjusts::uuid[]), unnest(@reasons::text[]),
            unnest(@admission_ids::uuid[]), unnest(@units::bigint[])
       ) WITH ORDINALITY AS i (
            event_id, kind, key_id, ledger_id, tag_set, dedup_key, account_id, model, model_received, request_id,
            occurred_at, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-           ephemeral_1h_tokens, cost, priced, estimated, fingerprint, adjusts, reason, admission_id, unit, ord)
+           ephemeral_1h_tokens, cost, priced, estimated, via, fingerprint, adjusts, reason, admission_id, unit, ord)
      CROSS JOIN clock AS t
       LEFT JOIN LATERAL (
            SELECT x.ledger_id, x.tag_set, x.rate_limit_window FROM api_keys AS x WHERE x.id = i.key_id LIMIT 1
@@ -160,11 +160,11 @@ WITH clock AS MATERIALIZED (
     INSERT INTO usage_events (
            event_id, received_at, kind, ledger_id, chunk, account_id, model, model_received, request_id, occurred_at,
            day, tag_set, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens,
-           ephemeral_1h_tokens, cost, priced, estimated, adjusts, reason)
+           ephemeral_1h_tokens, cost, priced, estimated, via, adjusts, reason)
     SELECT f.event_id, t.received, f.kind, f.ledger_id, t.open_chunk, nullif(f.account_id, ''), f.model,
            f.model_received, nullif(f.request_id, ''), f.occurred_at, f.day, f.tag_set,
            f.requests, f.input_tokens, f.output_tokens, f.cache_create_tokens, f.cache_read_tokens,
-           f.ephemeral_1h_tokens, f.cost, f.priced, f.estimated,
+           f.ephemeral_1h_tokens, f.cost, f.priced, f.estimated, nullif(f.via, ''),
            nullif(f.adjusts, '00000000-0000-0000-0000-000000000000'), nullif(f.reason, '')
       FROM fresh AS f
      CROSS JOIN clock AS t

@@ -456,3 +456,55 @@ SELECT a.is_total::boolean AS is_total,
        a.cost::numeric AS cost
   FROM answer AS a
  ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.account_id, a.tag;
+
+-- name: ReportFocus :many
+-- The rows of reporting.focus of these days, as text; the zero id: of all keys. Nulls are the
+-- empty text.
+SELECT ARRAY[
+           coalesce(f."BilledCost"::text, ''),
+           coalesce(f."BillingAccountId"::text, ''),
+           coalesce(f."BillingAccountName"::text, ''),
+           coalesce(f."BillingCurrency"::text, ''),
+           to_char(f."BillingPeriodEnd" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           to_char(f."BillingPeriodStart" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           coalesce(f."ChargeCategory"::text, ''),
+           coalesce(f."ChargeClass"::text, ''),
+           coalesce(f."ChargeDescription"::text, ''),
+           to_char(f."ChargePeriodEnd" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           to_char(f."ChargePeriodStart" AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"'),
+           coalesce(f."ConsumedQuantity"::text, ''),
+           coalesce(f."ConsumedUnit"::text, ''),
+           coalesce(f."ContractedCost"::text, ''),
+           coalesce(f."ContractedUnitPrice"::text, ''),
+           coalesce(f."EffectiveCost"::text, ''),
+           coalesce(f."HostProviderName"::text, ''),
+           coalesce(f."InvoiceIssuerName"::text, ''),
+           coalesce(f."ListCost"::text, ''),
+           coalesce(f."ListUnitPrice"::text, ''),
+           coalesce(f."PricingCategory"::text, ''),
+           coalesce(f."PricingQuantity"::text, ''),
+           coalesce(f."PricingUnit"::text, ''),
+           coalesce(f."ProviderName"::text, ''),
+           coalesce(f."PublisherName"::text, ''),
+           coalesce(f."ServiceCategory"::text, ''),
+           coalesce(f."ServiceName"::text, ''),
+           coalesce(f."ServiceProviderName"::text, ''),
+           coalesce(f."ServiceSubcategory"::text, ''),
+           coalesce(f."SkuId"::text, ''),
+           coalesce(f."SkuMeter"::text, ''),
+           coalesce(f."SkuPriceId"::text, ''),
+           coalesce(f."SubAccountId"::text, ''),
+           coalesce(f."SubAccountName"::text, ''),
+           coalesce(f."SubAccountType"::text, ''),
+           coalesce(f."Tags"::text, ''),
+           coalesce(f."x_Requests"::text, ''),
+           coalesce(f."x_InputTokens"::text, ''),
+           coalesce(f."x_OutputTokens"::text, ''),
+           coalesce(f."x_CacheReadTokens"::text, ''),
+           coalesce(f."x_CacheWriteTokens"::text, ''),
+           coalesce(f."x_Day"::text, '')
+       ]::text[] AS cells
+  FROM reporting.focus AS f
+ WHERE f."x_Day" BETWEEN @from_day::date AND @to_day::date
+   AND (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR f."SubAccountId" = @key_id::text)
+ ORDER BY f."x_Day", f."SubAccountId", f."SkuId", f."Tags";

@@ -17,7 +17,7 @@ import (
 func reportsCommand() *cobra.Command {
 	c := &cobra.Command{Use: "reports", Short: "Reports, and the proof that their sums are right",
 		Long: "Speaks to the service at KEYLEDGER_URL with KEYLEDGER_TOKEN. Reports in SQL: docs/sql.md."}
-	c.AddCommand(reportsUsage(), reportsReconcile(), reportsRebuild())
+	c.AddCommand(reportsUsage(), reportsFocus(), reportsReconcile(), reportsRebuild())
 	return c
 }
 
@@ -55,11 +55,7 @@ func reportsUsage() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			defer func() { _ = resp.Body.Close() }()
-			if _, err := io.Copy(c.OutOrStdout(), resp.Body); err != nil {
-				return fmt.Errorf("the report was broken off, what was printed is a part of it: %w", err)
-			}
-			return nil
+			return printCSV(c.OutOrStdout(), resp.Body)
 		}
 		resp, err := r.ReportUsageWithResponse(c.Context(), &params)
 		if err != nil {
@@ -153,6 +149,41 @@ func bar(value, most float64) string {
 
 // errDiffer is the end of a reconciliation that found something.
 var errDiffer = errors.New("the sums are not those of the ledger")
+
+func reportsFocus() *cobra.Command {
+	var from, to, keyName string
+	c := remoteCommand("focus", "Cost and usage as CSV in the columns of FOCUS, the FinOps Foundation's format", cobra.NoArgs, func(c *cobra.Command, r remote, _ []string) (err error) {
+		var params client.ReportFocusParams
+		if params.From, params.To, err = readDays(from, to); err != nil {
+			return err
+		}
+		if keyName != "" {
+			id, err := r.find(c.Context(), keyName)
+			if err != nil {
+				return err
+			}
+			params.KeyID = &id
+		}
+		resp, err := r.ReportFocus(c.Context(), &params)
+		if err != nil {
+			return err
+		}
+		return printCSV(c.OutOrStdout(), resp.Body)
+	})
+	c.Flags().StringVar(&from, "from", "", "first day (default: the first of the month of --to)")
+	c.Flags().StringVar(&to, "to", "", "last day, included (default: today)")
+	c.Flags().StringVar(&keyName, "key", "", "only this key, by id or exact name")
+	return c
+}
+
+// printCSV prints an answer of any size as it comes, and closes it.
+func printCSV(out io.Writer, body io.ReadCloser) error {
+	defer func() { _ = body.Close() }()
+	if _, err := io.Copy(out, body); err != nil {
+		return fmt.Errorf("the report was broken off, what was printed is a part of it: %w", err)
+	}
+	return nil
+}
 
 func reportsReconcile() *cobra.Command {
 	var from, to string

@@ -117,7 +117,7 @@ func event(e db.UsageEvent, keyID uuid.UUID) Event {
 		Model: e.Model, ModelReceived: e.ModelReceived, RequestID: e.RequestID, OccurredAt: wire.At(e.OccurredAt), Requests: e.Requests,
 		InputTokens: e.InputTokens, OutputTokens: e.OutputTokens, CacheCreateTokens: e.CacheCreateTokens, CacheReadTokens: e.CacheReadTokens,
 		Ephemeral5MTokens: e.CacheCreateTokens - e.Ephemeral1hTokens, Ephemeral1HTokens: e.Ephemeral1hTokens, CostUsd: usd(e.Cost), Priced: e.Priced, Estimated: e.Estimated,
-		Adjusts: e.Adjusts, Reason: e.Reason,
+		Via: e.Via, Adjusts: e.Adjusts, Reason: e.Reason,
 	}
 }
 

@@ -2,16 +2,11 @@ package api
 
 import (
 	"context"
-	"encoding/csv"
-	"errors"
-	"fmt"
-	"net/http"
 	"slices"
 	"strconv"
-	"strings"
-	"time"
 
 	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
@@ -24,9 +19,7 @@ const (
 	usageReportDays    = 29 // how many days before the last a report begins when it is not told
 	defaultReportLimit = 200
 	maxReportLimit     = 1000
-	maxReportText      = 200              // characters of a filter
-	csvBatch           = 500              // rows between two looks at the client
-	csvPatience        = 30 * time.Second // for a client that takes nothing
+	maxReportText      = 200 // characters of a filter
 )
 
 // ReportUsage answers GET /v1/reports/usage.
@@ -50,9 +43,39 @@ func (s *Server) ReportUsage(ctx context.Context, r ReportUsageRequestObject) (R
 		return nil, err
 	}
 	if format == "csv" {
-		return csvReport{ctx, s, q}, nil
+		q.Limit = 0
+		return csvAnswer{ctx, s, csvName("usage", q.From, q.To), csvHead(q.By), func(each func([]string) error) error {
+			return s.Reports.Usage(ctx, q, func(row db.ReportRow) error { return each(csvRow(row, q.By)) })
+		}}, nil
 	}
 	return s.reportPage(ctx, q, after)
+}
+
+// ReportFocus answers GET /v1/reports/focus.
+func (s *Server) ReportFocus(ctx context.Context, r ReportFocusRequestObject) (ReportFocusResponseObject, error) {
+	from, to, err := s.days(ctx, r.Params.From, r.Params.To, 0)
+	if err != nil {
+		return nil, err
+	}
+	if r.Params.From == nil {
+		from = to.AddDate(0, 0, 1-to.Day())
+	}
+	key := uuid.Nil
+	if r.Params.KeyID != nil {
+		if key = *r.Params.KeyID; key == uuid.Nil {
+			return nil, fault.Fields(field.Error{Field: "keyId", Message: "must be the id of a key"})
+		}
+	}
+	return csvAnswer{ctx, s, csvName("focus", from, to), report.FocusColumns, func(each func([]string) error) error {
+		return s.Reports.Focus(ctx, from, to, key, func(cells []string) error {
+			for i, cell := range cells {
+				if _, err := decimal.NewFromString(cell); err != nil { // a number may begin with its sign
+					cells[i] = harmless(cell)
+				}
+			}
+			return each(cells)
+		})
+	}}, nil
 }
 
 func (s *Server) reportPage(ctx context.Context, q report.Query, after *report.Place) (ReportUsageResponseObject, error) {
@@ -180,61 +203,6 @@ func period(row db.ReportRow) string {
 	return row.Period
 }
 
-// csvReport is a report as one answer of any size: rows go out as they come in.
-type csvReport struct {
-	ctx    context.Context //nolint:containedctx // the generated interface passes none
-	server *Server
-	query  report.Query
-}
-
-// VisitReportUsageResponse writes the report. What goes wrong before its first row is
-// answered as always; after it the connection is broken, so that nobody takes a part for
-// the whole.
-func (c csvReport) VisitReportUsageResponse(w http.ResponseWriter) error {
-	// Each holds a connection for as long as its client reads: some are left to others.
-	_, _, conns := c.server.Reports.PoolStat()
-	defer c.server.streams.Add(-1)
-	if c.server.streams.Add(1) > max(1, conns/2) {
-		return fault.New(fault.Unavailable, "As many CSV reports as this service has connections for are under way. Try again.")
-	}
-	q := c.query
-	q.Limit = 0
-	out, control, rows := csv.NewWriter(w), http.NewResponseController(w), 0
-	begin := func() {
-		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
-		w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename="usage-%s-%s.csv"`, q.From.Format(time.DateOnly), q.To.Format(time.DateOnly)))
-		_ = out.Write(csvHead(q.By)) // errors stay until Flush
-	}
-	err := c.server.Reports.Usage(c.ctx, q, func(row db.ReportRow) error {
-		if rows == 0 {
-			begin()
-		}
-		if err := out.Write(csvRow(row, q.By)); err != nil {
-			return err
-		}
-		if rows++; rows%csvBatch != 0 {
-			return nil
-		}
-		out.Flush()
-		if err := errors.Join(out.Error(), control.Flush()); err != nil {
-			return err
-		}
-		return control.SetWriteDeadline(time.Now().Add(csvPatience))
-	})
-	if err != nil {
-		if rows > 0 {
-			c.server.Log.WarnContext(c.ctx, "a CSV report was broken off", "rows", rows, "error", err)
-			_ = control.SetWriteDeadline(time.Unix(1, 0))
-		}
-		return err
-	}
-	if rows == 0 {
-		begin()
-	}
-	out.Flush()
-	return out.Error()
-}
-
 func csvHead(by report.By) []string {
 	head := []string{"period"}
 	for _, part := range []struct {
@@ -268,14 +236,4 @@ func csvRow(row db.ReportRow, by report.By) []string {
 		line = append(line, strconv.FormatInt(n, 10))
 	}
 	return append(line, row.Cost.String())
-}
-
-// harmless is a text as a spreadsheet shows it and does not run it: what would begin a
-// formula begins with an apostrophe.
-// Source: https://owasp.org/www-community/attacks/CSV_Injection
-func harmless(text string) string {
-	if text != "" && strings.ContainsRune("=+-@\t\r", rune(text[0])) {
-		return "'" + text
-	}
-	return text
 }

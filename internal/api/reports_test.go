@@ -7,11 +7,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/internal/pgtest"
@@ -279,6 +281,78 @@ func TestCellsAreNoFormulas(t *testing.T) {
 	if cells < 50 {
 		t.Errorf("%d cells", cells)
 	}
+}
+
+// Guarantee: the report in FOCUS has the columns of the view, mandatory ones filled, and its cost
+// is that of the ledger, to the last digit; a reader gets it for one key or all.
+func TestFocus(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	var ids []string
+	for i, tags := range [][]string{{"red", "blue"}, nil} {
+		id, _ := h.create(map[string]any{"name": fmt.Sprintf("=key, %d", i), "tags": tags})
+		ids = append(ids, id)
+		for _, model := range []string{"claude-haiku-4-5", "gpt-4o", "my-model"} {
+			h.want(h.record(map[string]any{"keyId": id, "accountId": "acct", "model": model, "usage": map[string]any{"input_tokens": 1001, "output_tokens": 7}}), 200)
+		}
+	}
+	taken := h.want(h.record(map[string]any{"keyId": ids[0], "model": "gpt-4o-mini", "usage": map[string]any{"input_tokens": 5}}), 200)
+	h.want(h.do("POST", "/v1/events/"+taken.text("results", 0, "eventId")+"/void", map[string]any{"reason": "test"}), 200)
+	table := func(path string) (rows []map[string]string) {
+		t.Helper()
+		read, err := csv.NewReader(strings.NewReader(h.want(h.as(h.reader, "GET", path, nil), 200).raw)).ReadAll()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if want := pgtest.Scan[[]string](t, h.db, "SELECT array_agg(attname::text ORDER BY attnum) FROM pg_attribute WHERE attrelid = 'reporting.focus'::regclass AND attnum > 0"); !slices.Equal(read[0], want) {
+			t.Fatalf("columns %v, want %v", read[0], want)
+		}
+		for _, cells := range read[1:] {
+			row := map[string]string{}
+			for i, cell := range cells {
+				row[read[0][i]] = cell
+			}
+			rows = append(rows, row)
+		}
+		return rows
+	}
+	rows, sum := table("/v1/reports/focus"), decimal.Zero
+	for _, row := range rows {
+		sum = sum.Add(decimal.RequireFromString(row["BilledCost"]))
+		for _, mandatory := range []string{"BilledCost", "BillingAccountId", "BillingAccountName", "BillingCurrency", "BillingPeriodEnd", "BillingPeriodStart", "ChargeCategory", "ChargeDescription",
+			"ChargePeriodEnd", "ChargePeriodStart", "ContractedCost", "EffectiveCost", "InvoiceIssuerName", "ListCost", "PricingQuantity", "PricingUnit", "ProviderName", "PublisherName",
+			"ServiceCategory", "ServiceName", "HostProviderName", "ServiceProviderName"} {
+			if row[mandatory] == "" {
+				t.Errorf("%s is empty in %v", mandatory, row)
+			}
+		}
+		if row["ConsumedQuantity"] != "1008" || !strings.HasPrefix(row["SubAccountName"], "'=key") || !strings.HasSuffix(row["ChargePeriodStart"], "T00:00:00Z") {
+			t.Errorf("%v", row)
+		}
+	}
+	if ledger := pgtest.Scan[string](t, h.db, "SELECT sum(cost)::text FROM usage_events"); len(rows) != 6 || !sum.Equal(decimal.RequireFromString(ledger)) {
+		t.Errorf("%d rows cost %s, want 6 that cost %s", len(rows), sum, ledger)
+	}
+	of := func(sku string) map[string]string {
+		for _, row := range table("/v1/reports/focus?keyId=" + ids[0]) {
+			if row["SkuId"] == sku {
+				return row
+			}
+		}
+		t.Fatalf("no row of %s", sku)
+		return nil
+	}
+	if got := of("claude-haiku-4-5"); got["ServiceProviderName"] != "Anthropic" || got["ServiceName"] != "Claude API" || got["Tags"] != `{"red": true, "blue": true}` && got["Tags"] != `{"blue": true, "red": true}` {
+		t.Errorf("%v", got)
+	}
+	if got := of("my-model"); got["ServiceProviderName"] != "Unknown" || got["SubAccountId"] != ids[0] {
+		t.Errorf("%v", got)
+	}
+	if rows := table("/v1/reports/focus?from=2020-01-01&to=2020-01-31"); len(rows) != 0 {
+		t.Errorf("%v", rows)
+	}
+	h.want(h.do("GET", "/v1/reports/focus?from=2026-02-01&to=2026-01-01", nil), 422)
+	h.want(h.do("GET", "/v1/reports/focus?keyId="+uuid.Nil.String(), nil), 422)
 }
 
 // Guarantee: a CSV that fails in its middle ends with a broken connection, so that

@@ -65,6 +65,7 @@ var routes = map[string]route{
 	"DELETE /v1/session":                              signIn,
 	"GET /v1/reports/reconcile":                       sums,
 	"GET /v1/reports/usage":                           sums,
+	"GET /v1/reports/focus":                           sums,
 	"GET /v1/self":                                    holder,
 	"POST /v1/admissions":                             relay,
 	"DELETE /v1/admissions/:id":                       relay,

@@ -899,6 +899,9 @@ type Event struct {
 	ReceivedAt Time    `json:"receivedAt"`
 	RequestID  *string `json:"requestId"`
 	Requests   int64   `json:"requests"`
+
+	// Via What brought it, where that was neither `POST /v1/usage` nor the relay: otlp, litellm or envoy.
+	Via *string `json:"via"`
 }
 
 // EventKind defines model for EventKind.
@@ -1930,6 +1933,18 @@ type ImportPricesParams struct {
 	DryRun *bool `form:"dryRun,omitempty" json:"dryRun,omitempty"`
 }
 
+// ReportFocusParams defines parameters for ReportFocus.
+type ReportFocusParams struct {
+	// From First day, in the service's time zone; default: the first of the month of `to`.
+	From *openapi_types.Date `form:"from,omitempty" json:"from,omitempty"`
+
+	// To Last day, included; default: today.
+	To *openapi_types.Date `form:"to,omitempty" json:"to,omitempty"`
+
+	// KeyID Only this key.
+	KeyID *openapi_types.UUID `form:"keyId,omitempty" json:"keyId,omitempty"`
+}
+
 // ReconcileParams defines parameters for Reconcile.
 type ReconcileParams struct {
 	// From First day, in the service's time zone; default: 7 days before `to`.
@@ -2170,6 +2185,9 @@ type ServerInterface interface {
 	// GetRelay The relay in this process and its upstream accounts
 	// (GET /v1/relay)
 	GetRelay(ctx echo.Context) error
+	// ReportFocus Cost and usage in FOCUS
+	// (GET /v1/reports/focus)
+	ReportFocus(ctx echo.Context, params ReportFocusParams) error
 	// RebuildRollups Derive the rollups of some days anew from the ledger
 	// (POST /v1/reports/rebuild)
 	RebuildRollups(ctx echo.Context) error
@@ -2982,6 +3000,38 @@ func (w *ServerInterfaceWrapper) GetRelay(ctx echo.Context) error {
 	return err
 }
 
+// ReportFocus converts echo context to params.
+func (w *ServerInterfaceWrapper) ReportFocus(ctx echo.Context) error {
+	var err error
+
+	// Parameter object where we will unmarshal all parameters from the context
+	var params ReportFocusParams
+	// ------------- Optional query parameter "from" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "from", ctx.QueryParams(), &params.From, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter from: %s", err))
+	}
+
+	// ------------- Optional query parameter "to" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "to", ctx.QueryParams(), &params.To, runtime.BindQueryParameterOptions{Type: "string", Format: "date"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter to: %s", err))
+	}
+
+	// ------------- Optional query parameter "keyId" -------------
+
+	err = runtime.BindQueryParameterWithOptions("form", true, false, "keyId", ctx.QueryParams(), &params.KeyID, runtime.BindQueryParameterOptions{Type: "string", Format: "uuid"})
+	if err != nil {
+		return echo.NewHTTPError(http.StatusBadRequest, fmt.Sprintf("Invalid format for parameter keyId: %s", err))
+	}
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.ReportFocus(ctx, params)
+	return err
+}
+
 // RebuildRollups converts echo context to params.
 func (w *ServerInterfaceWrapper) RebuildRollups(ctx echo.Context) error {
 	var err error
@@ -3435,6 +3485,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.POST(options.BaseURL+"/v1/prices/reprice", wrapper.Reprice, options.OperationMiddlewares["Reprice"]...)
 	router.GET(options.BaseURL+"/v1/prices/unpriced", wrapper.ListUnpriced, options.OperationMiddlewares["ListUnpriced"]...)
 	router.GET(options.BaseURL+"/v1/relay", wrapper.GetRelay, options.OperationMiddlewares["GetRelay"]...)
+	router.GET(options.BaseURL+"/v1/reports/focus", wrapper.ReportFocus, options.OperationMiddlewares["ReportFocus"]...)
 	router.POST(options.BaseURL+"/v1/reports/rebuild", wrapper.RebuildRollups, options.OperationMiddlewares["RebuildRollups"]...)
 	router.GET(options.BaseURL+"/v1/reports/reconcile", wrapper.Reconcile, options.OperationMiddlewares["Reconcile"]...)
 	router.GET(options.BaseURL+"/v1/reports/usage", wrapper.ReportUsage, options.OperationMiddlewares["ReportUsage"]...)
@@ -5051,6 +5102,55 @@ func (response GetRelaydefaultApplicationProblemPlusJSONResponse) VisitGetRelayR
 	return err
 }
 
+type ReportFocusRequestObject struct {
+	Params ReportFocusParams
+}
+
+type ReportFocusResponseObject interface {
+	VisitReportFocusResponse(w http.ResponseWriter) error
+}
+
+type ReportFocus200TextCsvResponse struct {
+	Body          io.Reader
+	ContentLength int64
+}
+
+func (response ReportFocus200TextCsvResponse) VisitReportFocusResponse(w http.ResponseWriter) error {
+
+	w.Header().Set("Content-Type", "text/csv")
+	if response.ContentLength != 0 {
+		w.Header().Set("Content-Length", fmt.Sprint(response.ContentLength))
+	}
+	w.WriteHeader(200)
+
+	if closer, ok := response.Body.(io.ReadCloser); ok {
+		defer closer.Close()
+	}
+	_, err := io.Copy(w, response.Body)
+	return err
+}
+
+type ReportFocusdefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response ReportFocusdefaultApplicationProblemPlusJSONResponse) VisitReportFocusResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RebuildRollupsRequestObject struct {
 	Body *RebuildRollupsJSONRequestBody
 }
@@ -6025,6 +6125,9 @@ type StrictServerInterface interface {
 	// GetRelay The relay in this process and its upstream accounts
 	// (GET /v1/relay)
 	GetRelay(ctx context.Context, request GetRelayRequestObject) (GetRelayResponseObject, error)
+	// ReportFocus Cost and usage in FOCUS
+	// (GET /v1/reports/focus)
+	ReportFocus(ctx context.Context, request ReportFocusRequestObject) (ReportFocusResponseObject, error)
 	// RebuildRollups Derive the rollups of some days anew from the ledger
 	// (POST /v1/reports/rebuild)
 	RebuildRollups(ctx context.Context, request RebuildRollupsRequestObject) (RebuildRollupsResponseObject, error)
@@ -7275,6 +7378,31 @@ func (sh *strictHandler) GetRelay(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(GetRelayResponseObject); ok {
 		return validResponse.VisitGetRelayResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// ReportFocus operation middleware
+func (sh *strictHandler) ReportFocus(ctx echo.Context, params ReportFocusParams) error {
+	var request ReportFocusRequestObject
+
+	request.Params = params
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.ReportFocus(ctx.Request().Context(), request.(ReportFocusRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "ReportFocus")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(ReportFocusResponseObject); ok {
+		return validResponse.VisitReportFocusResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

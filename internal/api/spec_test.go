@@ -25,8 +25,12 @@ func TestSpec(t *testing.T) {
 		t.Error(err)
 	}
 	exampled := func(content openapi3.Content) bool {
-		m := content.Get("application/json")
-		return m != nil && (m.Example != nil || len(m.Examples) > 0)
+		for _, kind := range []string{"application/json", "text/csv"} {
+			if m := content.Get(kind); m != nil && (m.Example != nil || len(m.Examples) > 0) {
+				return true
+			}
+		}
+		return false
 	}
 	operations := 0
 	for path, item := range doc.Paths.Map() {

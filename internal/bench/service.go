@@ -126,6 +126,7 @@ func (a *acknowledged) appendParams(of population) (p db.LedgerAppendParams) {
 		p.Costs = append(p.Costs, f.cost().String())
 		p.Priced = append(p.Priced, true)
 		p.Estimated = append(p.Estimated, false)
+		p.Vias = append(p.Vias, "")
 		p.LedgerIDs = append(p.LedgerIDs, uuid.Nil)
 		p.TagSets = append(p.TagSets, uuid.Nil)
 		p.Fingerprints = append(p.Fingerprints, n)

@@ -175,6 +175,7 @@ func arrays(entries []entry, timezone string) db.LedgerAppendParams {
 		p.Costs = append(p.Costs, e.cost.String())
 		p.Priced = append(p.Priced, e.priced)
 		p.Estimated = append(p.Estimated, e.Estimated)
+		p.Vias = append(p.Vias, string(e.Via))
 		p.Fingerprints = append(p.Fingerprints, e.fingerprint)
 		p.Adjusts = append(p.Adjusts, e.adjusts)
 		p.Reasons = append(p.Reasons, e.reason)

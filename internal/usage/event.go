@@ -56,7 +56,18 @@ type Event struct {
 	OccurredAt    time.Time // zero: at receipt
 	Counts        Counts
 	Estimated     bool // the caller had to estimate the counts
+	Via           Via
 }
+
+// Via is what brought an event.
+type Via string
+
+// What may bring an event beside POST /v1/usage and the relay, which have no name.
+const (
+	ViaOTLP    Via = "otlp"
+	ViaLiteLLM Via = "litellm"
+	ViaEnvoy   Via = "envoy"
+)
 
 // Check validates a report and names every wrong field, each with path before it.
 func Check(r Report, path string) (Event, []field.Error) {
