@@ -75,7 +75,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Webhooks: webhooks, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,
-		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Tracing: cfg.OTLPEndpoint != "", Relay: s.relayState, Console: pages(cfg),
+		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Tracing: cfg.OTLPEndpoint != "", OTLPKeys: cfg.KeysByService, Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
 	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, m.Handler()); err != nil {

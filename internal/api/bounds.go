@@ -12,7 +12,6 @@ import (
 	"net/http"
 	"net/netip"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -29,6 +28,9 @@ import (
 const (
 	maxBody      = 1 << 20
 	maxBatchBody = 8 << 20
+	// maxIngestBody bounds what other programs send in formats of their own, unpacked too.
+	// Source: https://opentelemetry.io/docs/specs/otlp/#otlphttp-request
+	maxIngestBody = 20 << 20
 	// maxBodies bounds the bytes of all bodies together, but for the first freeBody bytes
 	// of each.
 	maxBodies = 64 << 20
@@ -89,7 +91,7 @@ func (s *Server) enterHolder(ctx context.Context) (leave func(), ok bool) {
 // it gives back before its answer is written.
 func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
-		if !strings.HasPrefix(c.Request().URL.Path, "/v1/") {
+		if !guarded(c.Request()) {
 			return next(c) // whoever asks how we are is answered
 		}
 		done, err := s.takeBody(c)

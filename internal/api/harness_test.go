@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
+
 	"github.com/keyledger/keyledger/internal/alert"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/rollup"
@@ -57,14 +59,15 @@ type harness struct {
 }
 
 type options struct {
-	zone   string        // default UTC
-	dbURL  string        // default: a fresh one
-	prices bool          // the public price file as the catalogue, in force since ever
-	short  time.Duration // how long the server waits for a request; zero: for ever
-	slots  int64         // requests that may be worked on at once; zero: any number
-	wrong  int           // wrong tokens that an address may present a minute; zero: any number
-	behind string        // network of trusted proxies
-	refuse bool          // models without a price are refused, as serve does by default
+	zone     string               // default UTC
+	dbURL    string               // default: a fresh one
+	prices   bool                 // the public price file as the catalogue, in force since ever
+	short    time.Duration        // how long the server waits for a request; zero: for ever
+	slots    int64                // requests that may be worked on at once; zero: any number
+	wrong    int                  // wrong tokens that an address may present a minute; zero: any number
+	behind   string               // network of trusted proxies
+	services map[string]uuid.UUID // keys of traces that name none
+	refuse   bool                 // models without a price are refused, as serve does by default
 }
 
 func newHarness(t testing.TB, o options) *harness {
@@ -131,7 +134,7 @@ func newHarness(t testing.TB, o options) *harness {
 		Verifier: verify.New(verify.Options{DB: d, Hasher: pgtest.Hasher(), Log: log, Show: api.ShowKey, Changes: cache.Deaf}),
 		Decider: admit.New(admit.Options{Fast: d, Patient: d, Prices: prices, Clients: clients, Timezone: o.zone, ReservationTTL: time.Hour,
 			RefuseUnpriced: o.refuse, Refusals: admit.NewRefusals(d, o.zone, nil), Writers: writers, Log: log}),
-		LeaseTTL: 5 * time.Minute, MaxInFlight: o.slots,
+		LeaseTTL: 5 * time.Minute, MaxInFlight: o.slots, OTLPKeys: o.services,
 		Usage:   usage.New(usage.Options{Fast: d, Patient: d, Prices: prices, Timezone: o.zone, Writers: writers}),
 		Stats:   usage.NewStats(d, o.zone),
 		Reports: report.New(d, o.zone), Rollup: rollup.New(d, o.zone),

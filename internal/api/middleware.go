@@ -81,7 +81,7 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		header := c.Response().Header()
 		header[echo.HeaderXRequestID] = []string{id}
 		header["X-Content-Type-Options"] = nosniff
-		if strings.HasPrefix(r.URL.Path, "/v1/") {
+		if guarded(r) {
 			header["Cache-Control"] = noStore
 		}
 		who := &call{requestID: id, traceID: traceOf(r.Header.Get("Traceparent"))}
@@ -136,6 +136,12 @@ func (s *Server) observe(next echo.HandlerFunc) echo.HandlerFunc {
 	}
 }
 
+// guarded tells whether a request is one that the table of routes guards: those of pages and of
+// how the service is are not.
+func guarded(r *http.Request) bool {
+	return strings.HasPrefix(r.URL.Path, "/v1/") || strings.HasPrefix(r.URL.Path, "/otlp/")
+}
+
 // knownMethod keeps methods that a caller made up out of the metrics.
 func knownMethod(method string) string {
 	switch method {
@@ -165,7 +171,7 @@ func (s *Server) recoverPanic(next echo.HandlerFunc) echo.HandlerFunc {
 func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if !strings.HasPrefix(r.URL.Path, "/v1/") {
+		if !guarded(r) {
 			return next(c)
 		}
 		who := callOf(r.Context())

@@ -28,6 +28,7 @@ var (
 	batch  = route{body: maxBatchBody, timeout: requestTimeout}
 	relay  = route{may: access.Relay, body: maxBody, timeout: requestTimeout}
 	events = route{may: access.Relay, body: maxBatchBody, timeout: requestTimeout}
+	ingest = route{may: access.Relay, body: maxIngestBody, timeout: requestTimeout}
 	sums   = route{may: access.Reader, body: maxBody, timeout: reportTimeout, report: true}
 	redo   = route{body: maxBody, timeout: reportTimeout, report: true}
 	holder = route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
@@ -72,6 +73,8 @@ var routes = map[string]route{
 	"POST /v1/admissions/:id/renew":                   relay,
 	"POST /v1/keys/verify":                            relay,
 	"POST /v1/usage":                                  events,
+	"POST /v1/ingest/litellm":                         ingest,
+	"POST /otlp/v1/traces":                            ingest,
 	"POST /v1/keys":                                   change,
 	"PATCH /v1/keys/:id":                              change,
 	"DELETE /v1/keys/:id":                             change,

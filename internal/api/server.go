@@ -35,8 +35,8 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Options make a Server. MaxInFlight, WrongTokens, Tracing, TrustedProxies, Relay and Console may
-// be zero; everything else must be set.
+// Options make a Server. MaxInFlight, WrongTokens, OTLPKeys, Tracing, TrustedProxies, Relay and
+// Console may be zero; everything else must be set.
 type Options struct {
 	DB       *db.DB
 	Log      *slog.Logger
@@ -71,6 +71,8 @@ type Options struct {
 	Relay func() RelayState
 	// Console are the files of the console; nil: there is none.
 	Console fs.FS
+	// OTLPKeys are the keys of traces that name none, by their resource's service.name.
+	OTLPKeys map[string]uuid.UUID
 	// Tracing: each request has a span.
 	Tracing bool
 	// TrustedProxies are networks whose X-Forwarded-For is believed in the log.
@@ -112,6 +114,7 @@ func (s *Server) Handler() http.Handler {
 	}
 	e.Use(s.begin, s.observe, s.recoverPanic, s.authenticate, s.reporting, s.bounded, s.recoverPanic)
 	RegisterHandlers(e, NewStrictHandler(s, nil))
+	s.registerIngest(e)
 	registerDocs(e)
 	registerConsole(e, s.Console)
 	return e

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/caarlos0/env/v11"
+	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 )
 
@@ -64,6 +65,8 @@ type Service struct {
 	Relay
 	Tracing
 
+	OTLPKeys string `env:"OTLP_KEYS" desc:"Keys of traces (POST /otlp/v1/traces) that name none, by their resource's service.name: NAME=KEY-ID, by comma."`
+
 	Timezone       string        `env:"TIMEZONE" envDefault:"UTC" desc:"IANA time zone whose midnights part days, weeks and months. Fixed in the database at the first start."`
 	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
 	RollupInterval time.Duration `env:"ROLLUP_INTERVAL" envDefault:"5s" desc:"How often recorded usage is added to the rollups that reports read. Answers add what is missing, so nobody sees it."`
@@ -90,6 +93,8 @@ type Loaded struct {
 
 	PepperList []Pepper
 	Clients    []Client
+	// KeysByService is OTLP_KEYS.
+	KeysByService map[string]uuid.UUID
 	// Unknown are variables under our prefix that mean nothing: most likely a
 	// typing error that left a default in force.
 	Unknown []string
@@ -204,6 +209,16 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	}
 	if _, err := time.LoadLocation(c.Timezone); err != nil || c.Timezone == "Local" || c.Timezone == "" {
 		rule(false, Prefix+"TIMEZONE", fmt.Sprintf("%q is not an IANA time zone such as Europe/Berlin", c.Timezone))
+	}
+	c.KeysByService = map[string]uuid.UUID{}
+	for one := range strings.SplitSeq(c.OTLPKeys, ",") {
+		if strings.TrimSpace(one) == "" {
+			continue
+		}
+		name, text, _ := strings.Cut(one, "=")
+		id, err := uuid.Parse(strings.TrimSpace(text))
+		rule(err == nil && strings.TrimSpace(name) != "", Prefix+"OTLP_KEYS", fmt.Sprintf("%q is not NAME=KEY-ID", one))
+		c.KeysByService[strings.TrimSpace(name)] = id
 	}
 	rule(len(c.KeyPrefixes) > 0, Prefix+"KEY_PREFIX", "must name at least one prefix")
 	for _, p := range c.KeyPrefixes {

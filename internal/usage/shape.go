@@ -27,6 +27,21 @@ type Counts struct {
 // Ephemeral5m is the other part of CacheCreate: what was written for 5 minutes.
 func (c Counts) Ephemeral5m() int64 { return c.CacheCreate - c.Ephemeral1h }
 
+// Apart takes the tokens of cache out of the input, for a sender who counts them in both. One
+// who does not has more of them than input, and is left as he is.
+func (c Counts) Apart() Counts {
+	if c.CacheCreate >= 0 && c.CacheRead >= 0 && c.CacheCreate <= c.Input && c.CacheRead <= c.Input-c.CacheCreate {
+		c.Input -= c.CacheCreate + c.CacheRead
+	}
+	return c
+}
+
+// JSON is these counts as a usage object of Anthropic's, which has room for all of them.
+func (c Counts) JSON() jsontext.Value {
+	return jsontext.Value(fmt.Sprintf(`{"input_tokens":%d,"output_tokens":%d,"cache_creation_input_tokens":%d,"cache_read_input_tokens":%d,"cache_creation":{"ephemeral_5m_input_tokens":%d,"ephemeral_1h_input_tokens":%d}}`,
+		c.Input, c.Output, c.CacheCreate, c.CacheRead, c.Ephemeral5m(), c.Ephemeral1h))
+}
+
 // MaxCount is the largest count accepted: 2^53, up to which every JSON
 // implementation reads whole numbers exactly.
 const MaxCount = 1 << 53
