@@ -303,6 +303,8 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
      GROUP BY x.adjusts
   ) AS a ON a.adjusts = u.event_id
  WHERE u.kind = 'usage' AND u.day BETWEEN $2::date AND $3::date
+   AND (u.via IS DISTINCT FROM 'envoy'
+        OR u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens > 0)
    AND u.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($1::text)) - interval '2 days'
    AND ($4::text = '' OR u.model = $4)
    AND u.requests + coalesce(a.requests, 0) > 0
@@ -336,7 +338,8 @@ type EventsOfDaysRow struct {
 }
 
 // Usage of these days that has not been taken back, with what adjustments have made of its
-// cost and price, to be priced again. The zero key id: its key was purged.
+// cost and price, to be priced again. The zero key id: its key was purged. What Envoy told the
+// cost of, and no tokens, is left out: no price gives that again.
 func (q *Queries) EventsOfDays(ctx context.Context, arg EventsOfDaysParams) ([]EventsOfDaysRow, error) {
 	rows, err := q.db.Query(ctx, eventsOfDays,
 		arg.Timezone,

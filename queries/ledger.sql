@@ -317,7 +317,8 @@ SELECT sqlc.embed(u),
 
 -- name: EventsOfDays :many
 -- Usage of these days that has not been taken back, with what adjustments have made of its
--- cost and price, to be priced again. The zero key id: its key was purged.
+-- cost and price, to be priced again. The zero key id: its key was purged. What Envoy told the
+-- cost of, and no tokens, is left out: no price gives that again.
 SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-0000-000000000000')::uuid AS key_id,
        coalesce(u.account_id, '')::text AS account_id, u.model, u.model_received, u.occurred_at,
        u.input_tokens, u.output_tokens, u.cache_create_tokens, u.cache_read_tokens, u.ephemeral_1h_tokens, u.estimated,
@@ -338,6 +339,8 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
      GROUP BY x.adjusts
   ) AS a ON a.adjusts = u.event_id
  WHERE u.kind = 'usage' AND u.day BETWEEN @from_day::date AND @to_day::date
+   AND (u.via IS DISTINCT FROM 'envoy'
+        OR u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens > 0)
    AND u.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
    AND (@model::text = '' OR u.model = @model)
    AND u.requests + coalesce(a.requests, 0) > 0;

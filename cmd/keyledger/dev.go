@@ -196,6 +196,9 @@ func announce(c *cobra.Command, s *service, url, token string, bootstrap bool) {
 	if s.metrics != nil {
 		fmt.Fprintf(out, "metrics   http://%s/metrics\n", s.metrics.Addr())
 	}
+	if s.grpc != nil {
+		fmt.Fprintf(out, "grpc      %s   (Envoy's ext_authz and rate limit service)\n", s.grpc.Addr())
+	}
 	if s.authz != nil {
 		fmt.Fprintf(out, "authz     http://%s/v1/authz   (for reverse proxies)\n", s.authz.Addr())
 	}

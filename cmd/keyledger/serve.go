@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -133,6 +132,7 @@ type service struct {
 	public    listener
 	metrics   *listener      // nil: none wanted
 	authz     *listener      // nil: none wanted
+	grpc      *listener      // nil: none wanted
 	relay     *relayListener // nil: none wanted
 	refusals  *admit.Refusals
 	hot       *db.DB // for what others wait behind
@@ -154,7 +154,14 @@ type service struct {
 type listener struct {
 	net.Listener
 
-	server *http.Server
+	server server
+}
+
+// server is what answers on a listener: HTTP's, or gRPC's.
+type server interface {
+	Serve(net.Listener) error
+	Shutdown(context.Context) error
+	Close() error
 }
 
 // shutdownGrace is how long requests under way may take when the service stops.
@@ -270,7 +277,7 @@ func (s *service) warnOfLostPeppers(ctx context.Context) error {
 }
 
 // beside opens one of the listeners beside the public one; nil when it is off.
-func (s *service) beside(ctx context.Context, addr string, h http.Handler) (*listener, error) {
+func beside(ctx context.Context, addr string, by server) (*listener, error) {
 	if addr == "off" {
 		return nil, nil
 	}
@@ -278,12 +285,12 @@ func (s *service) beside(ctx context.Context, addr string, h http.Handler) (*lis
 	if err != nil {
 		return nil, err
 	}
-	return &listener{l, api.HTTPServer(h, s.log)}, nil
+	return &listener{l, by}, nil
 }
 
 // listeners are all that are open.
 func (s *service) listeners() (open []*listener) {
-	for _, l := range []*listener{&s.public, s.authz, s.metrics} {
+	for _, l := range []*listener{&s.public, s.authz, s.metrics, s.grpc} {
 		if l != nil && l.Listener != nil {
 			open = append(open, l)
 		}

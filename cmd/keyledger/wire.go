@@ -19,6 +19,7 @@ import (
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/metrics"
+	"github.com/keyledger/keyledger/internal/plug/envoy"
 	"github.com/keyledger/keyledger/internal/plug/inprocess"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
@@ -78,10 +79,15 @@ func (s *service) wire(ctx context.Context) (err error) {
 		Build: api.Build{Version: version, Commit: commitHash()}, WrongTokens: cfg.WrongTokens, Tracing: cfg.OTLPEndpoint != "", OTLPKeys: cfg.KeysByService, Relay: s.relayState, Console: pages(cfg),
 	})
 	s.public.server = api.HTTPServer(server.Handler(), s.log)
-	if s.metrics, err = s.beside(ctx, cfg.MetricsAddr, m.Handler()); err != nil {
+	if s.metrics, err = beside(ctx, cfg.MetricsAddr, api.HTTPServer(m.Handler(), s.log)); err != nil {
 		return err
 	}
-	if s.authz, err = s.beside(ctx, cfg.AuthzAddr, server.AuthzHandler()); err != nil || cfg.RelayAddr == "off" {
+	if s.authz, err = beside(ctx, cfg.AuthzAddr, api.HTTPServer(server.AuthzHandler(), s.log)); err != nil {
+		return err
+	}
+	if s.grpc, err = beside(ctx, cfg.GRPCAddr, envoy.New(envoy.Options{
+		Verifier: s.verifier, Decider: s.decider, Recorder: s.recorder, Log: s.log, LeaseTTL: cfg.LeaseTTL, MaxInFlight: int64(cfg.MaxInFlight), TLS: cfg.GRPCTLS,
+	})); err != nil || cfg.RelayAddr == "off" {
 		return err
 	}
 	s.relay, err = openRelay(ctx, cfg.Relay, inprocess.New(s.verifier, s.decider, s.recorder), m.Registry(), s.log)

@@ -43,6 +43,13 @@ const (
 // Unknown counts a request with no key to it, which was refused with a code of verify's.
 func (d *Decider) Unknown(code string) { d.o.Refusals.Unknown(code) }
 
+// Bounds of a lease, in seconds.
+const (
+	MinLease = 5
+	MaxLease = 3600
+)
+
+
 // Request asks whether a request of a key may go on.
 type Request struct {
 	KeyID        uuid.UUID

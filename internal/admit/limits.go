@@ -24,7 +24,7 @@ import (
 //   - LedgerAppend (queries/ledger.sql), if usage moves its counter;
 //   - AlertLimits (queries/webhooks.sql), and what messages call it (internal/alert/format.go);
 //   - the table of fields (internal/key/fields.go), which checks it;
-//   - its code (admit.go) and the status that a proxy gets for it (internal/api/authz.go);
+//   - its code (admit.go) and the status that a proxy gets for it (internal/plug/proxied);
 //   - openapi.yaml (Key, KeyFields, HolderKey, their examples, the names of limits and codes)
 //     and the two structs that answers are made of (internal/api/views.go, convert.go);
 //   - the table of flags (cmd/keyledger/keyfields.go), and what keys show prints (keys.go).
@@ -123,6 +123,12 @@ func limitOf(code Code) (limit, bool) {
 		return limit{}, false
 	}
 	return limits[i], true
+}
+
+// LimitOf is the name of the limit that a code refuses by; empty: it refuses by none.
+func LimitOf(code Code) string {
+	l, _ := limitOf(code)
+	return l.name
 }
 
 // shown is the list of limits as answers have it.

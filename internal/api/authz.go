@@ -3,7 +3,8 @@ package api
 import (
 	"cmp"
 	"context"
-	"fmt"
+	"encoding/json"
+	"maps"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -16,6 +17,7 @@ import (
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/keyheader"
+	"github.com/keyledger/keyledger/internal/plug/proxied"
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
@@ -40,15 +42,6 @@ func (s *Server) AuthzHandler() http.Handler {
 			http.NotFound(w, r)
 		}
 	})
-}
-
-// authzStatus is the status of each refusal.
-var authzStatus = map[admit.Code]int{
-	admit.RequestSettled: http.StatusConflict, admit.ModelNotPriced: http.StatusForbidden,
-	admit.ServiceNotPermitted: http.StatusForbidden, admit.ModelNotAllowed: http.StatusForbidden, admit.ClientNotAllowed: http.StatusForbidden,
-	admit.DailyCostExceeded: http.StatusPaymentRequired, admit.WeeklyCostExceeded: http.StatusPaymentRequired,
-	admit.MonthlyCostExceeded: http.StatusPaymentRequired, admit.TotalCostExceeded: http.StatusPaymentRequired,
-	admit.ConcurrencyExceeded: http.StatusTooManyRequests, admit.RequestsExceeded: http.StatusTooManyRequests, admit.TokensExceeded: http.StatusTooManyRequests,
 }
 
 // authz answers one question; configured are the parameters of the proxy's own URL.
@@ -77,27 +70,24 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 		writeProblem(w, status, problemOf(f, id))
 		return
 	}
-	rateLimitHeaders(header, decision, found)
+	if found != nil {
+		maps.Copy(header, proxied.RateLimit(decision, found.RateLimitWindow))
+	}
 	if decision.Allowed {
-		keyHeaders(header, decision, found)
+		maps.Copy(header, proxied.Admitted(decision, found))
 		w.WriteHeader(http.StatusOK)
 		return
 	}
-	status, known := authzStatus[decision.Code]
-	if !known { // a key that is unknown, disabled or expired
-		status = http.StatusUnauthorized
-		header.Set("WWW-Authenticate", "Bearer")
-	}
-	if decision.RetryAfterSeconds != nil {
-		header.Set("Retry-After", strconv.FormatInt(*decision.RetryAfterSeconds, 10))
-	}
-	header.Set("X-Keyledger-Code", string(decision.Code))
-	header.Set("X-Keyledger-Status", strconv.Itoa(status))
-	sent := status
+	maps.Copy(header, proxied.Refused(decision))
+	status := proxied.StatusOf(decision)
 	if configured.Get("deny") == "403" {
-		sent = http.StatusForbidden
+		status = http.StatusForbidden
 	}
-	writeProblem(w, sent, Problem{Code: string(decision.Code), Detail: decision.Message, RequestID: id})
+	header.Set("Content-Type", proxied.ProblemJSON)
+	w.WriteHeader(status)
+	if err := json.NewEncoder(w).Encode(proxied.ProblemOf(decision, status, id)); err != nil {
+		return // the caller has hung up
+	}
 }
 
 // decideProxied decides for a request that a proxy asks about.
@@ -152,40 +142,4 @@ func presentedKey(r *http.Request) string {
 		}
 	}
 	return ""
-}
-
-// keyHeaders tell the relay behind the proxy whose request this is.
-func keyHeaders(h http.Header, d admit.Decision, k *verify.Key) {
-	h.Set("X-Keyledger-Key-Id", k.ID.String())
-	if d.AdmissionID != uuid.Nil {
-		h.Set("X-Keyledger-Admission-Id", d.AdmissionID.String())
-	}
-	for _, b := range k.Bindings {
-		h.Set("X-Keyledger-"+b.Provider+"-Account-Id", url.PathEscape(b.AccountID))
-	}
-}
-
-// rateLimitHeaders tell of the window's limits.
-// Source: https://datatracker.ietf.org/doc/draft-ietf-httpapi-ratelimit-headers/
-func rateLimitHeaders(h http.Header, d admit.Decision, found *verify.Key) {
-	if found == nil {
-		return
-	}
-	var policies, states []string
-	window := int64(found.RateLimitWindow) * 60
-	for _, l := range d.Limits {
-		if l.Name != "requests" && l.Name != "tokens" {
-			continue
-		}
-		policies = append(policies, fmt.Sprintf("%q;q=%s;w=%d", l.Name, l.Limit, window))
-		state := fmt.Sprintf("%q;r=%s", l.Name, l.Remaining)
-		if l.ResetsAt != nil {
-			state += fmt.Sprintf(";t=%d", max(0, int64(l.ResetsAt.Sub(d.DecidedAt).Seconds())))
-		}
-		states = append(states, state)
-	}
-	if policies != nil {
-		h.Set("Ratelimit-Policy", strings.Join(policies, ", "))
-		h.Set("Ratelimit", strings.Join(states, ", "))
-	}
 }

@@ -19,12 +19,6 @@ import (
 	"github.com/keyledger/keyledger/internal/verify"
 )
 
-// Bounds of a lease, in seconds.
-const (
-	minLease = 5
-	maxLease = 3600
-)
-
 // Admit answers POST /v1/admissions.
 func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponseObject, error) {
 	request, err := s.readAdmission(ctx, *r.Body)
@@ -66,7 +60,9 @@ func (s *Server) Admit(ctx context.Context, r AdmitRequestObject) (AdmitResponse
 }
 
 // leaseRange says what is wrong with the length of a lease, in seconds.
-func leaseRange(seconds int64) (message string) { return field.Range(seconds, minLease, maxLease) }
+func leaseRange(seconds int64) (message string) {
+	return field.Range(seconds, admit.MinLease, admit.MaxLease)
+}
 
 func flag(b *bool) bool { return b != nil && *b }
 

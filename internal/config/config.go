@@ -4,6 +4,7 @@
 package config
 
 import (
+	"crypto/tls"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -64,6 +65,7 @@ type Service struct {
 
 	Relay
 	Tracing
+	GRPC
 
 	OTLPKeys string `env:"OTLP_KEYS" desc:"Keys of traces (POST /otlp/v1/traces) that name none, by their resource's service.name: NAME=KEY-ID, by comma."`
 
@@ -95,6 +97,8 @@ type Loaded struct {
 	Clients    []Client
 	// KeysByService is OTLP_KEYS.
 	KeysByService map[string]uuid.UUID
+	// GRPCTLS are the files of GRPC; nil: none.
+	GRPCTLS *tls.Config
 	// Unknown are variables under our prefix that mean nothing: most likely a
 	// typing error that left a default in force.
 	Unknown []string
@@ -203,6 +207,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
 	wrong = append(wrong, c.checkRelay()...)
 	wrong = append(wrong, c.checkTracing()...)
+	wrong = append(wrong, c.checkGRPC()...)
 	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
 	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "ALERT_INTERVAL": c.AlertInterval, "DEDUP_HORIZON": c.DedupHorizon} {
 		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")

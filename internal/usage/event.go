@@ -10,6 +10,7 @@ import (
 
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
+	"github.com/shopspring/decimal"
 
 	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/price"
@@ -57,6 +58,7 @@ type Event struct {
 	Counts        Counts
 	Estimated     bool // the caller had to estimate the counts
 	Via           Via
+	Cost          *decimal.Decimal // USD, told by a sender who counts no tokens; nil: by the catalogue
 }
 
 // Via is what brought an event.

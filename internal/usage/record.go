@@ -175,6 +175,9 @@ func (r *Recorder) recordAll(ctx context.Context, units [][]Event, asOf *time.Ti
 			if p, ok := catalogue.Lookup(e.ModelReceived, occurred); ok {
 				priced[i].cost, priced[i].priced = p.Cost(e.Counts.Tokens()), true
 			}
+			if e.Cost != nil {
+				priced[i].cost, priced[i].priced = *e.Cost, true
+			}
 		}
 		if wrong != nil {
 			outcomes[u].err = fault.Fields(wrong...)

@@ -1,0 +1,247 @@
+package envoy
+
+import (
+	"bytes"
+	"context"
+	"net/http"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	authv3 "github.com/envoyproxy/go-control-plane/envoy/service/auth/v3"
+	typev3 "github.com/envoyproxy/go-control-plane/envoy/type/v3"
+	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/google/uuid"
+	rpcstatus "google.golang.org/genproto/googleapis/rpc/status"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/types/known/structpb"
+
+	"github.com/keyledger/keyledger/internal/admit"
+	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
+	"github.com/keyledger/keyledger/internal/keyheader"
+	"github.com/keyledger/keyledger/internal/plug/proxied"
+	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/verify"
+)
+
+// authorization is Envoy's external authorization.
+type authorization struct {
+	authv3.UnimplementedAuthorizationServer
+	Options
+}
+
+// Bounds of what is read of a request, in characters.
+const (
+	maxText      = 200
+	maxUserAgent = 1000
+)
+
+// bytesPerToken is how much of a request's body a token has at the least, on the whole.
+const bytesPerToken = 3
+
+// Check admits a request, or refuses it with what its client is to get. That it could not decide
+// is an error of the call, which Envoy treats as its failure_mode_allow says.
+func (a *authorization) Check(ctx context.Context, r *authv3.CheckRequest) (*authv3.CheckResponse, error) {
+	asked := r.GetAttributes().GetRequest().GetHttp()
+	headers, query := headersOf(asked), queryOf(asked.GetPath())
+	found, err := a.Verifier.Verify(ctx, keyheader.Find(headers, query), nil)
+	if err != nil {
+		return nil, err
+	}
+	if found.Key == nil {
+		a.Decider.Unknown(string(found.Code))
+		return denied(admit.Decision{Code: admit.Code(found.Code), Message: found.Code.Message()}, 0)
+	}
+	request, err := requestOf(r.GetAttributes().GetContextExtensions(), headers, asked)
+	if err != nil {
+		return nil, err
+	}
+	request.KeyID = found.Key.ID
+	decision, err := a.Decider.Decide(ctx, request, nil)
+	if err != nil {
+		return nil, err
+	}
+	if !decision.Allowed {
+		return denied(decision, found.Key.RateLimitWindow)
+	}
+	return allowed(decision, found.Key, headers, query)
+}
+
+// requestOf is what a request asks for. The proxy's own word comes first: a header, the path and
+// the body are the client's.
+func requestOf(configured map[string]string, headers http.Header, asked *authv3.AttributeContext_HttpRequest) (admit.Request, error) {
+	body := bodyOf(asked)
+	first := func(texts ...string) string {
+		for _, text := range texts {
+			if text != "" {
+				return field.Clip(text, maxText)
+			}
+		}
+		return ""
+	}
+	q := admit.Request{
+		Service:   first(configured["service"], headers.Get("X-Keyledger-Service")),
+		Model:     first(configured["model"], headers.Get("X-Keyledger-Model"), modelInPath(asked.GetPath()), body.model),
+		UserAgent: field.Clip(headers.Get("User-Agent"), maxUserAgent),
+	}
+	if body.bound > 0 {
+		text := int64(len(asked.GetBody())+len(asked.GetRawBody()))/bytesPerToken + 1
+		q.Tokens, q.Use = text+body.bound, &admit.Use{Tokens: price.Tokens{Input: text, Output: body.bound}}
+	}
+	if text := configured["lease"]; text != "" {
+		seconds, err := strconv.ParseInt(text, 10, 32)
+		if err != nil || seconds < admit.MinLease || seconds > admit.MaxLease {
+			return q, fault.Fields(field.Error{Field: "context_extensions.lease", Message: "must be a number of seconds from " + strconv.Itoa(admit.MinLease) + " to " + strconv.Itoa(admit.MaxLease)})
+		}
+		q.LeaseSeconds = int32(seconds)
+	}
+	return q, nil
+}
+
+// headersOf are a request's headers, in whichever form Envoy was told to send them.
+func headersOf(asked *authv3.AttributeContext_HttpRequest) http.Header {
+	h := http.Header{}
+	for name, value := range asked.GetHeaders() {
+		h.Set(name, value)
+	}
+	for _, one := range asked.GetHeaderMap().GetHeaders() {
+		value := one.GetValue()
+		if value == "" {
+			value = string(one.GetRawValue())
+		}
+		h.Add(one.GetKey(), value)
+	}
+	return h
+}
+
+func queryOf(path string) url.Values {
+	_, text, _ := strings.Cut(path, "?")
+	query, err := url.ParseQuery(text)
+	if err != nil {
+		return url.Values{}
+	}
+	return query
+}
+
+// modelInPath is the model that Gemini's and Bedrock's paths name.
+func modelInPath(path string) string {
+	path, _, _ = strings.Cut(path, "?")
+	for _, before := range []string{"/models/", "/model/"} {
+		if _, rest, has := strings.Cut(path, before); has {
+			name, _, _ := strings.Cut(rest, "/")
+			if i := strings.LastIndexByte(name, ':'); i >= 0 && before == "/models/" { // its method
+				name = name[:i]
+			}
+			if plain, err := url.PathUnescape(name); err == nil {
+				return plain
+			}
+		}
+	}
+	return ""
+}
+
+// told is what a body tells.
+type told struct {
+	model string
+	bound int64 // on output, in tokens; 0: none
+}
+
+// bounds are the members that bound an answer, at the top or within generationConfig.
+var bounds = []string{"max_completion_tokens", "max_output_tokens", "max_tokens", "maxOutputTokens"}
+
+// bodyOf reads what it can of a body, which may be cut off: only what stands at the top counts,
+// and what was not reached is not told.
+func bodyOf(asked *authv3.AttributeContext_HttpRequest) (t told) {
+	raw := asked.GetRawBody()
+	if len(raw) == 0 {
+		raw = []byte(asked.GetBody())
+	}
+	d := jsontext.NewDecoder(bytes.NewReader(raw), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	if first, err := d.ReadToken(); err != nil || first.Kind() != jsontext.KindBeginObject {
+		return t
+	}
+	for d.PeekKind() == jsontext.KindString {
+		name, err := d.ReadToken()
+		if err != nil {
+			return t
+		}
+		member := name.String()
+		value, err := d.ReadValue()
+		if err != nil {
+			return t
+		}
+		switch {
+		case member == "model":
+			_ = jsonv2.Unmarshal(value, &t.model)
+		case slices.Contains(bounds, member):
+			t.bound = boundOf(value)
+		case member == "generationConfig":
+			var config map[string]jsontext.Value
+			if jsonv2.Unmarshal(value, &config, jsontext.AllowDuplicateNames(true)) == nil && config["maxOutputTokens"] != nil {
+				t.bound = boundOf(config["maxOutputTokens"])
+			}
+		}
+	}
+	return t
+}
+
+// boundOf is a bound on output; 0: none, or none that an answer could have.
+func boundOf(value jsontext.Value) int64 {
+	n, err := strconv.ParseInt(string(value), 10, 64)
+	if err != nil || n < 0 || n > 1<<40 {
+		return 0
+	}
+	return n
+}
+
+// keyPlaces are where a client's key may stand.
+var keyPlaces = []string{"x-api-key", "x-goog-api-key", "authorization", "api-key"}
+
+// allowed lets a request go on: with the key's id and the admission's, and without the key.
+func allowed(d admit.Decision, k *verify.Key, sent http.Header, query url.Values) (*authv3.CheckResponse, error) {
+	set := proxied.Admitted(d, k)
+	remove := slices.Clone(keyPlaces)
+	for name := range sent { // what only we may say, a client does not
+		if strings.HasPrefix(name, "X-Keyledger-") && set.Get(name) == "" {
+			remove = append(remove, strings.ToLower(name))
+		}
+	}
+	ok := &authv3.OkHttpResponse{Headers: setHeaders(set), HeadersToRemove: remove, ResponseHeadersToAdd: setHeaders(proxied.RateLimit(d, k.RateLimitWindow))}
+	if query.Has("key") {
+		ok.QueryParametersToRemove = []string{"key"}
+	}
+	limits := map[string]any{}
+	for _, l := range d.Limits {
+		limits[l.Name] = map[string]any{"limit": l.Limit.String(), "used": l.Used.String(), "reserved": l.Reserved.String(), "remaining": l.Remaining.String()}
+	}
+	facts := map[string]any{"key_id": k.ID.String(), "limits": limits}
+	if d.AdmissionID != uuid.Nil {
+		facts["admission_id"] = d.AdmissionID.String()
+	}
+	metadata, err := structpb.NewStruct(facts)
+	if err != nil {
+		return nil, err
+	}
+	return &authv3.CheckResponse{Status: &rpcstatus.Status{Code: int32(codes.OK)}, HttpResponse: &authv3.CheckResponse_OkResponse{OkResponse: ok}, DynamicMetadata: metadata}, nil
+}
+
+// denied refuses a request.
+func denied(d admit.Decision, window int32) (*authv3.CheckResponse, error) {
+	httpStatus, headers, body, err := refusal(d, window)
+	if err != nil {
+		return nil, err
+	}
+	metadata, err := structpb.NewStruct(map[string]any{"code": string(d.Code)})
+	if err != nil {
+		return nil, err
+	}
+	return &authv3.CheckResponse{
+		Status: &rpcstatus.Status{Code: int32(codes.PermissionDenied), Message: string(d.Code)},
+		HttpResponse: &authv3.CheckResponse_DeniedResponse{DeniedResponse: &authv3.DeniedHttpResponse{
+			Status: &typev3.HttpStatus{Code: typev3.StatusCode(httpStatus)}, Headers: setHeaders(headers), Body: string(body)}}, //nolint:gosec // a status
+		DynamicMetadata: metadata,
+	}, nil
+}
