@@ -81,6 +81,48 @@ func (e AdmissionAnswerCode) Valid() bool {
 	}
 }
 
+// Defines values for BalancePlanName.
+const (
+	BalancePlanNameDaily     BalancePlanName = "daily"
+	BalancePlanNameMonthly   BalancePlanName = "monthly"
+	BalancePlanNameTotal     BalancePlanName = "total"
+	BalancePlanNameUnlimited BalancePlanName = "unlimited"
+	BalancePlanNameWeekly    BalancePlanName = "weekly"
+)
+
+// Valid indicates whether the value is a known member of the BalancePlanName enum.
+func (e BalancePlanName) Valid() bool {
+	switch e {
+	case BalancePlanNameDaily:
+		return true
+	case BalancePlanNameMonthly:
+		return true
+	case BalancePlanNameTotal:
+		return true
+	case BalancePlanNameUnlimited:
+		return true
+	case BalancePlanNameWeekly:
+		return true
+	default:
+		return false
+	}
+}
+
+// Defines values for BalanceUnit.
+const (
+	BalanceUnitUSD BalanceUnit = "USD"
+)
+
+// Valid indicates whether the value is a known member of the BalanceUnit enum.
+func (e BalanceUnit) Valid() bool {
+	switch e {
+	case BalanceUnitUSD:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for DeliveryState.
 const (
 	DeliveryStateDead      DeliveryState = "dead"
@@ -411,6 +453,27 @@ func (e KeyUpdateEnforcement) Valid() bool {
 	}
 }
 
+// Defines values for LeakAnswerResultsStatus.
+const (
+	AlreadyOff LeakAnswerResultsStatus = "alreadyOff"
+	TurnedOff  LeakAnswerResultsStatus = "turnedOff"
+	Unknown    LeakAnswerResultsStatus = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the LeakAnswerResultsStatus enum.
+func (e LeakAnswerResultsStatus) Valid() bool {
+	switch e {
+	case AlreadyOff:
+		return true
+	case TurnedOff:
+		return true
+	case Unknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for LimitStateName.
 const (
 	LimitStateNameConcurrency LimitStateName = "concurrency"
@@ -707,22 +770,22 @@ func (e ListKeysParamsSort) Valid() bool {
 
 // Defines values for ReportUsageParamsGranularity.
 const (
-	Day   ReportUsageParamsGranularity = "day"
-	Hour  ReportUsageParamsGranularity = "hour"
-	Month ReportUsageParamsGranularity = "month"
-	Total ReportUsageParamsGranularity = "total"
+	ReportUsageParamsGranularityDay   ReportUsageParamsGranularity = "day"
+	ReportUsageParamsGranularityHour  ReportUsageParamsGranularity = "hour"
+	ReportUsageParamsGranularityMonth ReportUsageParamsGranularity = "month"
+	ReportUsageParamsGranularityTotal ReportUsageParamsGranularity = "total"
 )
 
 // Valid indicates whether the value is a known member of the ReportUsageParamsGranularity enum.
 func (e ReportUsageParamsGranularity) Valid() bool {
 	switch e {
-	case Day:
+	case ReportUsageParamsGranularityDay:
 		return true
-	case Hour:
+	case ReportUsageParamsGranularityHour:
 		return true
-	case Month:
+	case ReportUsageParamsGranularityMonth:
 		return true
-	case Total:
+	case ReportUsageParamsGranularityTotal:
 		return true
 	default:
 		return false
@@ -940,6 +1003,40 @@ type Averages struct {
 	// Tpm US dollars, all digits.
 	Tpm USD `json:"tpm"`
 }
+
+// Balance defines model for Balance.
+type Balance struct {
+	// Balance The same as remaining.
+	Balance *float32 `json:"balance"`
+
+	// Extra When the limit begins anew, in words; empty: it does not.
+	Extra string `json:"extra"`
+
+	// IsValid The key is live.
+	IsValid bool `json:"isValid"`
+
+	// IsActive The same.
+	IsActive bool `json:"is_active"`
+
+	// PlanName The cost limit that has the least left; unlimited: there is none.
+	PlanName BalancePlanName `json:"planName"`
+
+	// Remaining What is neither used nor reserved of it, in dollars.
+	Remaining *float32 `json:"remaining"`
+
+	// Total That limit, in dollars.
+	Total *float32    `json:"total"`
+	Unit  BalanceUnit `json:"unit"`
+
+	// Used What was used of it, in dollars; without a limit, what the key has cost over all time.
+	Used float32 `json:"used"`
+}
+
+// BalancePlanName The cost limit that has the least left; unlimited: there is none.
+type BalancePlanName string
+
+// BalanceUnit defines model for Balance.Unit.
+type BalanceUnit string
 
 // Block A sum of usage.
 type Block struct {
@@ -1952,6 +2049,24 @@ type KeyUpdate struct {
 
 // KeyUpdateEnforcement defines model for KeyUpdate.Enforcement.
 type KeyUpdateEnforcement string
+
+// LeakAnswer defines model for LeakAnswer.
+type LeakAnswer struct {
+	Results []struct {
+		Status LeakAnswerResultsStatus `json:"status"`
+	} `json:"results"`
+}
+
+// LeakAnswerResultsStatus defines model for LeakAnswer.Results.Status.
+type LeakAnswerResultsStatus string
+
+// LeakReport defines model for LeakReport.
+type LeakReport struct {
+	APIKeys []string `json:"apiKeys"`
+
+	// FoundAt Where they were found, for the audit trail.
+	FoundAt *string `json:"foundAt,omitempty"`
+}
 
 // LimitState defines model for LimitState.
 type LimitState struct {
@@ -3091,6 +3206,9 @@ type CreateKeysJSONRequestBody = KeyBatchCreate
 // DeleteKeysJSONRequestBody defines body for DeleteKeys for application/json ContentType.
 type DeleteKeysJSONRequestBody = KeyBatchDelete
 
+// RevokeLeakedJSONRequestBody defines body for RevokeLeaked for application/json ContentType.
+type RevokeLeakedJSONRequestBody = LeakReport
+
 // VerifyKeyJSONRequestBody defines body for VerifyKey for application/json ContentType.
 type VerifyKeyJSONRequestBody = VerifyRequest
 
@@ -3410,6 +3528,24 @@ type ClientInterface interface {
 	//
 	// Corresponds with POST /v1/keys/batch-delete (the `DeleteKeys` operationId).
 	DeleteKeys(ctx context.Context, body DeleteKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeLeakedWithBody Disable keys that were found where they should not be
+	//
+	// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+	//
+	// Takes any type of body and a specified content type.
+	//
+	// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+	RevokeLeakedWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// RevokeLeaked Disable keys that were found where they should not be
+	//
+	// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+	//
+	// Takes a body of the `application/json` content type.
+	//
+	// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+	RevokeLeaked(ctx context.Context, body RevokeLeakedJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// VerifyKeyWithBody Tell whether a key is valid
 	//
@@ -3737,6 +3873,13 @@ type ClientInterface interface {
 	//
 	// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
 	RevokeToken(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error)
+
+	// GetBalance What is left of a key's cost limits, for programs that show a balance
+	//
+	// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+	//
+	// Corresponds with GET /v1/usage (the `GetBalance` operationId).
+	GetBalance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
 
 	// RecordUsageWithBody Record what requests used
 	//
@@ -4286,6 +4429,44 @@ func (c *Client) DeleteKeysWithBody(ctx context.Context, contentType string, bod
 // Corresponds with POST /v1/keys/batch-delete (the `DeleteKeys` operationId).
 func (c *Client) DeleteKeys(ctx context.Context, body DeleteKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewDeleteKeysRequest(c.Server, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeLeakedWithBody Disable keys that were found where they should not be
+//
+// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+//
+// Takes any type of body and a specified content type.
+//
+// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+func (c *Client) RevokeLeakedWithBody(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeLeakedRequestWithBody(c.Server, contentType, body)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// RevokeLeaked Disable keys that were found where they should not be
+//
+// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+//
+// Takes a body of the `application/json` content type.
+//
+// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+func (c *Client) RevokeLeaked(ctx context.Context, body RevokeLeakedJSONRequestBody, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewRevokeLeakedRequest(c.Server, body)
 	if err != nil {
 		return nil, err
 	}
@@ -5023,6 +5204,23 @@ func (c *Client) CreateToken(ctx context.Context, body CreateTokenJSONRequestBod
 // Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
 func (c *Client) RevokeToken(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*http.Response, error) {
 	req, err := NewRevokeTokenRequest(c.Server, id)
+	if err != nil {
+		return nil, err
+	}
+	req = req.WithContext(ctx)
+	if err := c.applyEditors(ctx, req, reqEditors); err != nil {
+		return nil, err
+	}
+	return c.Client.Do(req)
+}
+
+// GetBalance What is left of a key's cost limits, for programs that show a balance
+//
+// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+//
+// Corresponds with GET /v1/usage (the `GetBalance` operationId).
+func (c *Client) GetBalance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
+	req, err := NewGetBalanceRequest(c.Server)
 	if err != nil {
 		return nil, err
 	}
@@ -6218,6 +6416,46 @@ func NewDeleteKeysRequestWithBody(server string, contentType string, body io.Rea
 	}
 
 	operationPath := fmt.Sprintf("/v1/keys/batch-delete")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodPost, queryURL.String(), body)
+	if err != nil {
+		return nil, err
+	}
+
+	req.Header.Add("Content-Type", contentType)
+
+	return req, nil
+}
+
+// NewRevokeLeakedRequest calls the generic RevokeLeaked builder with application/json body
+func NewRevokeLeakedRequest(server string, body RevokeLeakedJSONRequestBody) (*http.Request, error) {
+	var bodyReader io.Reader
+	buf, err := json.Marshal(body)
+	if err != nil {
+		return nil, err
+	}
+	bodyReader = bytes.NewReader(buf)
+	return NewRevokeLeakedRequestWithBody(server, "application/json", bodyReader)
+}
+
+// NewRevokeLeakedRequestWithBody constructs an http.Request for the RevokeLeaked method, with any body, and a specified content type
+func NewRevokeLeakedRequestWithBody(server string, contentType string, body io.Reader) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/keys/revoke-leaked")
 	if operationPath[0] == '/' {
 		operationPath = "." + operationPath
 	}
@@ -7731,6 +7969,33 @@ func NewRevokeTokenRequest(server string, id openapi_types.UUID) (*http.Request,
 	return req, nil
 }
 
+// NewGetBalanceRequest constructs an http.Request for the GetBalance method
+func NewGetBalanceRequest(server string) (*http.Request, error) {
+	var err error
+
+	serverURL, err := url.Parse(server)
+	if err != nil {
+		return nil, err
+	}
+
+	operationPath := fmt.Sprintf("/v1/usage")
+	if operationPath[0] == '/' {
+		operationPath = "." + operationPath
+	}
+
+	queryURL, err := serverURL.Parse(operationPath)
+	if err != nil {
+		return nil, err
+	}
+
+	req, err := http.NewRequest(http.MethodGet, queryURL.String(), nil)
+	if err != nil {
+		return nil, err
+	}
+
+	return req, nil
+}
+
 // NewRecordUsageRequest calls the generic RecordUsage builder with application/json body
 func NewRecordUsageRequest(server string, body RecordUsageJSONRequestBody) (*http.Request, error) {
 	var bodyReader io.Reader
@@ -8353,6 +8618,24 @@ type ClientWithResponsesInterface interface {
 	// Corresponds with POST /v1/keys/batch-delete (the `DeleteKeys` operationId).
 	DeleteKeysWithResponse(ctx context.Context, body DeleteKeysJSONRequestBody, reqEditors ...RequestEditorFn) (*DeleteKeysResponse, error)
 
+	// RevokeLeakedWithBodyWithResponse Disable keys that were found where they should not be
+	//
+	// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+	//
+	// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+	RevokeLeakedWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RevokeLeakedResponse, error)
+
+	// RevokeLeakedWithResponse Disable keys that were found where they should not be
+	//
+	// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+	//
+	// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+	RevokeLeakedWithResponse(ctx context.Context, body RevokeLeakedJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeLeakedResponse, error)
+
 	// VerifyKeyWithBodyWithResponse Tell whether a key is valid
 	//
 	// Always 200; the first of these that applies: `MALFORMED`, `NOT_FOUND` (unknown, deleted, or its grace after
@@ -8725,6 +9008,15 @@ type ClientWithResponsesInterface interface {
 	//
 	// Corresponds with DELETE /v1/tokens/{id} (the `RevokeToken` operationId).
 	RevokeTokenWithResponse(ctx context.Context, id openapi_types.UUID, reqEditors ...RequestEditorFn) (*RevokeTokenResponse, error)
+
+	// GetBalanceWithResponse What is left of a key's cost limits, for programs that show a balance
+	//
+	// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+	//
+	// Returns a wrapper object for the known response body format(s).
+	//
+	// Corresponds with GET /v1/usage (the `GetBalance` operationId).
+	GetBalanceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBalanceResponse, error)
 
 	// RecordUsageWithBodyWithResponse Record what requests used
 	//
@@ -9766,6 +10058,61 @@ func (r DeleteKeysResponse) StatusCode() int {
 
 // ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
 func (r DeleteKeysResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
+// RevokeLeakedResponseDefaultHeaders the declared response headers of an HTTP default response for RevokeLeaked
+type RevokeLeakedResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type RevokeLeakedResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *LeakAnswer
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *RevokeLeakedResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r RevokeLeakedResponse) GetJSON200() *LeakAnswer {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r RevokeLeakedResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r RevokeLeakedResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r RevokeLeakedResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r RevokeLeakedResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r RevokeLeakedResponse) ContentType() string {
 	if r.HTTPResponse != nil {
 		return r.HTTPResponse.Header.Get("Content-Type")
 	}
@@ -11546,6 +11893,61 @@ func (r RevokeTokenResponse) ContentType() string {
 	return ""
 }
 
+// GetBalanceResponseDefaultHeaders the declared response headers of an HTTP default response for GetBalance
+type GetBalanceResponseDefaultHeaders struct {
+	RetryAfter *int
+}
+
+type GetBalanceResponse struct {
+	Body         []byte
+	HTTPResponse *http.Response
+	// JSON200 the response for an HTTP 200 `application/json` response
+	JSON200 *Balance
+	// ApplicationProblemJSONDefault the response for an HTTP default `application/problem+json` response
+	ApplicationProblemJSONDefault *ProblemAnswer
+	// HeadersDefault the parsed response headers for an HTTP default response
+	HeadersDefault *GetBalanceResponseDefaultHeaders
+}
+
+// GetJSON200 returns the response for an HTTP 200 `application/json` response
+func (r GetBalanceResponse) GetJSON200() *Balance {
+	return r.JSON200
+}
+
+// GetApplicationProblemJSONDefault returns the response for an HTTP default `application/problem+json` response
+func (r GetBalanceResponse) GetApplicationProblemJSONDefault() *ProblemAnswer {
+	return r.ApplicationProblemJSONDefault
+}
+
+// GetBody returns the raw response body bytes
+func (r GetBalanceResponse) GetBody() []byte {
+	return r.Body
+}
+
+// Status returns HTTPResponse.Status
+func (r GetBalanceResponse) Status() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Status
+	}
+	return http.StatusText(0)
+}
+
+// StatusCode returns HTTPResponse.StatusCode
+func (r GetBalanceResponse) StatusCode() int {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.StatusCode
+	}
+	return 0
+}
+
+// ContentType is a convenience method to retrieve the Content-Type value from the HTTP response headers
+func (r GetBalanceResponse) ContentType() string {
+	if r.HTTPResponse != nil {
+		return r.HTTPResponse.Header.Get("Content-Type")
+	}
+	return ""
+}
+
 // RecordUsageResponseDefaultHeaders the declared response headers of an HTTP default response for RecordUsage
 type RecordUsageResponseDefaultHeaders struct {
 	RetryAfter *int
@@ -12346,6 +12748,36 @@ func (c *ClientWithResponses) DeleteKeysWithResponse(ctx context.Context, body D
 	return ParseDeleteKeysResponse(rsp)
 }
 
+// RevokeLeakedWithBodyWithResponse Disable keys that were found where they should not be
+//
+// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+//
+// Takes any type of body and a specified content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+func (c *ClientWithResponses) RevokeLeakedWithBodyWithResponse(ctx context.Context, contentType string, body io.Reader, reqEditors ...RequestEditorFn) (*RevokeLeakedResponse, error) {
+	rsp, err := c.RevokeLeakedWithBody(ctx, contentType, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeLeakedResponse(rsp)
+}
+
+// RevokeLeakedWithResponse Disable keys that were found where they should not be
+//
+// For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+//
+// Takes a body of the `application/json` content type, and returns a wrapper object for the known response body format(s).
+//
+// Corresponds with POST /v1/keys/revoke-leaked (the `RevokeLeaked` operationId).
+func (c *ClientWithResponses) RevokeLeakedWithResponse(ctx context.Context, body RevokeLeakedJSONRequestBody, reqEditors ...RequestEditorFn) (*RevokeLeakedResponse, error) {
+	rsp, err := c.RevokeLeaked(ctx, body, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseRevokeLeakedResponse(rsp)
+}
+
 // VerifyKeyWithBodyWithResponse Tell whether a key is valid
 //
 // Always 200; the first of these that applies: `MALFORMED`, `NOT_FOUND` (unknown, deleted, or its grace after
@@ -12963,6 +13395,21 @@ func (c *ClientWithResponses) RevokeTokenWithResponse(ctx context.Context, id op
 		return nil, err
 	}
 	return ParseRevokeTokenResponse(rsp)
+}
+
+// GetBalanceWithResponse What is left of a key's cost limits, for programs that show a balance
+//
+// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+//
+// Returns a wrapper object for the known response body format(s).
+//
+// Corresponds with GET /v1/usage (the `GetBalance` operationId).
+func (c *ClientWithResponses) GetBalanceWithResponse(ctx context.Context, reqEditors ...RequestEditorFn) (*GetBalanceResponse, error) {
+	rsp, err := c.GetBalance(ctx, reqEditors...)
+	if err != nil {
+		return nil, err
+	}
+	return ParseGetBalanceResponse(rsp)
 }
 
 // RecordUsageWithBodyWithResponse Record what requests used
@@ -13907,6 +14354,52 @@ func ParseDeleteKeysResponse(rsp *http.Response) (*DeleteKeysResponse, error) {
 	switch {
 	case true:
 		var headers DeleteKeysResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseRevokeLeakedResponse parses an HTTP response from a RevokeLeakedWithResponse call
+func ParseRevokeLeakedResponse(rsp *http.Response) (*RevokeLeakedResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &RevokeLeakedResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest LeakAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers RevokeLeakedResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
@@ -15423,6 +15916,52 @@ func ParseRevokeTokenResponse(rsp *http.Response) (*RevokeTokenResponse, error) 
 	switch {
 	case true:
 		var headers RevokeTokenResponseDefaultHeaders
+		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
+			var value int
+			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {
+				return nil, err
+			}
+			headers.RetryAfter = &value
+		}
+		response.HeadersDefault = &headers
+	}
+
+	return response, nil
+}
+
+// ParseGetBalanceResponse parses an HTTP response from a GetBalanceWithResponse call
+func ParseGetBalanceResponse(rsp *http.Response) (*GetBalanceResponse, error) {
+	bodyBytes, err := io.ReadAll(rsp.Body)
+	defer func() { _ = rsp.Body.Close() }()
+	if err != nil {
+		return nil, err
+	}
+
+	response := &GetBalanceResponse{
+		Body:         bodyBytes,
+		HTTPResponse: rsp,
+	}
+
+	switch {
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && rsp.StatusCode == 200:
+		var dest Balance
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.JSON200 = &dest
+
+	case strings.Contains(rsp.Header.Get("Content-Type"), "json") && true:
+		var dest ProblemAnswer
+		if err := json.Unmarshal(bodyBytes, &dest); err != nil {
+			return nil, err
+		}
+		response.ApplicationProblemJSONDefault = &dest
+
+	}
+
+	switch {
+	case true:
+		var headers GetBalanceResponseDefaultHeaders
 		if values := rsp.Header.Values("Retry-After"); len(values) > 0 {
 			var value int
 			if err := runtime.BindStyledParameterWithOptions("simple", "Retry-After", values[0], &value, runtime.BindStyledParameterOptions{ParamLocation: runtime.ParamLocationHeader, Explode: false, Required: false, Type: "integer", Format: ""}); err != nil {

@@ -217,6 +217,10 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		span.End()
 		r.metrics.requests.WithLabelValues(x.service, operation, strconv.Itoa(watched.status), watched.Header().Get("X-Keyledger-Code")).Inc()
 	}()
+	if req.Method == http.MethodGet && balancePaths[req.URL.Path] {
+		r.balance(watched, req, x)
+		return
+	}
 	if f := r.prepare(watched, req, x); f != nil {
 		f.write(watched, x.service, x.id)
 		return

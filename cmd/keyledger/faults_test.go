@@ -67,8 +67,11 @@ func newWire(t *testing.T, to string) (*wire, string) {
 
 func (w *wire) serve(in net.Conn) {
 	defer func() { _ = in.Close() }()
+	if w.cuts.Load() { // before PostgreSQL keeps a place for it
+		return
+	}
 	out, err := net.Dial("unix", w.to)
-	if err != nil || w.cuts.Load() {
+	if err != nil {
 		return
 	}
 	defer func() { _ = out.Close() }()
@@ -233,7 +236,9 @@ func (m *team) fault(name string, lasts time.Duration, inject, lift func()) {
 	const patience = 30 * time.Second
 	for m.last.Load() < lifted.UnixNano() {
 		if time.Since(lifted) > patience {
-			m.Fatalf("%s: nothing was granted within %s after it", name, patience)
+			m.mu.Lock()
+			defer m.mu.Unlock()
+			m.Fatalf("%s: nothing was granted within %s after it; users saw %v", name, patience, m.saw)
 		}
 		time.Sleep(time.Millisecond)
 	}

@@ -35,7 +35,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	cfg := s.cfg
 	m := metrics.New()
 	s.measures = m
-	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper}
+	hasher := &key.Hasher{Prefixes: cfg.KeyPrefixes, Legacy: cfg.LegacyPepper, Checked: cfg.KeyFormat == "checked"}
 	for _, p := range cfg.PepperList {
 		hasher.Peppers = append(hasher.Peppers, key.Pepper(p))
 	}

@@ -32,6 +32,7 @@ var (
 	sums   = route{may: access.Reader, body: maxBody, timeout: reportTimeout, report: true}
 	redo   = route{body: maxBody, timeout: reportTimeout, report: true}
 	holder = route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
+	leaked = route{open: true, body: maxBody, timeout: requestTimeout}    // authorised by the secrets themselves
 	state  = route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is
 	signIn = route{open: true, body: freeBody, timeout: requestTimeout}   // and out; so small that it is not charged
 	whoAmI = route{anyone: true, body: maxBody, timeout: requestTimeout}
@@ -67,6 +68,8 @@ var routes = map[string]route{
 	"GET /v1/reports/reconcile":                       sums,
 	"GET /v1/reports/usage":                           sums,
 	"GET /v1/reports/focus":                           sums,
+	"GET /v1/usage":                                   holder,
+	"POST /v1/keys/revoke-leaked":                     leaked,
 	"GET /v1/self":                                    holder,
 	"POST /v1/admissions":                             relay,
 	"DELETE /v1/admissions/:id":                       relay,

@@ -254,6 +254,27 @@ func (e KeyStatus) Valid() bool {
 	}
 }
 
+// Defines values for LeakAnswerResultsStatus.
+const (
+	AlreadyOff LeakAnswerResultsStatus = "alreadyOff"
+	TurnedOff  LeakAnswerResultsStatus = "turnedOff"
+	Unknown    LeakAnswerResultsStatus = "unknown"
+)
+
+// Valid indicates whether the value is a known member of the LeakAnswerResultsStatus enum.
+func (e LeakAnswerResultsStatus) Valid() bool {
+	switch e {
+	case AlreadyOff:
+		return true
+	case TurnedOff:
+		return true
+	case Unknown:
+		return true
+	default:
+		return false
+	}
+}
+
 // Defines values for LimitStateName.
 const (
 	LimitStateNameConcurrency LimitStateName = "concurrency"
@@ -708,6 +729,9 @@ type Averages struct {
 	Tpm USD `json:"tpm"`
 }
 
+// Balance defines model for Balance.
+type Balance = balance
+
 // Block A sum of usage.
 type Block struct {
 	AllTokens         int64 `json:"allTokens"`
@@ -1096,6 +1120,24 @@ type KeyStatus string
 
 // KeyUpdate defines model for KeyUpdate.
 type KeyUpdate = field.Object
+
+// LeakAnswer defines model for LeakAnswer.
+type LeakAnswer struct {
+	Results []struct {
+		Status LeakAnswerResultsStatus `json:"status"`
+	} `json:"results"`
+}
+
+// LeakAnswerResultsStatus defines model for LeakAnswer.Results.Status.
+type LeakAnswerResultsStatus string
+
+// LeakReport defines model for LeakReport.
+type LeakReport struct {
+	APIKeys []string `json:"apiKeys"`
+
+	// FoundAt Where they were found, for the audit trail.
+	FoundAt *string `json:"foundAt,omitempty"`
+}
 
 // LimitState defines model for LimitState.
 type LimitState struct {
@@ -2039,6 +2081,9 @@ type CreateKeysJSONRequestBody = KeyBatchCreate
 // DeleteKeysJSONRequestBody defines body for DeleteKeys for application/json ContentType.
 type DeleteKeysJSONRequestBody = KeyBatchDelete
 
+// RevokeLeakedJSONRequestBody defines body for RevokeLeaked for application/json ContentType.
+type RevokeLeakedJSONRequestBody = LeakReport
+
 // VerifyKeyJSONRequestBody defines body for VerifyKey for application/json ContentType.
 type VerifyKeyJSONRequestBody = VerifyRequest
 
@@ -2128,6 +2173,9 @@ type ServerInterface interface {
 	// DeleteKeys Delete up to 500 keys
 	// (POST /v1/keys/batch-delete)
 	DeleteKeys(ctx echo.Context) error
+	// RevokeLeaked Disable keys that were found where they should not be
+	// (POST /v1/keys/revoke-leaked)
+	RevokeLeaked(ctx echo.Context) error
 	// VerifyKey Tell whether a key is valid
 	// (POST /v1/keys/verify)
 	VerifyKey(ctx echo.Context) error
@@ -2224,6 +2272,9 @@ type ServerInterface interface {
 	// RevokeToken Revoke an access token
 	// (DELETE /v1/tokens/{id})
 	RevokeToken(ctx echo.Context, id openapi_types.UUID) error
+	// GetBalance What is left of a key's cost limits, for programs that show a balance
+	// (GET /v1/usage)
+	GetBalance(ctx echo.Context) error
 	// RecordUsage Record what requests used
 	// (POST /v1/usage)
 	RecordUsage(ctx echo.Context) error
@@ -2652,6 +2703,15 @@ func (w *ServerInterfaceWrapper) DeleteKeys(ctx echo.Context) error {
 
 	// Invoke the callback with all the unmarshaled arguments
 	err = w.Handler.DeleteKeys(ctx)
+	return err
+}
+
+// RevokeLeaked converts echo context to params.
+func (w *ServerInterfaceWrapper) RevokeLeaked(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.RevokeLeaked(ctx)
 	return err
 }
 
@@ -3264,6 +3324,15 @@ func (w *ServerInterfaceWrapper) RevokeToken(ctx echo.Context) error {
 	return err
 }
 
+// GetBalance converts echo context to params.
+func (w *ServerInterfaceWrapper) GetBalance(ctx echo.Context) error {
+	var err error
+
+	// Invoke the callback with all the unmarshaled arguments
+	err = w.Handler.GetBalance(ctx)
+	return err
+}
+
 // RecordUsage converts echo context to params.
 func (w *ServerInterfaceWrapper) RecordUsage(ctx echo.Context) error {
 	var err error
@@ -3476,6 +3545,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.PATCH(options.BaseURL+"/v1/keys/batch", wrapper.UpdateKeys, options.OperationMiddlewares["UpdateKeys"]...)
 	router.POST(options.BaseURL+"/v1/keys/batch", wrapper.CreateKeys, options.OperationMiddlewares["CreateKeys"]...)
 	router.POST(options.BaseURL+"/v1/keys/batch-delete", wrapper.DeleteKeys, options.OperationMiddlewares["DeleteKeys"]...)
+	router.POST(options.BaseURL+"/v1/keys/revoke-leaked", wrapper.RevokeLeaked, options.OperationMiddlewares["RevokeLeaked"]...)
 	router.POST(options.BaseURL+"/v1/keys/verify", wrapper.VerifyKey, options.OperationMiddlewares["VerifyKey"]...)
 	router.POST(options.BaseURL+"/v1/maintenance/expire", wrapper.ExpireKeys, options.OperationMiddlewares["ExpireKeys"]...)
 	router.GET(options.BaseURL+"/v1/overview", wrapper.GetOverview, options.OperationMiddlewares["GetOverview"]...)
@@ -3498,6 +3568,7 @@ func RegisterHandlersWithOptions(router EchoRouter, si ServerInterface, options 
 	router.GET(options.BaseURL+"/v1/tokens", wrapper.ListTokens, options.OperationMiddlewares["ListTokens"]...)
 	router.POST(options.BaseURL+"/v1/tokens", wrapper.CreateToken, options.OperationMiddlewares["CreateToken"]...)
 	router.DELETE(options.BaseURL+"/v1/tokens/:id", wrapper.RevokeToken, options.OperationMiddlewares["RevokeToken"]...)
+	router.GET(options.BaseURL+"/v1/usage", wrapper.GetBalance, options.OperationMiddlewares["GetBalance"]...)
 	router.POST(options.BaseURL+"/v1/usage", wrapper.RecordUsage, options.OperationMiddlewares["RecordUsage"]...)
 	router.GET(options.BaseURL+"/v1/webhooks", wrapper.ListWebhooks, options.OperationMiddlewares["ListWebhooks"]...)
 	router.POST(options.BaseURL+"/v1/webhooks", wrapper.CreateWebhook, options.OperationMiddlewares["CreateWebhook"]...)
@@ -4262,6 +4333,49 @@ type DeleteKeysdefaultApplicationProblemPlusJSONResponse struct {
 }
 
 func (response DeleteKeysdefaultApplicationProblemPlusJSONResponse) VisitDeleteKeysResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeLeakedRequestObject struct {
+	Body *RevokeLeakedJSONRequestBody
+}
+
+type RevokeLeakedResponseObject interface {
+	VisitRevokeLeakedResponse(w http.ResponseWriter) error
+}
+
+type RevokeLeaked200JSONResponse LeakAnswer
+
+func (response RevokeLeaked200JSONResponse) VisitRevokeLeakedResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type RevokeLeakeddefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response RevokeLeakeddefaultApplicationProblemPlusJSONResponse) VisitRevokeLeakedResponse(w http.ResponseWriter) error {
 
 	var buf bytes.Buffer
 	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
@@ -5681,6 +5795,48 @@ func (response RevokeTokendefaultApplicationProblemPlusJSONResponse) VisitRevoke
 	return err
 }
 
+type GetBalanceRequestObject struct {
+}
+
+type GetBalanceResponseObject interface {
+	VisitGetBalanceResponse(w http.ResponseWriter) error
+}
+
+type GetBalance200JSONResponse Balance
+
+func (response GetBalance200JSONResponse) VisitGetBalanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(200)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
+type GetBalancedefaultApplicationProblemPlusJSONResponse struct {
+	Body       Problem
+	Headers    ProblemAnswerResponseHeaders
+	StatusCode int
+}
+
+func (response GetBalancedefaultApplicationProblemPlusJSONResponse) VisitGetBalanceResponse(w http.ResponseWriter) error {
+
+	var buf bytes.Buffer
+	if err := json.NewEncoder(&buf).Encode(response.Body); err != nil {
+		return err
+	}
+	w.Header().Set("Content-Type", "application/problem+json")
+	if response.Headers.RetryAfter != nil {
+		w.Header().Set("Retry-After", fmt.Sprint(*response.Headers.RetryAfter))
+	}
+	w.WriteHeader(response.StatusCode)
+	_, err := buf.WriteTo(w)
+	return err
+}
+
 type RecordUsageRequestObject struct {
 	Body *RecordUsageJSONRequestBody
 }
@@ -6068,6 +6224,9 @@ type StrictServerInterface interface {
 	// DeleteKeys Delete up to 500 keys
 	// (POST /v1/keys/batch-delete)
 	DeleteKeys(ctx context.Context, request DeleteKeysRequestObject) (DeleteKeysResponseObject, error)
+	// RevokeLeaked Disable keys that were found where they should not be
+	// (POST /v1/keys/revoke-leaked)
+	RevokeLeaked(ctx context.Context, request RevokeLeakedRequestObject) (RevokeLeakedResponseObject, error)
 	// VerifyKey Tell whether a key is valid
 	// (POST /v1/keys/verify)
 	VerifyKey(ctx context.Context, request VerifyKeyRequestObject) (VerifyKeyResponseObject, error)
@@ -6164,6 +6323,9 @@ type StrictServerInterface interface {
 	// RevokeToken Revoke an access token
 	// (DELETE /v1/tokens/{id})
 	RevokeToken(ctx context.Context, request RevokeTokenRequestObject) (RevokeTokenResponseObject, error)
+	// GetBalance What is left of a key's cost limits, for programs that show a balance
+	// (GET /v1/usage)
+	GetBalance(ctx context.Context, request GetBalanceRequestObject) (GetBalanceResponseObject, error)
 	// RecordUsage Record what requests used
 	// (POST /v1/usage)
 	RecordUsage(ctx context.Context, request RecordUsageRequestObject) (RecordUsageResponseObject, error)
@@ -6772,6 +6934,52 @@ func (sh *strictHandler) DeleteKeys(ctx echo.Context) error {
 		return err
 	} else if validResponse, ok := response.(DeleteKeysResponseObject); ok {
 		return validResponse.VisitDeleteKeysResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// RevokeLeaked operation middleware
+func (sh *strictHandler) RevokeLeaked(ctx echo.Context) error {
+	var request RevokeLeakedRequestObject
+
+	var body RevokeLeakedJSONRequestBody
+	var err error
+	if binder, ok := ctx.Echo().Binder.(*echo.DefaultBinder); ok {
+		// A request validator built on kin-openapi's openapi3filter with
+		// KeepValidatedValue leaves the value it validated on the body. Bind
+		// that value, matching member names exactly, so the handler receives
+		// what was validated instead of a second, case-insensitive decode.
+		// Otherwise bind only the request body, so that path and query
+		// parameters are not also bound into the body struct.
+		if vb, ok := ctx.Request().Body.(interface{ ValidatedValue() any }); !ok || runtime.BindJSONValue(vb.ValidatedValue(), &body) != nil {
+			err = binder.BindBody(ctx, &body)
+		}
+	} else {
+		// A custom binder is installed on the Echo instance; defer to it
+		// entirely, since echo.Binder does not expose body-only binding and
+		// the binder may do more than decode (for example call ctx.Validate).
+		err = ctx.Bind(&body)
+	}
+	if err != nil {
+		return err
+	}
+	request.Body = &body
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.RevokeLeaked(ctx.Request().Context(), request.(RevokeLeakedRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "RevokeLeaked")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(RevokeLeakedResponseObject); ok {
+		return validResponse.VisitRevokeLeakedResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}
@@ -7756,6 +7964,29 @@ func (sh *strictHandler) RevokeToken(ctx echo.Context, id openapi_types.UUID) er
 		return err
 	} else if validResponse, ok := response.(RevokeTokenResponseObject); ok {
 		return validResponse.VisitRevokeTokenResponse(ctx.Response())
+	} else if response != nil {
+		return fmt.Errorf("unexpected response type: %T", response)
+	}
+	return nil
+}
+
+// GetBalance operation middleware
+func (sh *strictHandler) GetBalance(ctx echo.Context) error {
+	var request GetBalanceRequestObject
+
+	handler := func(ctx echo.Context, request interface{}) (interface{}, error) {
+		return sh.ssi.GetBalance(ctx.Request().Context(), request.(GetBalanceRequestObject))
+	}
+	for _, middleware := range sh.middlewares {
+		handler = middleware(handler, "GetBalance")
+	}
+
+	response, err := handler(ctx, request)
+
+	if err != nil {
+		return err
+	} else if validResponse, ok := response.(GetBalanceResponseObject); ok {
+		return validResponse.VisitGetBalanceResponse(ctx.Response())
 	} else if response != nil {
 		return fmt.Errorf("unexpected response type: %T", response)
 	}

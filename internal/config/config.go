@@ -52,6 +52,7 @@ type Service struct {
 	LegacyPepper string `env:"LEGACY_PEPPER" desc:"Encryption key of claude-relay-service, for keys that came from it."`
 	Bootstrap    string `env:"BOOTSTRAP_TOKEN" desc:"At least 32 characters: becomes the first admin token if no token has ever existed."`
 
+	KeyFormat         string          `env:"KEY_FORMAT" envDefault:"hex" desc:"hex or checked: whether new keys are 64 hexadecimal digits, as the original's are, or end in a checksum that scanners for leaked secrets know them by. Both are accepted."`
 	KeyPrefixes       []string        `env:"KEY_PREFIX" envDefault:"cr_" desc:"What keys begin with: a list, new keys get the first, all are accepted."`
 	Services          []string        `env:"SERVICES" envDefault:"claude,gemini,openai,bedrock,droid" desc:"Services that permissions may name."`
 	DefaultTokenLimit int64           `env:"DEFAULT_TOKEN_LIMIT" envDefault:"1000000" desc:"tokenLimit of a key that names none."`
@@ -203,6 +204,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	rule(c.WrongTokens >= 0 && c.WrongTokens <= 1_000_000, Prefix+"MAX_WRONG_TOKENS_PER_ADDRESS", "must be between 0 and 1000000")
 	rule(c.MetricsKeys >= 0 && c.MetricsKeys <= 10_000, Prefix+"METRICS_KEYS", "must be between 0 and 10000")
 	rule(c.Console == "on" || c.Console == "off", Prefix+"CONSOLE", "must be on or off")
+	rule(c.KeyFormat == "hex" || c.KeyFormat == "checked", Prefix+"KEY_FORMAT", "must be hex or checked")
 	rule(c.Unpriced == "allow" || c.Unpriced == "refuse", Prefix+"UNPRICED", "must be allow or refuse")
 	wrong = append(wrong, checkLog(c.LogLevel, c.LogFormat)...)
 	wrong = append(wrong, c.checkRelay()...)

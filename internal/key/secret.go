@@ -6,6 +6,8 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"hash"
+	"hash/crc32"
+	"math/big"
 	"strings"
 	"sync"
 )
@@ -47,6 +49,9 @@ type Hasher struct {
 	Peppers []Pepper
 	// Legacy is the original service's encryption key; empty: none.
 	Legacy string
+	// Checked: new keys end in a checksum, so that scanners for leaked secrets can tell them from
+	// other text without asking.
+	Checked bool
 
 	// macs are hashes under the first pepper, made ready: making one takes longer than
 	// hashing a key.
@@ -61,11 +66,39 @@ type Candidate struct {
 }
 
 // Issue makes a new key text: the first prefix and 64 lowercase hex digits of
-// 32 random bytes.
+// 32 random bytes; or, where keys are checked, the same number in 43 base62 digits and the 6
+// of their checksum.
 func (h *Hasher) Issue() string {
 	secret := make([]byte, issuedSecret)
 	_, _ = rand.Read(secret) // never fails: crypto/rand ends the process instead
-	return h.Prefixes[0] + hex.EncodeToString(secret)
+	if !h.Checked {
+		return h.Prefixes[0] + hex.EncodeToString(secret)
+	}
+	text := base62(new(big.Int).SetBytes(secret), checkedDigits)
+	return h.Prefixes[0] + text + Checksum(text)
+}
+
+// Lengths of the two parts of a checked secret, in base62 digits.
+const (
+	checkedDigits  = 43
+	checksumDigits = 6
+)
+
+// Checksum is that of the first 43 characters of a checked key's secret: their CRC-32 (IEEE) in
+// six base62 digits, 0-9A-Za-z.
+func Checksum(text string) string {
+	return base62(new(big.Int).SetUint64(uint64(crc32.ChecksumIEEE([]byte(text)))), checksumDigits)
+}
+
+// base62 writes a number in so many digits, the greatest first.
+func base62(n *big.Int, digits int) string {
+	const alphabet = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+	text, base, digit := make([]byte, digits), big.NewInt(int64(len(alphabet))), new(big.Int)
+	for i := digits - 1; i >= 0; i-- {
+		n.QuoRem(n, base, digit)
+		text[i] = alphabet[digit.Int64()]
+	}
+	return string(text)
 }
 
 // WellFormed tells whether a text can be a key at all: 10 to 512 printable ASCII

@@ -5,6 +5,7 @@ package keys
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"fmt"
 	"slices"
 	"strings"
@@ -194,6 +195,38 @@ func (k *Store) Update(ctx context.Context, who db.Actor, id uuid.UUID, fields k
 		return nil
 	})
 	return row, err
+}
+
+// Leaked disables a live key whose secret was found where it should not be, and notes where in
+// the audit trail. disabled: it was active until now. NotFound for a missing or deleted key.
+func (k *Store) Leaked(ctx context.Context, who db.Actor, id uuid.UUID, foundAt string) (disabled bool, err error) {
+	fields, err := key.Columns{"is_active": false}.JSON()
+	if err != nil {
+		return false, err
+	}
+	after, err := json.Marshal(map[string]string{"foundAt": foundAt})
+	if err != nil {
+		return false, fmt.Errorf("encoding the audit row: %w", err)
+	}
+	err = k.o.Changes.Audited(ctx, who, "leaked", func(q *db.Queries) error {
+		disabled = false
+		row, err := show(ctx, q, id)
+		if err != nil {
+			return err
+		}
+		if row.APIKey.DeletedAt != nil {
+			return notFound()
+		}
+		if row.APIKey.IsActive {
+			changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: []uuid.UUID{id}, Fields: fields})
+			if err != nil {
+				return fmt.Errorf("disabling a key: %w", err)
+			}
+			disabled = len(changed) > 0
+		}
+		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "key", TargetID: id.String(), After: after})
+	})
+	return disabled, err
 }
 
 // notChanged says why KeyUpdate passed a key over.

@@ -1,0 +1,51 @@
+package relay
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+
+	"github.com/shopspring/decimal"
+
+	"github.com/keyledger/keyledger/internal/keyheader"
+)
+
+// balancePaths are where programs that show a balance ask for it: cc-switch by its default
+// template, and as the service's own API has it.
+// Source: https://github.com/farion1231/cc-switch
+var balancePaths = map[string]bool{"/user/balance": true, "/v1/usage": true}
+
+// costLimits are the limits that a balance is of, by the names that plans have.
+var costLimits = map[string]string{"dailyCost": "daily", "weeklyCost": "weekly", "monthlyCost": "monthly", "totalCost": "total"}
+
+// balance answers with what is left of the cost limit that has the least left.
+func (r *Relay) balance(w http.ResponseWriter, req *http.Request, x *exchange) {
+	key := keyheader.Find(req.Header, req.URL.Query())
+	ctx, cancel := context.WithTimeout(req.Context(), ledgerTimeout)
+	defer cancel()
+	d, err := r.c.Ledger.Admit(ctx, Request{APIKey: key, DryRun: true})
+	switch {
+	case err != nil:
+		r.log.ErrorContext(ctx, "asking for a balance", "error", err)
+		(&refusal{reason: unavailable, code: "UNAVAILABLE", message: "the key service is not available at the moment"}).write(w, x.service, x.id)
+		return
+	case !d.Allowed && refused(d).reason == badKey:
+		refused(d).write(w, x.service, x.id)
+		return
+	}
+	answer := map[string]any{"isValid": true, "is_active": true, "planName": "unlimited", "total": nil, "used": json.Number("0"), "remaining": nil, "balance": nil, "unit": "USD", "extra": ""}
+	var least *decimal.Decimal
+	for _, l := range d.Limits {
+		plan, ofCost := costLimits[l.Name]
+		left := decimal.Max(decimal.Zero, l.Limit.Sub(l.Used))
+		if !ofCost || least != nil && left.GreaterThanOrEqual(*least) {
+			continue
+		}
+		least = &left
+		answer["planName"], answer["total"], answer["used"] = plan, json.Number(l.Limit.String()), json.Number(l.Used.String())
+		answer["remaining"], answer["balance"] = json.Number(left.String()), json.Number(left.String())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", "no-store")
+	_ = json.NewEncoder(w).Encode(answer) // the client may have gone
+}
