@@ -396,6 +396,29 @@ func TestFreeAndUnmetered(t *testing.T) {
 	h.ledger(id, 0)
 }
 
+// Guarantee: programs that show a balance find it where they look for it, by the key alone; asking
+// costs nothing, and a wrong key sees nothing.
+func TestBalance(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, nil)
+	id, secret := h.key(key.Columns{"daily_cost_limit": 5, "total_cost_limit": 40, "permissions": []string{"gemini"}})
+	_, free := h.key(key.Columns{})
+	pgtest.Exec(t, h.db, "UPDATE key_counters SET cost = 1.25, day_cost = 1.25, day = (now() AT TIME ZONE 'UTC')::date WHERE key_id = $1", id)
+	for _, path := range []string{"/user/balance", "/v1/usage"} {
+		if got := h.send(t.Context(), secret, path, ""); got.status != 200 || got.header.Get("Content-Type") != "application/json" ||
+			!strings.Contains(got.body, `"balance":3.75`) || !strings.Contains(got.body, `"is_active":true`) || !strings.Contains(got.body, `"planName":"daily"`) {
+			t.Errorf("%s: %d %s", path, got.status, got.body)
+		}
+		if got := h.send(t.Context(), free, path, ""); got.status != 200 || !strings.Contains(got.body, `"balance":null`) {
+			t.Errorf("%s without a limit: %d %s", path, got.status, got.body)
+		}
+		if got := h.send(t.Context(), "cr_"+strings.Repeat("1", 64), path, ""); got.status != 401 {
+			t.Errorf("%s with a wrong key: %d %s", path, got.status, got.body)
+		}
+	}
+	h.ledger(id, 0)
+}
+
 // Guarantee: a body that cannot be read, or asks for what cannot be metered, is refused with
 // what is wrong with it, and nothing goes upstream.
 func TestBadBodies(t *testing.T) {

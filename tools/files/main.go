@@ -1,7 +1,7 @@
 // Command files reads what cannot be run here by the reader of the program that it is for, and
 // fails at the first thing that one would refuse: docker-compose.yml by compose-go, the
 // Dockerfile by BuildKit's parser, workflows by actionlint, the dashboard by Grafana's own model,
-// which refuses what it does not know. It is run in the project's root, by make check.
+// which refuses what it does not know, Kubernetes' manifests likewise by its own types. It is run in the project's root, by make check.
 package main
 
 import (
@@ -18,10 +18,18 @@ import (
 	"github.com/moby/buildkit/frontend/dockerfile/instructions"
 	"github.com/moby/buildkit/frontend/dockerfile/parser"
 	"github.com/rhysd/actionlint"
+	apps "k8s.io/api/apps/v1"
+	batch "k8s.io/api/batch/v1"
+	core "k8s.io/api/core/v1"
+	networking "k8s.io/api/networking/v1"
+	policy "k8s.io/api/policy/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"sigs.k8s.io/yaml"
 )
 
 func main() {
 	err := errors.Join(compose("docker-compose.yml"), dockerfile("Dockerfile"), grafana("docs/monitoring/grafana.json"),
+		kubernetes("docs/deploy/kubernetes.yaml"),
 		workflows(".github/workflows/*.yml", "docs/workflows/*.yml"))
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -49,6 +57,52 @@ func compose(name string) error {
 	}
 	if load(values[1:]...) == nil {
 		return fmt.Errorf("%s: it starts without a password", name)
+	}
+	return nil
+}
+
+// kubernetes reads manifests strictly, each by the type that it says it is of, and holds what they
+// refer to among each other together.
+func kubernetes(name string) error {
+	raw, err := os.ReadFile(name)
+	if err != nil {
+		return err
+	}
+	kinds := map[string]any{
+		"batch/v1 Job": &batch.Job{}, "apps/v1 Deployment": &apps.Deployment{}, "v1 Service": &core.Service{},
+		"policy/v1 PodDisruptionBudget": &policy.PodDisruptionBudget{}, "networking.k8s.io/v1 NetworkPolicy": &networking.NetworkPolicy{},
+	}
+	seen := map[string]bool{}
+	for i, one := range bytes.Split(raw, []byte("\n---\n")) {
+		var of meta.TypeMeta
+		if err := yaml.Unmarshal(one, &of); err != nil {
+			return fmt.Errorf("%s, document %d: %w", name, i, err)
+		}
+		kind := of.APIVersion + " " + of.Kind
+		into, known := kinds[kind]
+		if !known || seen[kind] {
+			return fmt.Errorf("%s, document %d: %s is not expected", name, i, kind)
+		}
+		seen[kind] = true
+		if err := yaml.UnmarshalStrict(one, into); err != nil {
+			return fmt.Errorf("%s, %s: %w", name, kind, err)
+		}
+	}
+	if len(seen) != len(kinds) {
+		return fmt.Errorf("%s has %d of %d kinds", name, len(seen), len(kinds))
+	}
+	labels, ports := kinds["apps/v1 Deployment"].(*apps.Deployment).Spec.Template.Labels, map[string]bool{}
+	for _, p := range kinds["apps/v1 Deployment"].(*apps.Deployment).Spec.Template.Spec.Containers[0].Ports {
+		ports[p.Name] = true
+	}
+	service := kinds["v1 Service"].(*core.Service)
+	if service.Spec.Selector["app"] != labels["app"] || kinds["policy/v1 PodDisruptionBudget"].(*policy.PodDisruptionBudget).Spec.Selector.MatchLabels["app"] != labels["app"] {
+		return fmt.Errorf("%s: the selectors do not select the pods", name)
+	}
+	for _, p := range service.Spec.Ports {
+		if !ports[p.TargetPort.StrVal] {
+			return fmt.Errorf("%s: the service's port %s leads nowhere", name, p.Name)
+		}
 	}
 	return nil
 }
