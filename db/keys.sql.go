@@ -551,6 +551,12 @@ WITH gone AS (
     DELETE FROM admissions AS a WHERE a.key_id = $2::uuid
 ), told AS (
     DELETE FROM webhook_events AS w WHERE w.key_id = $2::uuid
+), told_of_usage AS (
+    UPDATE webhook_events AS w SET data = jsonb_set(w.data, '{events}', coalesce((
+           SELECT jsonb_agg(x.one) FROM jsonb_array_elements(w.data -> 'events') AS x (one)
+            WHERE x.one ->> 'keyId' <> CAST($2::uuid AS text)), '[]'))
+     WHERE w.type = 'usage.recorded'
+       AND w.data -> 'events' @> jsonb_build_array(jsonb_build_object('keyId', $2::uuid))
 ), alerted AS (
     DELETE FROM alerts AS a WHERE a.subject = CAST($2::uuid AS text)
 )

@@ -281,6 +281,16 @@ func (q *Queries) AlertPrune(ctx context.Context, now *time.Time) (int64, error)
 	return result.RowsAffected(), nil
 }
 
+const alertRest = `-- name: AlertRest :exec
+UPDATE alert_state SET chunk = 0 WHERE kind = $1 AND chunk <> 0
+`
+
+// Notes that nobody asks for what a pass tells: when somebody does, it begins there.
+func (q *Queries) AlertRest(ctx context.Context, kind string) error {
+	_, err := q.db.Exec(ctx, alertRest, kind)
+	return err
+}
+
 const alertTouched = `-- name: AlertTouched :many
 SELECT k.id
   FROM (SELECT DISTINCT e.ledger_id
@@ -359,10 +369,45 @@ func (q *Queries) AlertUnpriced(ctx context.Context, arg AlertUnpricedParams) (i
 	return result.RowsAffected(), nil
 }
 
+const alertUsage = `-- name: AlertUsage :execrows
+INSERT INTO webhook_events (type, at, data)
+SELECT 'usage.recorded', max(r.received_at), jsonb_build_object('events', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+           'id', r.event_id, 'kind', r.kind, 'keyId', r.key_id, 'keyName', r.key_name, 'accountId', r.account_id,
+           'model', r.model, 'requestId', r.request_id, 'occurredAt', r.occurred_at, 'requests', r.requests,
+           'inputTokens', r.input_tokens, 'outputTokens', r.output_tokens, 'cacheCreateTokens', r.cache_create_tokens,
+           'cacheReadTokens', r.cache_read_tokens, 'costUsd', r.cost, 'priced', r.priced, 'estimated', r.estimated,
+           'via', r.via)) ORDER BY r.event_id))
+  FROM (SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason, k.id AS key_id, k.name AS key_name,
+               (row_number() OVER (ORDER BY e.event_id) - 1) / $1::bigint AS part
+          FROM usage_events AS e
+          JOIN api_keys AS k ON k.ledger_id = e.ledger_id
+         WHERE e.chunk = $2::bigint AND e.received_at >= $3::timestamptz) AS r
+ GROUP BY r.part
+ ORDER BY r.part
+`
+
+type AlertUsageParams struct {
+	PerEvent int64
+	Chunk    int64
+	OpenedAt time.Time
+}
+
+// Writes events that tell of the ledger rows of a chunk that is sealed, each row in exactly one if
+// the pass moves its mark past the chunk in the same transaction; so many rows an event. Rows of
+// purged keys are left out.
+func (q *Queries) AlertUsage(ctx context.Context, arg AlertUsageParams) (int64, error) {
+	result, err := q.db.Exec(ctx, alertUsage, arg.PerEvent, arg.Chunk, arg.OpenedAt)
+	if err != nil {
+		return 0, err
+	}
+	return result.RowsAffected(), nil
+}
+
 const alertsWanted = `-- name: AlertsWanted :one
 SELECT coalesce(bool_or('key.limit_reached' = ANY (w.events)), false)::boolean AS limits,
        coalesce(bool_or('key.expiring' = ANY (w.events)), false)::boolean AS expiry,
-       coalesce(bool_or('model.unpriced' = ANY (w.events)), false)::boolean AS unpriced
+       coalesce(bool_or('model.unpriced' = ANY (w.events)), false)::boolean AS unpriced,
+       coalesce(bool_or('usage.recorded' = ANY (w.events)), false)::boolean AS usage
   FROM webhooks AS w
  WHERE w.is_active
 `
@@ -371,13 +416,19 @@ type AlertsWantedRow struct {
 	Limits   bool
 	Expiry   bool
 	Unpriced bool
+	Usage    bool
 }
 
 // Which of the events that passes find some webhook asks for.
 func (q *Queries) AlertsWanted(ctx context.Context) (AlertsWantedRow, error) {
 	row := q.db.QueryRow(ctx, alertsWanted)
 	var i AlertsWantedRow
-	err := row.Scan(&i.Limits, &i.Expiry, &i.Unpriced)
+	err := row.Scan(
+		&i.Limits,
+		&i.Expiry,
+		&i.Unpriced,
+		&i.Usage,
+	)
 	return i, err
 }
 

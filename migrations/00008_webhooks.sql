@@ -92,7 +92,7 @@ COMMENT ON COLUMN alerts.period IS 'Start of the window, day, week or month that
 COMMENT ON COLUMN alerts.at IS 'When it was found.';
 
 CREATE TABLE alert_state (
-    kind      text        PRIMARY KEY CHECK (kind IN ('limits', 'unpriced', 'expiry')),
+    kind      text        PRIMARY KEY CHECK (kind IN ('limits', 'unpriced', 'expiry', 'usage')),
     chunk     bigint      NOT NULL,
     opened_at timestamptz NOT NULL,
     looked_at timestamptz NOT NULL
@@ -104,7 +104,7 @@ COMMENT ON COLUMN alert_state.opened_at IS 'When that chunk was opened: no row o
 COMMENT ON COLUMN alert_state.looked_at IS 'When it last looked.';
 INSERT INTO alert_state (kind, chunk, opened_at, looked_at)
 SELECT k.kind, 0, '0001-01-01T00:00:00Z', '0001-01-01T00:00:00Z'
-  FROM (VALUES ('limits'), ('unpriced'), ('expiry')) AS k (kind);
+  FROM (VALUES ('limits'), ('unpriced'), ('expiry'), ('usage')) AS k (kind);
 
 -- A webhook that is being deleted gets none: waiting for it would end in an error of whoever
 -- writes the event.

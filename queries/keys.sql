@@ -411,6 +411,12 @@ WITH gone AS (
     DELETE FROM admissions AS a WHERE a.key_id = @key_id::uuid
 ), told AS (
     DELETE FROM webhook_events AS w WHERE w.key_id = @key_id::uuid
+), told_of_usage AS (
+    UPDATE webhook_events AS w SET data = jsonb_set(w.data, '{events}', coalesce((
+           SELECT jsonb_agg(x.one) FROM jsonb_array_elements(w.data -> 'events') AS x (one)
+            WHERE x.one ->> 'keyId' <> CAST(@key_id::uuid AS text)), '[]'))
+     WHERE w.type = 'usage.recorded'
+       AND w.data -> 'events' @> jsonb_build_array(jsonb_build_object('keyId', @key_id::uuid))
 ), alerted AS (
     DELETE FROM alerts AS a WHERE a.subject = CAST(@key_id::uuid AS text)
 )

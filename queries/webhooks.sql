@@ -153,7 +153,8 @@ SELECT count(*) AS pending,
 -- Which of the events that passes find some webhook asks for.
 SELECT coalesce(bool_or('key.limit_reached' = ANY (w.events)), false)::boolean AS limits,
        coalesce(bool_or('key.expiring' = ANY (w.events)), false)::boolean AS expiry,
-       coalesce(bool_or('model.unpriced' = ANY (w.events)), false)::boolean AS unpriced
+       coalesce(bool_or('model.unpriced' = ANY (w.events)), false)::boolean AS unpriced,
+       coalesce(bool_or('usage.recorded' = ANY (w.events)), false)::boolean AS usage
   FROM webhooks AS w
  WHERE w.is_active;
 
@@ -326,6 +327,29 @@ SELECT 'model.unpriced', n.now, jsonb_build_object('model', t.subject, 'day', t.
   FROM told AS t
  CROSS JOIN clock AS n
  ORDER BY t.subject, t.period;
+
+-- name: AlertRest :exec
+-- Notes that nobody asks for what a pass tells: when somebody does, it begins there.
+UPDATE alert_state SET chunk = 0 WHERE kind = @kind AND chunk <> 0;
+
+-- name: AlertUsage :execrows
+-- Writes events that tell of the ledger rows of a chunk that is sealed, each row in exactly one if
+-- the pass moves its mark past the chunk in the same transaction; so many rows an event. Rows of
+-- purged keys are left out.
+INSERT INTO webhook_events (type, at, data)
+SELECT 'usage.recorded', max(r.received_at), jsonb_build_object('events', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+           'id', r.event_id, 'kind', r.kind, 'keyId', r.key_id, 'keyName', r.key_name, 'accountId', r.account_id,
+           'model', r.model, 'requestId', r.request_id, 'occurredAt', r.occurred_at, 'requests', r.requests,
+           'inputTokens', r.input_tokens, 'outputTokens', r.output_tokens, 'cacheCreateTokens', r.cache_create_tokens,
+           'cacheReadTokens', r.cache_read_tokens, 'costUsd', r.cost, 'priced', r.priced, 'estimated', r.estimated,
+           'via', r.via)) ORDER BY r.event_id))
+  FROM (SELECT e.*, k.id AS key_id, k.name AS key_name,
+               (row_number() OVER (ORDER BY e.event_id) - 1) / @per_event::bigint AS part
+          FROM usage_events AS e
+          JOIN api_keys AS k ON k.ledger_id = e.ledger_id
+         WHERE e.chunk = @chunk::bigint AND e.received_at >= @opened_at::timestamptz) AS r
+ GROUP BY r.part
+ ORDER BY r.part;
 
 -- name: WebhookPrune :execrows
 -- Forgets up to a thousand events, with their deliveries, from before 30 days ago.

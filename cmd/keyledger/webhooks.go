@@ -41,7 +41,7 @@ func webhooksCreate() *cobra.Command {
 	c.Example = "  keyledger webhooks create --url https://hooks.slack.com/services/... --format slack --events key.limit_reached,key.expiring"
 	c.Flags().StringVar(&address, "url", "", "where events are sent, http or https (required)")
 	c.Flags().StringVar(&format, "format", "standard", formatHelp)
-	c.Flags().StringSliceVar(&events, "events", nil, "types of events by comma: key.limit_reached, key.expiring, key.expired, key.created, key.updated, key.deleted, key.rotated, model.unpriced (required)")
+	c.Flags().StringSliceVar(&events, "events", nil, "types of events by comma: key.limit_reached, key.expiring, key.expired, key.created, key.updated, key.deleted, key.rotated, model.unpriced, usage.recorded (required)")
 	_ = c.MarkFlagRequired("url")
 	_ = c.MarkFlagRequired("events")
 	asJSON = wantsJSON(c)

@@ -25,10 +25,11 @@ const (
 	Deleted      = "key.deleted"
 	Rotated      = "key.rotated"
 	Unpriced     = "model.unpriced" // used without a price: once a model and day
+	Used         = "usage.recorded" // rows of the ledger, each once: for programs
 )
 
 // Types are all of them.
-var Types = []string{LimitReached, Expiring, Expired, Created, Updated, Deleted, Rotated, Unpriced}
+var Types = []string{LimitReached, Expiring, Expired, Created, Updated, Deleted, Rotated, Unpriced, Used}
 
 // test is the type of the event that tries a webhook out.
 const test = "webhook.test"
@@ -36,6 +37,9 @@ const test = "webhook.test"
 // slack is how much older than the pass before an admission or a change may be that it has not
 // seen: of a transaction that was still open then.
 const slack = time.Minute
+
+// rowsAnEvent is how many ledger rows one event tells of, so that a message stays below 20 kB.
+const rowsAnEvent = 40
 
 // keysAtOnce bounds the keys of one transaction: locks are held for as long as it takes.
 const keysAtOnce = 2000
@@ -67,8 +71,11 @@ func (p *Passes) Look(ctx context.Context, now *time.Time) (written int64, err e
 		kind   string
 		pause  time.Duration
 		look   func(context.Context, *db.Queries, db.AlertBeginRow, *time.Time) (int64, error)
-	}{{wanted.Limits, "limits", 0, p.limits}, {wanted.Unpriced, "unpriced", 0, p.unpriced}, {wanted.Expiry, "expiry", expiryPause, p.expiry}} {
+	}{{wanted.Limits, "limits", 0, p.limits}, {wanted.Unpriced, "unpriced", 0, p.unpriced}, {wanted.Expiry, "expiry", expiryPause, p.expiry}, {wanted.Usage, kindUsage, 0, p.usage}} {
 		if !pass.wanted {
+			if pass.kind == kindUsage {
+				err = errors.Join(err, p.db.AlertRest(ctx, kindUsage))
+			}
 			continue
 		}
 		// Each by itself: one that fails stops no other.
@@ -136,6 +143,25 @@ func (p *Passes) unpriced(ctx context.Context, q *db.Queries, since db.AlertBegi
 		opened = since.Now.Add(-24 * time.Hour)
 	}
 	return q.AlertUnpriced(ctx, db.AlertUnpricedParams{Now: now, Chunk: since.Chunk, OpenedAt: opened})
+}
+
+// kindUsage is the pass that tells of usage, which forgets how far it has come while nobody asks:
+// usage of that time is told by reports.
+const kindUsage = "usage"
+
+// usage tells of the chunks that were sealed since, each row once: the mark moves to the open
+// chunk in the same transaction.
+func (p *Passes) usage(ctx context.Context, q *db.Queries, since db.AlertBeginRow, _ *time.Time) (written int64, err error) {
+	if since.Chunk == 0 {
+		return 0, nil
+	}
+	for chunk := since.Chunk; chunk < since.OpenChunk; chunk++ {
+		n, err := q.AlertUsage(ctx, db.AlertUsageParams{Chunk: chunk, OpenedAt: since.OpenedAt, PerEvent: rowsAnEvent})
+		if written += n; err != nil {
+			return written, err
+		}
+	}
+	return written, nil
 }
 
 func (p *Passes) expiry(ctx context.Context, q *db.Queries, _ db.AlertBeginRow, now *time.Time) (int64, error) {

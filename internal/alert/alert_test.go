@@ -15,10 +15,12 @@ import (
 	"github.com/keyledger/keyledger/internal/alert"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
+	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/key"
 	"github.com/keyledger/keyledger/internal/keys"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
+	"github.com/keyledger/keyledger/internal/rollup"
 	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 )
@@ -397,4 +399,101 @@ func TestPassesWaitForNobody(t *testing.T) {
 		t.Errorf("%d events after %s, of the other one there are two", n, time.Since(begun))
 	}
 	release()
+}
+
+// Guarantee: each ledger row is told once, adjustments too, in the order of the ledger and in
+// messages of bounded size; a row of a chunk that is still open is not told yet, what was recorded
+// while nobody asked is not told at all, and a purged key is named no more.
+func TestUsageIsTold(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	roll := rollup.New(h.db, "UTC")
+	id, _ := pgtest.Key(h.T, h.db, pgtest.KeyRow{})
+	gone, _ := pgtest.Key(h.T, h.db, pgtest.KeyRow{})
+	use := func(key uuid.UUID, n int) (last uuid.UUID) {
+		t.Helper()
+		for range n {
+			got, err := h.record.Record(ctx, []usage.Event{{KeyID: key, AccountID: "a", Model: "claude-haiku-4-5", ModelReceived: "claude-haiku-4-5", Counts: usage.Counts{Input: 10, Output: 2}}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			last = got[0].EventID
+		}
+		return last
+	}
+	look := func() {
+		t.Helper()
+		if _, err := h.passes.Look(ctx, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	seal := func() {
+		t.Helper()
+		if _, err := roll.Roll(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	rows := func() (ids []string, most int) {
+		t.Helper()
+		for _, one := range h.told(alert.Used) {
+			list := one["events"].([]any)
+			most = max(most, len(list))
+			for _, row := range list {
+				ids = append(ids, row.(map[string]any)["id"].(string))
+			}
+		}
+		return ids, most
+	}
+	use(id, 3)
+	seal()
+	webhook := h.ask(alert.Used)
+	look()
+	last := use(id, 95)
+	use(gone, 5)
+	look()
+	if ids, _ := rows(); len(ids) != 0 {
+		t.Errorf("%d rows of the open chunk are told", len(ids))
+	}
+	if _, err := h.record.Void(ctx, tester, last, "test"); err != nil {
+		t.Fatal(err)
+	}
+	seal()
+	look()
+	look()
+	ids, most := rows()
+	want := pgtest.Scan[[]string](t, h.db, "SELECT array_agg(event_id::text ORDER BY event_id) FROM usage_events WHERE chunk > 1")
+	if slices.Sort(ids); !slices.Equal(ids, want) || len(ids) != 101 || most > 40 {
+		t.Errorf("%d rows are told, %d in a message, want 101", len(ids), most)
+	}
+	if err := h.keys.Purge(ctx, tester, gone); err != nil {
+		t.Fatal(err)
+	}
+	if named := pgtest.Scan[int](t, h.db, "SELECT count(*) FROM webhook_events WHERE data::text LIKE '%' || $1::text || '%'", gone.String()); named != 0 {
+		t.Errorf("%d messages name a key that was purged", named)
+	}
+	if ids, _ := rows(); len(ids) != 96 {
+		t.Errorf("%d rows are left of the others, want 96", len(ids))
+	}
+	off := false
+	if _, err := h.webhooks.Update(ctx, tester, webhook, alert.Settings{IsActive: &off}); err != nil {
+		t.Fatal(err)
+	}
+	use(id, 2)
+	seal()
+	look() // nobody asks
+	on := true
+	if _, err := h.webhooks.Update(ctx, tester, webhook, alert.Settings{IsActive: &on}); err != nil {
+		t.Fatal(err)
+	}
+	look()
+	use(id, 1)
+	seal()
+	look()
+	if ids, _ := rows(); len(ids) != 97 {
+		t.Errorf("%d rows are told, want 97", len(ids))
+	}
+	wrong := []string{alert.Used}
+	if _, _, err := h.webhooks.Create(ctx, tester, alert.Settings{URL: new("https://example.com/"), Format: new(alert.Slack), Events: &wrong}); fault.CodeOf(err) != fault.Invalid {
+		t.Errorf("a chat is told of usage: %v", err)
+	}
 }

@@ -42,6 +42,14 @@ func (e event) body(format string) (contentType string, body []byte, err error) 
 	const jsonType = "application/json"
 	switch format {
 	case CloudEvents:
+		if e.kind == Used {
+			batch, err := e.metered()
+			if err != nil {
+				return "", nil, err
+			}
+			body, err = encode(batch)
+			return "application/cloudevents-batch+json", body, err
+		}
 		body, err = encode(map[string]any{"specversion": "1.0", "id": e.id, "source": "keyledger", "type": e.kind, "time": e.timestamp(),
 			"datacontenttype": jsonType, "data": e.data})
 		return "application/cloudevents+json", body, err
@@ -57,6 +65,64 @@ func (e event) body(format string) (contentType string, body []byte, err error) 
 		body, err = encode(map[string]any{"type": e.kind, "timestamp": e.timestamp(), "data": e.data})
 	}
 	return jsonType, body, err
+}
+
+// cloudEvent is an event that a meter counts, as OpenMeter takes it.
+// Source: https://openmeter.io/docs/metering/events/usage-events
+type cloudEvent struct {
+	SpecVersion string         `json:"specversion"`
+	ID          string         `json:"id"`
+	Source      string         `json:"source"`
+	Type        string         `json:"type"`
+	Subject     string         `json:"subject"`
+	Time        string         `json:"time"`
+	DataType    string         `json:"datacontenttype"`
+	Data        map[string]any `json:"data"`
+}
+
+// metered are the ledger rows of an event as CloudEvents: one for the request with its cost, and
+// one for each kind of token. Their ids are the same in every repeat.
+func (e event) metered() ([]cloudEvent, error) {
+	var told struct {
+		Events []struct {
+			ID, Kind, KeyID, Model string
+			AccountID, RequestID   string
+			OccurredAt             time.Time
+			Requests               int64
+			InputTokens            int64
+			OutputTokens           int64
+			CacheCreateTokens      int64
+			CacheReadTokens        int64
+			CostUSD                json.Number
+		} `json:"events"`
+	}
+	if err := json.Unmarshal(e.data, &told); err != nil {
+		return nil, fmt.Errorf("reading usage to be told: %w", err)
+	}
+	batch := []cloudEvent{}
+	for _, u := range told.Events {
+		one := func(class string, data map[string]any) {
+			data["model"], data["kind"] = u.Model, u.Kind
+			if u.AccountID != "" {
+				data["accountId"] = u.AccountID
+			}
+			if u.RequestID != "" {
+				data["requestId"] = u.RequestID
+			}
+			batch = append(batch, cloudEvent{"1.0", u.ID + ":" + class, "keyledger", "llm." + class, u.KeyID, event{at: u.OccurredAt}.timestamp(), "application/json", data})
+		}
+		one("request", map[string]any{"requests": u.Requests, "costUsd": u.CostUSD})
+		for _, c := range []struct {
+			class  string
+			tokens int64
+		}{{"input", u.InputTokens}, {"output", u.OutputTokens}, {"cache_write", u.CacheCreateTokens}, {"cache_read", u.CacheReadTokens}} {
+			if c.tokens != 0 {
+				one("tokens", map[string]any{"class": c.class, "tokens": c.tokens})
+				batch[len(batch)-1].ID = u.ID + ":" + c.class
+			}
+		}
+	}
+	return batch, nil
 }
 
 func encode(value any) ([]byte, error) {

@@ -2,9 +2,14 @@ package alert
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 	"unicode/utf8"
+
+	"github.com/google/uuid"
 )
 
 // Guarantee: whatever an event holds, each format makes a JSON object of it that is valid UTF-8 and
@@ -25,6 +30,13 @@ func FuzzBody(f *testing.F) {
 		e := event{kind: append(Types, test, "other")[uint(kind)%uint(len(Types)+2)], at: time.Now(), data: json.RawMessage(data)}
 		for _, format := range Formats {
 			_, body, err := e.body(format)
+			if e.kind == Used && format == CloudEvents { // a batch; and of data that is not ours an error
+				var batch []json.RawMessage
+				if err == nil && json.Unmarshal(body, &batch) != nil {
+					t.Errorf("%q", body)
+				}
+				continue
+			}
 			var object map[string]json.RawMessage
 			if err != nil || json.Unmarshal(body, &object) != nil || !utf8.Valid(body) {
 				t.Errorf("%s: %v %q", format, err, body)
@@ -58,5 +70,35 @@ func TestText(t *testing.T) {
 		if got := (event{kind: c.kind, at: at, data: json.RawMessage(c.data)}).text(); got != c.want {
 			t.Errorf("%s: %s\nwant %s", c.kind, got, c.want)
 		}
+	}
+}
+
+// Guarantee: usage as CloudEvents is a batch that a meter takes: each event has what OpenMeter
+// requires, ids of its own that repeats have too, and the numbers of the ledger to the last digit.
+func TestMetered(t *testing.T) {
+	t.Parallel()
+	e := event{id: uuid.New(), kind: Used, at: time.Now(), data: json.RawMessage(`{"events": [
+		{"id": "e1", "kind": "usage", "keyId": "k1", "model": "m", "accountId": "a", "requestId": "r", "occurredAt": "2026-11-28T10:00:00.123456+00:00", "requests": 1, "inputTokens": 10, "outputTokens": 2, "cacheCreateTokens": 0, "cacheReadTokens": 4, "costUsd": 0.000000000001, "priced": true},
+		{"id": "e2", "kind": "adjustment", "keyId": "k1", "model": "m", "occurredAt": "2026-11-28T10:00:00+00:00", "requests": -1, "inputTokens": -10, "outputTokens": 0, "cacheCreateTokens": 0, "cacheReadTokens": 0, "costUsd": -0.5}]}`)}
+	kind, body, err := e.body(CloudEvents)
+	if err != nil || kind != "application/cloudevents-batch+json" {
+		t.Fatal(kind, err)
+	}
+	var batch []map[string]any
+	if err := json.Unmarshal(body, &batch); err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, one := range batch {
+		data := one["data"].(map[string]any)
+		if one["specversion"] != "1.0" || one["source"] != "keyledger" || one["subject"] != "k1" || one["datacontenttype"] != "application/json" || data["model"] != "m" {
+			t.Errorf("%v", one)
+		}
+		got = append(got, fmt.Sprint(one["id"], " ", one["type"], " ", data["class"], " ", data["tokens"], " ", data["requests"]))
+	}
+	want := []string{"e1:request llm.request <nil> <nil> 1", "e1:input llm.tokens input 10 <nil>", "e1:output llm.tokens output 2 <nil>", "e1:cache_read llm.tokens cache_read 4 <nil>",
+		"e2:request llm.request <nil> <nil> -1", "e2:input llm.tokens input -10 <nil>"}
+	if !slices.Equal(got, want) || !strings.Contains(string(body), `"costUsd":0.000000000001`) || !strings.Contains(string(body), `"time":"2026-11-28T10:00:00.123Z"`) {
+		t.Errorf("%q\n%s", got, body)
 	}
 }

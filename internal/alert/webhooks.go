@@ -229,6 +229,8 @@ func (w *Webhooks) check(s Settings) (wrong []field.Error) {
 		}
 		for i, name := range *s.Events {
 			switch {
+			case name == Used && s.Format != nil && *s.Format != Standard && *s.Format != CloudEvents:
+				wrong = append(wrong, field.Error{Field: fmt.Sprintf("events[%d]", i), Message: "is for programs: format must be standard or cloudevents"})
 			case !slices.Contains(Types, name):
 				wrong = append(wrong, field.Error{Field: fmt.Sprintf("events[%d]", i), Message: "must be one of " + strings.Join(Types, ", ")})
 			case slices.Contains((*s.Events)[:i], name):

@@ -168,6 +168,7 @@ const (
 	KeyRotated      EventType = "key.rotated"
 	KeyUpdated      EventType = "key.updated"
 	ModelUnpriced   EventType = "model.unpriced"
+	UsageRecorded   EventType = "usage.recorded"
 )
 
 // Valid indicates whether the value is a known member of the EventType enum.
@@ -188,6 +189,8 @@ func (e EventType) Valid() bool {
 	case KeyUpdated:
 		return true
 	case ModelUnpriced:
+		return true
+	case UsageRecorded:
 		return true
 	default:
 		return false
@@ -937,7 +940,7 @@ type EventList struct {
 	NextCursor string  `json:"nextCursor"`
 }
 
-// EventType defines model for EventType.
+// EventType usage.recorded is for programs: format must be standard or cloudevents.
 type EventType string
 
 // ExpireAnswer defines model for ExpireAnswer.

@@ -340,6 +340,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/keys/revoke-leaked": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Disable keys that were found where they should not be
+         * @description For scanners of repositories and logs: whoever has a secret may have its key disabled, and needs no access token. Each key is disabled at once, the audit trail says where it was found, and webhooks are told (`key.updated`). A secret that no key has is answered as such; one whose key is disabled already changes nothing. An address may send so many wrong secrets a minute as `KEYLEDGER_MAX_WRONG_TOKENS_PER_ADDRESS` says.
+         */
+        post: operations["RevokeLeaked"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/admissions": {
         parameters: {
             query?: never;
@@ -423,7 +443,11 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        get?: never;
+        /**
+         * What is left of a key's cost limits, for programs that show a balance
+         * @description Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+         */
+        get: operations["GetBalance"];
         put?: never;
         /**
          * Record what requests used
@@ -625,6 +649,46 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/v1/ingest/litellm": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Record what LiteLLM's generic API callback sends
+         * @description Takes the payloads of LiteLLM's standard logging: an array, one, or one on each line; gzip too. Of each it reads the key (`metadata.user_api_key_hash`, where it is a key's id, as `keyledger_auth.py` makes it, else `metadata.user_api_key_auth_metadata.keyledger_key_id`), model, tokens and time, and nothing of messages and answers. Each payload counts once, by its `id`. One that is wrong is told of in its place and hinders no other: LiteLLM sends nothing again. What failed and used nothing, and what came from LiteLLM's own cache, is skipped.
+         */
+        post: operations["IngestLiteLLM"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/otlp/v1/traces": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Record the usage that OpenTelemetry traces tell of
+         * @description OTLP over HTTP, in protobuf or JSON, gzip too: point an exporter's endpoint at `/otlp`. Spans with the attributes of the conventions for generative AI become usage, each once by its trace and span id; tokens of cache are taken out of the input, as the convention counts them. A span names its key by the attribute `keyledger.key_id`, of its own or of its resource, else `KEYLEDGER_OTLP_KEYS` has it by `service.name`. Other spans are passed over. Traces that are sampled undercount: send all of them, or none.
+         */
+        post: operations["IngestTraces"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/v1/reports/usage": {
         parameters: {
             query?: never;
@@ -637,6 +701,26 @@ export interface paths {
          * @description Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
          */
         get: operations["ReportUsage"];
+        put?: never;
+        post?: never;
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/v1/reports/focus": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Cost and usage in FOCUS
+         * @description The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+         */
+        get: operations["ReportFocus"];
         put?: never;
         post?: never;
         delete?: never;
@@ -1566,6 +1650,56 @@ export interface components {
             /** @description The first event under this requestId had other content. */
             conflict?: boolean;
         };
+        Balance: {
+            /** @description The key is live. */
+            isValid: boolean;
+            /** @description The same. */
+            is_active: boolean;
+            /**
+             * @description The cost limit that has the least left; unlimited: there is none.
+             * @enum {string}
+             */
+            planName: "daily" | "weekly" | "monthly" | "total" | "unlimited";
+            /** @description That limit, in dollars. */
+            total: number | null;
+            /** @description What was used of it, in dollars; without a limit, what the key has cost over all time. */
+            used: number;
+            /** @description What is neither used nor reserved of it, in dollars. */
+            remaining: number | null;
+            /** @description The same as remaining. */
+            balance: number | null;
+            /** @enum {string} */
+            unit: "USD";
+            /** @description When the limit begins anew, in words; empty: it does not. */
+            extra: string;
+        };
+        LeakReport: {
+            apiKeys: string[];
+            /** @description Where they were found, for the audit trail. */
+            foundAt?: string;
+        };
+        LeakAnswer: {
+            results: {
+                /** @enum {string} */
+                status: "turnedOff" | "alreadyOff" | "unknown";
+            }[];
+        };
+        IngestResult: {
+            /** @description The payload's own. */
+            id: string;
+            /** @enum {string} */
+            status: "recorded" | "duplicate" | "skipped" | "refused";
+            /** @description Why it was skipped or refused. */
+            message?: string;
+            /** Format: uuid */
+            keyId?: string;
+            model?: string;
+            costUsd?: components["schemas"]["USD"];
+            priced?: boolean;
+        };
+        IngestAnswer: {
+            results: components["schemas"]["IngestResult"][];
+        };
         UsageAnswer: {
             results: components["schemas"]["UsageResult"][];
         };
@@ -1599,6 +1733,8 @@ export interface components {
             priced: boolean;
             /** @description The caller had to estimate the usage. */
             estimated: boolean;
+            /** @description What brought it, where that was neither `POST /v1/usage` nor the relay: otlp, litellm or envoy. */
+            via: string | null;
             /** Format: uuid */
             adjusts: string | null;
             reason: string | null;
@@ -1902,8 +2038,11 @@ export interface components {
         TokenList: {
             data: components["schemas"]["Token"][];
         };
-        /** @enum {string} */
-        EventType: "key.limit_reached" | "key.expiring" | "key.expired" | "key.created" | "key.updated" | "key.deleted" | "key.rotated" | "model.unpriced";
+        /**
+         * @description usage.recorded is for programs: format must be standard or cloudevents.
+         * @enum {string}
+         */
+        EventType: "key.limit_reached" | "key.expiring" | "key.expired" | "key.created" | "key.updated" | "key.deleted" | "key.rotated" | "model.unpriced" | "usage.recorded";
         /**
          * @description standard and cloudevents are for programs; the others are messages for the chat of that name.
          * @enum {string}
@@ -3294,6 +3433,48 @@ export interface operations {
             default: components["responses"]["ProblemAnswer"];
         };
     };
+    RevokeLeaked: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example {
+                 *       "apiKeys": [
+                 *         "cr_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
+                 *       ],
+                 *       "foundAt": "https://github.com/acme/app/blob/main/.env"
+                 *     }
+                 */
+                "application/json": components["schemas"]["LeakReport"];
+            };
+        };
+        responses: {
+            /** @description What became of each, in order. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "results": [
+                     *         {
+                     *           "status": "turnedOff"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["LeakAnswer"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
     Admit: {
         parameters: {
             query?: never;
@@ -3406,6 +3587,40 @@ export interface operations {
                      *     }
                      */
                     "application/json": components["schemas"]["RenewAnswer"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    GetBalance: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The balance. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "isValid": true,
+                     *       "is_active": true,
+                     *       "planName": "daily",
+                     *       "total": 5,
+                     *       "used": 1.25,
+                     *       "remaining": 3.75,
+                     *       "balance": 3.75,
+                     *       "unit": "USD",
+                     *       "extra": ""
+                     *     }
+                     */
+                    "application/json": components["schemas"]["Balance"];
                 };
             };
             default: components["responses"]["ProblemAnswer"];
@@ -3530,6 +3745,7 @@ export interface operations {
                      *       "outputTokens": 20,
                      *       "priced": true,
                      *       "estimated": false,
+                     *       "via": null,
                      *       "reason": null,
                      *       "receivedAt": "2026-11-23T10:00:00.000Z",
                      *       "requestId": "req-1",
@@ -3874,6 +4090,171 @@ export interface operations {
             default: components["responses"]["ProblemAnswer"];
         };
     };
+    IngestLiteLLM: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                /**
+                 * @example [
+                 *       {
+                 *         "id": "chatcmpl-1",
+                 *         "status": "success",
+                 *         "model": "gpt-4o",
+                 *         "prompt_tokens": 1000,
+                 *         "completion_tokens": 200,
+                 *         "total_tokens": 1200,
+                 *         "startTime": 1764324000.1,
+                 *         "endTime": 1764324002.5,
+                 *         "metadata": {
+                 *           "user_api_key_hash": "0197c1b2-0000-7000-8000-000000000001",
+                 *           "usage_object": {
+                 *             "prompt_tokens": 1000,
+                 *             "completion_tokens": 200,
+                 *             "prompt_tokens_details": {
+                 *               "cached_tokens": 400
+                 *             }
+                 *           }
+                 *         }
+                 *       }
+                 *     ]
+                 */
+                "application/json": unknown;
+            };
+        };
+        responses: {
+            /** @description What became of each, in order. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example {
+                     *       "results": [
+                     *         {
+                     *           "id": "chatcmpl-1",
+                     *           "status": "recorded",
+                     *           "keyId": "0197c1b2-0000-7000-8000-000000000001",
+                     *           "model": "gpt-4o",
+                     *           "costUsd": 0.0045,
+                     *           "priced": true
+                     *         },
+                     *         {
+                     *           "id": "chatcmpl-2",
+                     *           "status": "refused",
+                     *           "message": "keyId is not the id of a key"
+                     *         }
+                     *       ]
+                     *     }
+                     */
+                    "application/json": components["schemas"]["IngestAnswer"];
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    IngestTraces: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/x-protobuf": string;
+                /**
+                 * @example {
+                 *       "resourceSpans": [
+                 *         {
+                 *           "resource": {
+                 *             "attributes": [
+                 *               {
+                 *                 "key": "service.name",
+                 *                 "value": {
+                 *                   "stringValue": "chat"
+                 *                 }
+                 *               }
+                 *             ]
+                 *           },
+                 *           "scopeSpans": [
+                 *             {
+                 *               "spans": [
+                 *                 {
+                 *                   "traceId": "5b8efff798038103d269b633813fc60c",
+                 *                   "spanId": "eee19b7ec3c1b174",
+                 *                   "name": "chat gpt-4o",
+                 *                   "endTimeUnixNano": "1764324002500000000",
+                 *                   "attributes": [
+                 *                     {
+                 *                       "key": "gen_ai.operation.name",
+                 *                       "value": {
+                 *                         "stringValue": "chat"
+                 *                       }
+                 *                     },
+                 *                     {
+                 *                       "key": "gen_ai.request.model",
+                 *                       "value": {
+                 *                         "stringValue": "gpt-4o"
+                 *                       }
+                 *                     },
+                 *                     {
+                 *                       "key": "gen_ai.usage.input_tokens",
+                 *                       "value": {
+                 *                         "intValue": "1000"
+                 *                       }
+                 *                     },
+                 *                     {
+                 *                       "key": "gen_ai.usage.output_tokens",
+                 *                       "value": {
+                 *                         "intValue": "200"
+                 *                       }
+                 *                     },
+                 *                     {
+                 *                       "key": "keyledger.key_id",
+                 *                       "value": {
+                 *                         "stringValue": "0197c1b2-0000-7000-8000-000000000001"
+                 *                       }
+                 *                     }
+                 *                   ]
+                 *                 }
+                 *               ]
+                 *             }
+                 *           ]
+                 *         }
+                 *       ]
+                 *     }
+                 */
+                "application/json": Record<string, never>;
+            };
+        };
+        responses: {
+            /** @description Recorded, but for spans that are counted as rejected. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-protobuf": string;
+                    /**
+                     * @example {
+                     *       "partialSuccess": {
+                     *         "rejectedSpans": "1",
+                     *         "errorMessage": "span 5b8efff798038103d269b633813fc60c-eee19b7ec3c1b174 names no key: neither it nor its resource has the attribute keyledger.key_id"
+                     *       }
+                     *     }
+                     */
+                    "application/json": Record<string, never>;
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
     ReportUsage: {
         parameters: {
             query?: {
@@ -3959,6 +4340,44 @@ export interface operations {
                     /**
                      * @example period,model,requests,inputTokens,outputTokens,cacheCreateTokens,cacheReadTokens,ephemeral5mTokens,ephemeral1hTokens,allTokens,costUsd
                      *     2026-11-23,gpt-4o,3,3000,1500,0,0,0,0,4500,0.0225
+                     */
+                    "text/csv": string;
+                };
+            };
+            default: components["responses"]["ProblemAnswer"];
+        };
+    };
+    ReportFocus: {
+        parameters: {
+            query?: {
+                /**
+                 * @description First day, in the service's time zone; default: the first of the month of `to`.
+                 * @example 2026-11-01
+                 */
+                from?: string;
+                /**
+                 * @description Last day, included; default: today.
+                 * @example 2026-11-23
+                 */
+                to?: string;
+                /** @description Only this key. */
+                keyId?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description All of it, a header and the rows. */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    /**
+                     * @example BilledCost,BillingAccountId,BillingAccountName,BillingCurrency
+                     *     0.016092000000,5f1c0d0e-7e0b-4d3f-9c55-4d1f6f2a7c10,keyledger,USD
                      */
                     "text/csv": string;
                 };

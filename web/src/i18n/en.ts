@@ -407,7 +407,7 @@ export const en = {
     noEvents: "Choose at least one",
     kinds: {
       "key.limit_reached": "Limit reached", "key.expiring": "Key near its end", "key.expired": "Key expired", "key.created": "Key created", "key.updated": "Key changed",
-      "key.deleted": "Key deleted", "key.rotated": "Secret rotated", "model.unpriced": "Model without a price", "webhook.test": "Test",
+      "key.deleted": "Key deleted", "key.rotated": "Secret rotated", "model.unpriced": "Model without a price", "usage.recorded": "Usage, for programs", "webhook.test": "Test",
     },
     on: "On",
     off: "Off",

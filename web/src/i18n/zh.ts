@@ -408,7 +408,7 @@ export const zh: Text = {
     noEvents: "请至少选择一项",
     kinds: {
       "key.limit_reached": "额度用到阈值", "key.expiring": "密钥临近到期", "key.expired": "密钥已过期", "key.created": "密钥已创建", "key.updated": "密钥已修改",
-      "key.deleted": "密钥已删除", "key.rotated": "密钥已轮换", "model.unpriced": "模型没有价格", "webhook.test": "测试",
+      "key.deleted": "密钥已删除", "key.rotated": "密钥已轮换", "model.unpriced": "模型没有价格", "usage.recorded": "用量（供程序使用）", "webhook.test": "测试",
     },
     on: "启用",
     off: "停用",

@@ -17,7 +17,7 @@ type EventType = Schemas["EventType"];
 type Format = Schemas["WebhookFormat"];
 type State = Schemas["Delivery"]["state"];
 
-const events: EventType[] = ["key.limit_reached", "key.expiring", "key.expired", "key.created", "key.updated", "key.deleted", "key.rotated", "model.unpriced"];
+const events: EventType[] = ["key.limit_reached", "key.expiring", "key.expired", "key.created", "key.updated", "key.deleted", "key.rotated", "model.unpriced", "usage.recorded"];
 const formats: Format[] = ["standard", "cloudevents", "slack", "discord", "feishu", "dingtalk", "wecom"];
 const states: State[] = ["pending", "delivered", "dead"];
 
