@@ -15,11 +15,24 @@ import (
 // Source: https://github.com/farion1231/cc-switch
 var balancePaths = map[string]bool{"/user/balance": true, "/v1/usage": true}
 
+// balance is what such programs read; null: there is no limit. Amounts are US dollars.
+type balance struct {
+	IsValid   bool         `json:"isValid"`
+	IsActive  bool         `json:"is_active"`
+	PlanName  string       `json:"planName"`
+	Total     *json.Number `json:"total"`
+	Used      json.Number  `json:"used"`
+	Remaining *json.Number `json:"remaining"`
+	Balance   *json.Number `json:"balance"`
+	Unit      string       `json:"unit"`
+	Extra     string       `json:"extra"`
+}
+
 // costLimits are the limits that a balance is of, by the names that plans have.
 var costLimits = map[string]string{"dailyCost": "daily", "weeklyCost": "weekly", "monthlyCost": "monthly", "totalCost": "total"}
 
-// balance answers with what is left of the cost limit that has the least left.
-func (r *Relay) balance(w http.ResponseWriter, req *http.Request, x *exchange) {
+// showBalance answers with what is left of the cost limit that has the least left.
+func (r *Relay) showBalance(w http.ResponseWriter, req *http.Request, x *exchange) {
 	key := keyheader.Find(req.Header, req.URL.Query())
 	ctx, cancel := context.WithTimeout(req.Context(), ledgerTimeout)
 	defer cancel()
@@ -33,7 +46,7 @@ func (r *Relay) balance(w http.ResponseWriter, req *http.Request, x *exchange) {
 		refused(d).write(w, x.service, x.id)
 		return
 	}
-	answer := map[string]any{"isValid": true, "is_active": true, "planName": "unlimited", "total": nil, "used": json.Number("0"), "remaining": nil, "balance": nil, "unit": "USD", "extra": ""}
+	b := balance{IsValid: true, IsActive: true, PlanName: "unlimited", Used: "0", Unit: "USD"}
 	var least *decimal.Decimal
 	for _, l := range d.Limits {
 		plan, ofCost := costLimits[l.Name]
@@ -42,10 +55,12 @@ func (r *Relay) balance(w http.ResponseWriter, req *http.Request, x *exchange) {
 			continue
 		}
 		least = &left
-		answer["planName"], answer["total"], answer["used"] = plan, json.Number(l.Limit.String()), json.Number(l.Used.String())
-		answer["remaining"], answer["balance"] = json.Number(left.String()), json.Number(left.String())
+		total, rest := json.Number(l.Limit.String()), json.Number(left.String())
+		b.PlanName, b.Total, b.Used, b.Remaining, b.Balance = plan, &total, json.Number(l.Used.String()), &rest, &rest
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
-	_ = json.NewEncoder(w).Encode(answer) // the client may have gone
+	if err := json.NewEncoder(w).Encode(b); err != nil {
+		return // the client has gone
+	}
 }

@@ -218,7 +218,7 @@ func (r *Relay) ServeHTTP(w http.ResponseWriter, req *http.Request) {
 		r.metrics.requests.WithLabelValues(x.service, operation, strconv.Itoa(watched.status), watched.Header().Get("X-Keyledger-Code")).Inc()
 	}()
 	if req.Method == http.MethodGet && balancePaths[req.URL.Path] {
-		r.balance(watched, req, x)
+		r.showBalance(watched, req, x)
 		return
 	}
 	if f := r.prepare(watched, req, x); f != nil {

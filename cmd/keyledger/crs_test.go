@@ -20,7 +20,7 @@ func TestClaudeRelayService(t *testing.T) {
 		t.Fatal(err)
 	}
 	cmd := exec.Command("node", "--test", file)
-	cmd.Env = append(env, "PATH="+os.Getenv("PATH"), "TMPDIR="+t.TempDir())
+	cmd.Env = append([]string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}, env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("%v\n%s", err, out)
 	}

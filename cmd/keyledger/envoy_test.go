@@ -127,7 +127,7 @@ func TestEnvoyAuthorization(t *testing.T) {
 		first  func(secret, id string) // what happens before
 		change func(*authv3.AttributeContext)
 	}{
-		{code: "MALFORMED", status: 401, change: func(of *authv3.AttributeContext) { delete(of.Request.Http.Headers, "x-api-key") }},
+		{code: "MALFORMED", status: 401, change: func(of *authv3.AttributeContext) { delete(of.GetRequest().GetHttp().GetHeaders(), "x-api-key") }},
 		{code: "NOT_FOUND", status: 401, change: func(of *authv3.AttributeContext) {
 			of.Request.Http.Headers["x-api-key"] = "cr_" + strings.Repeat("0", 64)
 		}},
@@ -191,7 +191,7 @@ func TestEnvoyAuthorization(t *testing.T) {
 		})
 	}
 
-	secret, id := p.key(map[string]any{"rateLimitWindow": 60, "rateLimitRequests": 30, "concurrencyLimit": 100, "claudeAccountId": "claude main"})
+	secret, _ := p.key(map[string]any{"rateLimitWindow": 60, "rateLimitRequests": 30, "concurrencyLimit": 100})
 	var passed atomic.Int64
 	var group sync.WaitGroup
 	for range 64 {
@@ -206,7 +206,7 @@ func TestEnvoyAuthorization(t *testing.T) {
 		t.Errorf("%d of 64 passed, and 30 were left", passed.Load())
 	}
 
-	secret, id = p.key(map[string]any{"rateLimitWindow": 60, "rateLimitRequests": 30, "concurrencyLimit": 100, "dailyCostLimit": 1, "claudeAccountId": "claude main"})
+	secret, id := p.key(map[string]any{"rateLimitWindow": 60, "rateLimitRequests": 30, "concurrencyLimit": 100, "dailyCostLimit": 1, "claudeAccountId": "claude main"})
 	answer := p.check(secret, func(of *authv3.AttributeContext) {
 		lease(of)
 		of.Request.Http.Path = "/v1/messages?key=" + secret
@@ -366,7 +366,7 @@ func TestEnvoyRateLimit(t *testing.T) {
 		"no class":        {descriptor(1, "key_id", id, "class", "dollars")},
 		"too many":        {descriptor(1<<60, "key_id", id, "class", "input")},
 		"unknown key":     {descriptor(1, "key_id", "0197c1b2-0000-7000-8000-000000000001", "class", "input")},
-		"a refund":        {{Entries: descriptor(1, "key_id", id).Entries, IsNegativeHits: true}},
+		"a refund":        {{Entries: descriptor(1, "key_id", id).GetEntries(), IsNegativeHits: true}},
 		"unknown request": {descriptor(1, "admission_id", "0197c1b2-0000-7000-8000-000000000001", "class", "input")},
 	} {
 		answer, err := p.limit.ShouldRateLimit(t.Context(), &ratelimitv3.RateLimitRequest{Descriptors: all})

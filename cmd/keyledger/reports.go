@@ -55,6 +55,7 @@ func reportsUsage() *cobra.Command {
 			if err != nil {
 				return err
 			}
+			defer func() { _ = resp.Body.Close() }()
 			return printCSV(c.OutOrStdout(), resp.Body)
 		}
 		resp, err := r.ReportUsageWithResponse(c.Context(), &params)
@@ -168,6 +169,7 @@ func reportsFocus() *cobra.Command {
 		if err != nil {
 			return err
 		}
+		defer func() { _ = resp.Body.Close() }()
 		return printCSV(c.OutOrStdout(), resp.Body)
 	})
 	c.Flags().StringVar(&from, "from", "", "first day (default: the first of the month of --to)")
@@ -176,9 +178,8 @@ func reportsFocus() *cobra.Command {
 	return c
 }
 
-// printCSV prints an answer of any size as it comes, and closes it.
-func printCSV(out io.Writer, body io.ReadCloser) error {
-	defer func() { _ = body.Close() }()
+// printCSV prints an answer of any size as it comes.
+func printCSV(out io.Writer, body io.Reader) error {
 	if _, err := io.Copy(out, body); err != nil {
 		return fmt.Errorf("the report was broken off, what was printed is a part of it: %w", err)
 	}

@@ -159,8 +159,8 @@ type listener struct {
 
 // server is what answers on a listener: HTTP's, or gRPC's.
 type server interface {
-	Serve(net.Listener) error
-	Shutdown(context.Context) error
+	Serve(l net.Listener) error
+	Shutdown(ctx context.Context) error
 	Close() error
 }
 

@@ -49,7 +49,6 @@ const (
 	MaxLease = 3600
 )
 
-
 // Request asks whether a request of a key may go on.
 type Request struct {
 	KeyID        uuid.UUID

@@ -73,7 +73,7 @@ func New(o Options) *Server {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: ping / 6, PermitWithoutStream: true}),
 	}
 	if o.MaxInFlight > 0 {
-		options = append(options, grpc.MaxConcurrentStreams(uint32(min(o.MaxInFlight, 1<<20)))) //nolint:gosec // bounded
+		options = append(options, grpc.MaxConcurrentStreams(uint32(min(o.MaxInFlight, 1<<20))))
 	}
 	if o.TLS != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(o.TLS)))

@@ -259,7 +259,7 @@ func (q question) answer(d admit.Decision, window int32) (*ratelimitv3.RateLimit
 	}
 	a.ResponseHeadersToAdd = plainHeaders(headers)
 	for _, name := range q.classes {
-		one := &ratelimitv3.RateLimitResponse_DescriptorStatus{Code: a.OverallCode}
+		one := &ratelimitv3.RateLimitResponse_DescriptorStatus{Code: a.GetOverallCode()}
 		for _, l := range d.Limits {
 			if of := classes[name].limit; l.Name != of && (of != "cost" || !strings.HasSuffix(l.Name, "Cost")) {
 				continue
@@ -282,7 +282,7 @@ func (q question) answer(d admit.Decision, window int32) (*ratelimitv3.RateLimit
 // clipped is an amount as the protocol has room for.
 func clipped(amount decimal.Decimal) uint32 {
 	whole := amount.IntPart()
-	return uint32(max(0, min(whole, math.MaxUint32))) //nolint:gosec // clipped
+	return uint32(max(0, min(whole, math.MaxUint32)))
 }
 
 func plainHeaders(h http.Header) (all []*corev3.HeaderValue) {

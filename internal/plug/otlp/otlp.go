@@ -142,7 +142,7 @@ func read(span *trace.Span, outer values, byService map[string]uuid.UUID) (item 
 		item.Wrong = "names no key: neither it nor its resource has the attribute " + keyNames[0]
 	}
 	if end := span.GetEndTimeUnixNano(); end > 0 && end < 1<<62 {
-		instant := time.Unix(0, int64(end)).UTC() //nolint:gosec // bounded above
+		instant := time.Unix(0, int64(end)).UTC()
 		item.Report.OccurredAt = &instant
 	}
 	return item, true
