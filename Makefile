@@ -24,7 +24,7 @@ build: ## Build bin/keyledger
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/keyledger ./cmd/keyledger
 
 .PHONY: test
-test: compiler curl postgresql redis browser proxies node web-tools ## Run all tests with the race detector, on a PostgreSQL of their own
+test: compiler curl postgresql redis browser proxies node python web-tools ## Run all tests with the race detector, on a PostgreSQL of their own
 	$(GO) test -race -skip '^TestNeighbours$$' ./...
 	KEYLEDGER_TEST_ALONE=1 $(GO) test -run '^TestNeighbours$$' ./cmd/keyledger
 
@@ -114,7 +114,7 @@ FUZZERS = FuzzMoney:./internal/key FuzzFields:./internal/key FuzzLookup:./intern
 	FuzzRequest:./relay FuzzAnswer:./relay FuzzBodies:./internal/api FuzzQueries:./internal/api FuzzExport:./internal/importer FuzzBody:./internal/alert
 
 .PHONY: soak
-soak: compiler curl postgresql redis browser proxies node web-tools fuzz ## Fuzz, kill and starve it for long: SOAK=10m, FUZZ_TIME=60s; FAULT=ack-before-commit must fail
+soak: compiler curl postgresql redis browser proxies node python web-tools fuzz ## Fuzz, kill and starve it for long: SOAK=10m, FUZZ_TIME=60s; FAULT=ack-before-commit must fail
 	KEYLEDGER_TEST_FAULT=$(FAULT) KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -count 1 -run 'Test(Crash|Faults|ClockSteps|RollingRestart|RollUpStopped)$$' -parallel 1 -v -timeout 3h ./cmd/keyledger
 	$(GO) test -run Property ./internal/key -rapid.checks=100000
 	$(GO) test -run Histories ./internal/admit -rapid.checks=10000 -timeout 30m
@@ -148,6 +148,10 @@ curl:
 .PHONY: node
 node:
 	@command -v npx >/dev/null || { echo "installing npm for the linters of migrations and openapi.yaml"; $(call INSTALL,npm,node); }
+
+.PHONY: python
+python:
+	@command -v python3 >/dev/null || { echo "installing Python for the test of LiteLLM's hook"; $(call INSTALL,python3,python); }
 
 .PHONY: redis
 redis:
