@@ -568,7 +568,9 @@ WITH summed AS (
            sum(e.cost)::numeric AS cost
       FROM summed AS e
       LEFT JOIN tag_sets AS s ON s.id = e.tag_set
-     CROSS JOIN LATERAL unnest(CASE WHEN $5 THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END) AS g (tag)
+     CROSS JOIN LATERAL unnest(
+           CASE WHEN $5 THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END
+     ) AS g (tag)
      WHERE $6 = '' OR $6 = ANY (s.tags) AND g.tag IN ('', $6)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (

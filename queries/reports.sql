@@ -402,7 +402,9 @@ WITH summed AS (
            sum(e.cost)::numeric AS cost
       FROM summed AS e
       LEFT JOIN tag_sets AS s ON s.id = e.tag_set
-     CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END) AS g (tag)
+     CROSS JOIN LATERAL unnest(
+           CASE WHEN @by_tag THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END
+     ) AS g (tag)
      WHERE @tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (

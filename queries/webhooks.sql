@@ -337,7 +337,8 @@ UPDATE alert_state SET chunk = 0 WHERE kind = @kind AND chunk <> 0;
 -- the pass moves its mark past the chunk in the same transaction; so many rows an event. Rows of
 -- purged keys are left out.
 INSERT INTO webhook_events (type, at, data)
-SELECT 'usage.recorded', max(r.received_at), jsonb_build_object('events', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
+SELECT 'usage.recorded', max(r.received_at),
+       jsonb_build_object('events', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
            'id', r.event_id, 'kind', r.kind, 'keyId', r.key_id, 'keyName', r.key_name, 'accountId', r.account_id,
            'model', r.model, 'requestId', r.request_id, 'occurredAt', r.occurred_at, 'requests', r.requests,
            'inputTokens', r.input_tokens, 'outputTokens', r.output_tokens, 'cacheCreateTokens', r.cache_create_tokens,
