@@ -447,7 +447,8 @@ WITH clock AS MATERIALIZED (
 ), input AS (
     SELECT i.event_id, i.kind, i.key_id, i.dedup_key, i.account_id, i.model, i.model_received, i.request_id,
            i.requests, i.input_tokens, i.output_tokens, i.cache_create_tokens, i.cache_read_tokens,
-           i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.via, i.fingerprint, i.adjusts, i.reason, i.unit, i.ord,
+           i.ephemeral_1h_tokens, i.cost, i.priced, i.estimated, i.via, i.fingerprint, i.adjusts, i.reason,
+           i.unit, i.ord,
            i.admission_id AS named,
            least(i.occurred_at, t.instant) AS occurred_at,
            coalesce(k.ledger_id, nullif(i.ledger_id, '00000000-0000-0000-0000-000000000000')) AS ledger_id,

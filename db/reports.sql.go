@@ -587,7 +587,8 @@ WITH summed AS (
      WHERE g.tag IS NOT NULL
        AND ($13::boolean
             OR (g.key_id, g.period, g.model, g.account_id, g.tag)
-             > ($14::uuid, $15::text, $16::text, $17::text, $18::text))
+             > ($14::uuid, $15::text, $16::text, $17::text,
+                $18::text))
        AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
            <> (0, 0, 0, 0, 0, 0)
      ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag

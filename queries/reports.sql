@@ -421,7 +421,8 @@ WITH summed AS (
      WHERE g.tag IS NOT NULL
        AND (@first::boolean
             OR (g.key_id, g.period, g.model, g.account_id, g.tag)
-             > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_account_id::text, @after_tag::text))
+             > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_account_id::text,
+                @after_tag::text))
        AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
            <> (0, 0, 0, 0, 0, 0)
      ORDER BY g.key_id, g.period, g.model, g.account_id, g.tag
