@@ -269,27 +269,25 @@ async function authenticateApiKey(req, res, next) {
     return res.status(401).json({ error: 'Missing API key', message: 'Please provide an API key in the x-api-key, x-goog-api-key, or Authorization header' })
   }
   const url = req.originalUrl ?? req.url
-  const free = /\/count_tokens|:countTokens/.test(url)
+  // What asks no model costs nothing, and no limit stands against it: the key must be live.
+  const free = req.method === 'GET' || req.method === 'HEAD' || /\/count_tokens|:countTokens/.test(url)
   let decision
   try {
-    const asked = {
-      apiKey: secret, service: serviceOf(url), model: modelOf(req, url), userAgent: req.headers['user-agent']?.slice(0, 1000),
-      ...(free ? { dryRun: true } : { leaseSeconds, estimate: estimateOf(req.body) })
-    }
-    const { status, body } = await ask('POST', '/v1/admissions', asked)
+    const { status, body } = free
+      ? await ask('POST', '/v1/keys/verify', { apiKey: secret })
+      : await ask('POST', '/v1/admissions', {
+        apiKey: secret, service: serviceOf(url), model: modelOf(req, url), userAgent: req.headers['user-agent']?.slice(0, 1000), leaseSeconds, estimate: estimateOf(req.body)
+      })
     if (status !== 200) throw new Away(`keyledger answered ${status}: ${body.detail ?? ''}`)
     decision = body
-    // A refusal does not show the key; these two are answered with what it allows.
-    if (decision.code === 'CLIENT_NOT_ALLOWED' || (free && limitNames[decision.code] !== undefined)) {
+    if (decision.code === 'CLIENT_NOT_ALLOWED') { // a refusal does not show the key, and this one is answered with what it allows
       decision.key = (await ask('POST', '/v1/keys/verify', { apiKey: secret })).body.key
     }
   } catch (error) {
     log('error', 'keyledger was not there to decide', { error: error.message })
     return res.status(503).json({ error: 'Service temporarily unavailable', message: 'The key service is not available at the moment' })
   }
-  // Counting tokens costs nothing: no limit stands against it.
-  const passes = decision.allowed || (free && decision.key !== undefined && limitNames[decision.code] !== undefined)
-  if (!passes) return refuse(req, res, decision)
+  if (!(free ? decision.valid : decision.allowed)) return refuse(req, res, decision)
   req.headers['x-api-key'] = secret // where the original's routes look
   req.apiKey = keyData(decision.key)
   if (free) return next()

@@ -8,7 +8,7 @@ const apiKeyService = require('../services/apiKeyService')
 const sleep = (ms) => new Promise((done) => setTimeout(done, ms))
 
 async function answer(req, res) {
-  const { say = {}, model } = req.body
+  const { say = { nothing: req.method === 'GET' }, model } = req.body
   if (say.hold) await sleep(say.hold)
   res.status(200).json({ apiKey: req.apiKey, costs: undefined })
   if (say.nothing) return
