@@ -2771,6 +2771,8 @@ type UsageEvent struct {
 
 // UsageReport defines model for UsageReport.
 type UsageReport struct {
+	// AsOf What was recorded by then is in the report; from a standby, some time ago.
+	AsOf Time        `json:"asOf"`
 	Data []ReportRow `json:"data"`
 
 	// NextCursor Empty on the last page.

@@ -551,12 +551,19 @@ WITH gone AS (
     DELETE FROM admissions AS a WHERE a.key_id = $2::uuid
 ), told AS (
     DELETE FROM webhook_events AS w WHERE w.key_id = $2::uuid
-), told_of_usage AS (
-    UPDATE webhook_events AS w SET data = jsonb_set(w.data, '{events}', coalesce((
+), used AS MATERIALIZED ( -- events that tell of usage of this key and of others, without this key's
+    SELECT w.id, (
            SELECT jsonb_agg(x.one) FROM jsonb_array_elements(w.data -> 'events') AS x (one)
-            WHERE x.one ->> 'keyId' <> CAST($2::uuid AS text)), '[]'))
+            WHERE x.one ->> 'keyId' <> CAST($2::uuid AS text)) AS others
+      FROM webhook_events AS w
      WHERE w.type = 'usage.recorded'
        AND w.data -> 'events' @> jsonb_build_array(jsonb_build_object('keyId', $2::uuid))
+), told_of_it_alone AS (
+    DELETE FROM webhook_events AS w USING used AS u WHERE w.id = u.id AND u.others IS NULL
+), told_of_others AS (
+    UPDATE webhook_events AS w SET data = jsonb_build_object('events', u.others)
+      FROM used AS u
+     WHERE w.id = u.id AND u.others IS NOT NULL
 ), alerted AS (
     DELETE FROM alerts AS a WHERE a.subject = CAST($2::uuid AS text)
 )

@@ -248,6 +248,28 @@ func (q *Queries) SettingAgree(ctx context.Context, arg SettingAgreeParams) (str
 	return value, err
 }
 
+const walPosition = `-- name: WalPosition :one
+SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+        - '0/0'::pg_lsn)::bigint AS position,
+       pg_is_in_recovery()::boolean AS in_recovery,
+       pg_postmaster_start_time()::timestamptz AS started_at
+`
+
+type WalPositionRow struct {
+	Position   int64
+	InRecovery bool
+	StartedAt  time.Time
+}
+
+// How far this server's log has come, in bytes: what is committed on a primary, what is applied on
+// a standby. A server that is started anew has another started_at.
+func (q *Queries) WalPosition(ctx context.Context) (WalPositionRow, error) {
+	row := q.db.QueryRow(ctx, walPosition)
+	var i WalPositionRow
+	err := row.Scan(&i.Position, &i.InRecovery, &i.StartedAt)
+	return i, err
+}
+
 const zoneCheck = `-- name: ZoneCheck :one
 SELECT (now() AT TIME ZONE $1::text)::text AS local
 `

@@ -370,6 +370,15 @@ func (q *Queries) AlertUnpriced(ctx context.Context, arg AlertUnpricedParams) (i
 }
 
 const alertUsage = `-- name: AlertUsage :execrows
+WITH told AS MATERIALIZED (
+    SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason FROM usage_events AS e WHERE e.chunk = $2::bigint AND e.received_at >= $3::timestamptz
+), key AS MATERIALIZED (
+    SELECT k.id, k.ledger_id, k.name
+      FROM api_keys AS k
+     WHERE k.ledger_id IN (SELECT t.ledger_id FROM told AS t)
+     ORDER BY k.id
+       FOR KEY SHARE
+)
 INSERT INTO webhook_events (type, at, data)
 SELECT 'usage.recorded', max(r.received_at),
        jsonb_build_object('events', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
@@ -380,9 +389,8 @@ SELECT 'usage.recorded', max(r.received_at),
            'via', r.via)) ORDER BY r.event_id))
   FROM (SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason, k.id AS key_id, k.name AS key_name,
                (row_number() OVER (ORDER BY e.event_id) - 1) / $1::bigint AS part
-          FROM usage_events AS e
-          JOIN api_keys AS k ON k.ledger_id = e.ledger_id
-         WHERE e.chunk = $2::bigint AND e.received_at >= $3::timestamptz) AS r
+          FROM told AS e
+          JOIN key AS k ON k.ledger_id = e.ledger_id) AS r
  GROUP BY r.part
  ORDER BY r.part
 `
@@ -395,7 +403,7 @@ type AlertUsageParams struct {
 
 // Writes events that tell of the ledger rows of a chunk that is sealed, each row in exactly one if
 // the pass moves its mark past the chunk in the same transaction; so many rows an event. Rows of
-// purged keys are left out.
+// purged keys are left out: a purge waits for it, or it for the purge.
 func (q *Queries) AlertUsage(ctx context.Context, arg AlertUsageParams) (int64, error) {
 	result, err := q.db.Exec(ctx, alertUsage, arg.PerEvent, arg.Chunk, arg.OpenedAt)
 	if err != nil {

@@ -41,6 +41,9 @@ CREATE TABLE webhook_events (
 );
 CREATE INDEX webhook_events_at ON webhook_events (at);
 CREATE INDEX webhook_events_key ON webhook_events (key_id);
+-- Which of them tell of usage of a key, for a purge.
+CREATE INDEX webhook_events_usage ON webhook_events USING gin ((data -> 'events') jsonb_path_ops)
+ WHERE type = 'usage.recorded';
 CREATE INDEX webhook_events_webhook ON webhook_events (webhook_id) WHERE webhook_id IS NOT NULL;
 COMMENT ON TABLE  webhook_events IS 'The outbox: what has happened that some webhook is told of. Kept for 30 days.';
 COMMENT ON COLUMN webhook_events.id IS 'Identity of the event; every delivery of it carries it, so that receivers can drop repeats.';

@@ -72,3 +72,11 @@ SELECT * FROM audit_log AS a
 -- name: ServerVersion :one
 -- PostgreSQL's version, and the database's clock.
 SELECT current_setting('server_version')::text AS version, clock_timestamp()::timestamptz AS now;
+
+-- name: WalPosition :one
+-- How far this server's log has come, in bytes: what is committed on a primary, what is applied on
+-- a standby. A server that is started anew has another started_at.
+SELECT (CASE WHEN pg_is_in_recovery() THEN pg_last_wal_replay_lsn() ELSE pg_current_wal_lsn() END
+        - '0/0'::pg_lsn)::bigint AS position,
+       pg_is_in_recovery()::boolean AS in_recovery,
+       pg_postmaster_start_time()::timestamptz AS started_at;

@@ -335,7 +335,16 @@ UPDATE alert_state SET chunk = 0 WHERE kind = @kind AND chunk <> 0;
 -- name: AlertUsage :execrows
 -- Writes events that tell of the ledger rows of a chunk that is sealed, each row in exactly one if
 -- the pass moves its mark past the chunk in the same transaction; so many rows an event. Rows of
--- purged keys are left out.
+-- purged keys are left out: a purge waits for it, or it for the purge.
+WITH told AS MATERIALIZED (
+    SELECT e.* FROM usage_events AS e WHERE e.chunk = @chunk::bigint AND e.received_at >= @opened_at::timestamptz
+), key AS MATERIALIZED (
+    SELECT k.id, k.ledger_id, k.name
+      FROM api_keys AS k
+     WHERE k.ledger_id IN (SELECT t.ledger_id FROM told AS t)
+     ORDER BY k.id
+       FOR KEY SHARE
+)
 INSERT INTO webhook_events (type, at, data)
 SELECT 'usage.recorded', max(r.received_at),
        jsonb_build_object('events', jsonb_agg(jsonb_strip_nulls(jsonb_build_object(
@@ -346,9 +355,8 @@ SELECT 'usage.recorded', max(r.received_at),
            'via', r.via)) ORDER BY r.event_id))
   FROM (SELECT e.*, k.id AS key_id, k.name AS key_name,
                (row_number() OVER (ORDER BY e.event_id) - 1) / @per_event::bigint AS part
-          FROM usage_events AS e
-          JOIN api_keys AS k ON k.ledger_id = e.ledger_id
-         WHERE e.chunk = @chunk::bigint AND e.received_at >= @opened_at::timestamptz) AS r
+          FROM told AS e
+          JOIN key AS k ON k.ledger_id = e.ledger_id) AS r
  GROUP BY r.part
  ORDER BY r.part;
 

@@ -50,7 +50,7 @@ func (r *Relay) showBalance(w http.ResponseWriter, req *http.Request, x *exchang
 	var least *decimal.Decimal
 	for _, l := range d.Limits {
 		plan, ofCost := costLimits[l.Name]
-		left := decimal.Max(decimal.Zero, l.Limit.Sub(l.Used))
+		left := decimal.Max(decimal.Zero, l.Limit.Sub(l.Used).Sub(l.Reserved))
 		if !ofCost || least != nil && left.GreaterThanOrEqual(*least) {
 			continue
 		}

@@ -63,7 +63,7 @@ type Decision struct {
 // Limit is one limit of the key.
 type Limit struct {
 	Name        string
-	Limit, Used decimal.Decimal
+	Limit, Used, Reserved decimal.Decimal
 }
 
 // reservedOnly tells whether a refusal by a cost limit comes from open reservations alone:

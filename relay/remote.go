@@ -60,7 +60,7 @@ func (r remote) Admit(ctx context.Context, q Request) (Decision, error) {
 		d.Estimate = a.EstimateUsd.Decimal
 	}
 	for _, l := range a.Limits {
-		d.Limits = append(d.Limits, Limit{string(l.Name), l.Limit.Decimal, l.Used.Decimal})
+		d.Limits = append(d.Limits, Limit{string(l.Name), l.Limit.Decimal, l.Used.Decimal, l.Reserved.Decimal})
 	}
 	if k := a.Key; k != nil {
 		d.KeyID = k.ID

@@ -92,6 +92,7 @@ async function send(file) {
     const { admissionId, ...rest } = event
     answer = await ask('POST', '/v1/usage', { requestId: admissionId, ...rest })
   }
+  if (answer.status !== 200 && answer.status !== 400 && answer.status !== 422) throw new Away(`keyledger answered ${answer.status}`)
   if (answer.status !== 200) {
     log('error', 'usage was refused, and is kept beside the others', { status: answer.status, answer: answer.body, file: `${file}.refused` })
     await fs.promises.rename(file, `${file}.refused`)
@@ -221,10 +222,22 @@ function modelOf(req, url) {
   return /\/models\/([^/:?]+)/.exec(url)?.[1]
 }
 
+// What an image, a sound or a file counts at the most, whose bytes stand in a body as base64.
+const MEDIA_TOKENS = 5000
+
+// textOf counts the tokens that the text of a value can come to. A long text without a space is
+// no text.
+function textOf(value) {
+  if (typeof value === 'string') return value.length > 2000 && !value.includes(' ') ? MEDIA_TOKENS : Buffer.byteLength(value) / 3 + 1
+  if (value === null || typeof value !== 'object') return 1
+  return Object.entries(value).reduce((sum, [name, one]) => sum + name.length / 3 + textOf(one), 0)
+}
+
 function estimateOf(body) {
-  const bound = body?.max_completion_tokens ?? body?.max_tokens ?? body?.max_output_tokens ?? body?.generationConfig?.maxOutputTokens
-  if (!Number.isInteger(bound) || bound <= 0) return undefined
-  return { inputTokens: Math.ceil(JSON.stringify(body).length / 3), outputTokens: bound }
+  const bounds = [body?.max_completion_tokens, body?.max_tokens, body?.max_output_tokens, body?.generationConfig?.maxOutputTokens].filter((n) => Number.isInteger(n) && n > 0)
+  if (bounds.length === 0) return undefined
+  const answers = Number.isInteger(body.n) && body.n > 1 ? body.n : 1
+  return { inputTokens: Math.ceil(textOf(body)), outputTokens: Math.max(...bounds) * answers }
 }
 
 // Refusals, in the original's own words. Of limit each has what the original's clients read.
@@ -270,7 +283,7 @@ async function authenticateApiKey(req, res, next) {
   }
   const url = req.originalUrl ?? req.url
   // What asks no model costs nothing, and no limit stands against it: the key must be live.
-  const free = req.method === 'GET' || req.method === 'HEAD' || /\/count_tokens|:countTokens/.test(url)
+  const free = req.method === 'GET' || req.method === 'HEAD' || /(\/count_tokens|:countTokens)\/?$/.test(url.split('?')[0])
   let decision
   try {
     const { status, body } = free
@@ -292,8 +305,17 @@ async function authenticateApiKey(req, res, next) {
   req.apiKey = keyData(decision.key)
   if (free) return next()
   const admission = { id: decision.admissionId, keyId: decision.key.id, events: 0, ended: false }
+  if (res.destroyed || res.closed || req.aborted) return release(admission) // its client left while keyledger was asked
   hold(admission, req, res)
   return requests.run(admission, next)
+}
+
+async function release(admission) {
+  try {
+    await ask('DELETE', `/v1/admissions/${admission.id}`)
+  } catch (error) {
+    log('warn', 'an admission could not be released, and ends by itself', { error: error.message })
+  }
 }
 
 // hold keeps an admission's lease while its answer flows, and gives it back when that has ended
@@ -301,7 +323,8 @@ async function authenticateApiKey(req, res, next) {
 function hold(admission, req, res) {
   const renew = setInterval(async () => {
     try {
-      await ask('POST', `/v1/admissions/${admission.id}/renew`, { leaseSeconds })
+      const { status } = await ask('POST', `/v1/admissions/${admission.id}/renew`, { leaseSeconds })
+      if (status !== 200) clearInterval(renew) // it has ended
     } catch (error) {
       log('warn', 'a lease could not be renewed', { error: error.message })
     }
@@ -311,13 +334,8 @@ function hold(admission, req, res) {
     if (admission.ended) return
     admission.ended = true
     clearInterval(renew)
-    setTimeout(async () => {
-      if (admission.events > 0) return // its usage has ended it, or will from the spool
-      try {
-        await ask('DELETE', `/v1/admissions/${admission.id}`)
-      } catch (error) {
-        log('warn', 'an admission could not be released, and ends by itself', { error: error.message })
-      }
+    setTimeout(() => {
+      if (admission.events === 0) release(admission) // else its usage has ended it, or will from the spool
     }, USAGE_GRACE).unref()
   }
   for (const event of ['close', 'finish', 'error']) res.once(event, end)

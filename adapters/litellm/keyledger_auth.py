@@ -44,20 +44,30 @@ STATUS = {
 
 async def user_api_key_auth(request, api_key):
     """Admits a request, or raises what LiteLLM shows its client."""
+    secret = api_key.removeprefix("Bearer ").strip()
+    if request.method in ("GET", "HEAD"):
+        # It calls no model: the key must be live, and no limit stands against it.
+        answer = await asyncio.to_thread(_ask, "/v1/keys/verify", {"apiKey": secret})
+        if not answer.get("valid"):
+            raise _refusal(answer.get("message", "Not admitted"), answer.get("code", "UNAVAILABLE"), 401)
+        return UserAPIKeyAuth(api_key=answer["key"]["id"], key_alias=answer["key"].get("name"), metadata={"keyledger_key_id": answer["key"]["id"]})
     body = await _body(request)
-    asked = {"apiKey": api_key.removeprefix("Bearer ").strip(), "leaseSeconds": LEASE_SECONDS}
+    if "," in str(body.get("model", "")) or body.get("fallbacks"):
+        # LiteLLM would call other models than the one that is admitted.
+        raise _refusal("One model, and no fallbacks: keyledger admits one model a request", "MODEL_NOT_ALLOWED", 400)
+    asked = {"apiKey": secret, "leaseSeconds": LEASE_SECONDS}
     if isinstance(body.get("model"), str):
         asked["model"] = body["model"][:200]
     if request.headers.get("user-agent"):
         asked["userAgent"] = request.headers["user-agent"][:1000]
     if os.environ.get("KEYLEDGER_SERVICE"):
         asked["service"] = os.environ["KEYLEDGER_SERVICE"]
-    bound = body.get("max_completion_tokens") or body.get("max_tokens") or body.get("max_output_tokens")
-    if isinstance(bound, int) and not isinstance(bound, bool) and 0 < bound < 2**40:
-        # At most: what the answer may have, and what the text of the request can come to.
-        asked["estimate"] = {"tokens": bound + len(json.dumps(body)) // 3}
+    bound = max(_count(body.get(name)) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
+    if bound > 0:
+        # At most: what the answers may have, and what the text of the request can come to.
+        asked["estimate"] = {"inputTokens": _text(body), "outputTokens": bound * max(1, _count(body.get("n")))}
     # Asking must not hold up the requests of others, and urllib waits.
-    decision = await asyncio.to_thread(_ask, asked)
+    decision = await asyncio.to_thread(_ask, "/v1/admissions", asked)
     if not decision.get("allowed"):
         code = decision.get("code", "UNAVAILABLE")
         raise _refusal(decision.get("message", "Not admitted"), code, STATUS.get(code, 401))
@@ -82,9 +92,25 @@ async def _body(request):
     return body if isinstance(body, dict) else {}
 
 
-def _ask(asked):
+def _count(value):
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**40 else 0
+
+
+def _text(value):
+    """Counts the tokens that the text of a value can come to. A long text without a space is none:
+    it is a medium in base64, which counts 5000 at the most."""
+    if isinstance(value, str):
+        return 5000 if len(value) > 2000 and " " not in value else len(value.encode("utf-8", "replace")) // 3 + 1
+    if isinstance(value, dict):
+        return sum(len(name) // 3 + _text(one) for name, one in value.items())
+    if isinstance(value, list):
+        return sum(map(_text, value))
+    return 1
+
+
+def _ask(where, asked):
     call = urllib.request.Request(
-        URL + "/v1/admissions",
+        URL + where,
         data=json.dumps(asked).encode(),
         headers={"Authorization": "Bearer " + TOKEN, "Content-Type": "application/json"},
         method="POST",

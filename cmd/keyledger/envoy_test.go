@@ -141,6 +141,18 @@ func TestEnvoyAuthorization(t *testing.T) {
 		{code: "MODEL_NOT_ALLOWED", status: 403, fields: map[string]any{"enableModelRestriction": true, "allowedModels": []string{"claude-haiku-4-5"}}, change: func(of *authv3.AttributeContext) {
 			of.Request.Http.Body = `{"messages": [{"role": "user", "content": "a body that is cut o` // its model is not reached
 		}},
+		{code: "MODEL_NOT_ALLOWED", status: 403, fields: map[string]any{"enableModelRestriction": true, "allowedModels": []string{"claude-haiku-4-5"}}, change: func(of *authv3.AttributeContext) {
+			of.Request.Http.Headers["x-keyledger-model"], of.Request.Http.Body = "claude-haiku-4-5", `{"model": "claude-opus-4-1"}` // a client's word
+		}},
+		{code: "MODEL_NOT_ALLOWED", status: 403, fields: map[string]any{"enableModelRestriction": true, "allowedModels": []string{"claude-haiku-4-5"}}, change: func(of *authv3.AttributeContext) {
+			of.Request.Http.Headers["x-envoy-auth-partial-body"] = "true" // what is not seen could say otherwise
+		}},
+		{code: "MODEL_NOT_ALLOWED", status: 403, fields: map[string]any{"enableModelRestriction": true, "allowedModels": []string{"claude-haiku-4-5"}}, change: func(of *authv3.AttributeContext) {
+			of.Request.Http.Body = `{"model": "claude-haiku-4-5", "messages": [], "model": "claude-opus-4-1"}`
+		}},
+		{code: "DAILY_COST_EXCEEDED", status: 402, fields: map[string]any{"dailyCostLimit": "0.4"}, change: func(of *authv3.AttributeContext) {
+			of.Request.Http.Body = `{"model": "claude-haiku-4-5", "max_completion_tokens": 1, "max_tokens": 50000, "n": 2}`
+		}},
 		{code: "CLIENT_NOT_ALLOWED", status: 403, fields: map[string]any{"enableClientRestriction": true, "allowedClients": []string{"gemini_cli"}}},
 		{code: "MODEL_NOT_PRICED", status: 403, fields: map[string]any{"dailyCostLimit": 1}, change: func(of *authv3.AttributeContext) { of.Request.Http.Body = `{"model": "nobodys-model"}` }},
 		{code: "CONCURRENCY_EXCEEDED", status: 429, fields: map[string]any{"concurrencyLimit": 1}, first: func(secret, _ string) { p.check(secret, lease) }, change: lease},
@@ -159,7 +171,7 @@ func TestEnvoyAuthorization(t *testing.T) {
 				one.fields = map[string]any{}
 			}
 			secret, id := p.key(one.fields)
-			if one.status == http.StatusPaymentRequired {
+			if one.status == http.StatusPaymentRequired && one.change == nil {
 				post(t, p.base, "/v1/usage", map[string]any{"keyId": id, "model": "claude-haiku-4-5", "usage": map[string]any{"input_tokens": 1000}})
 			}
 			if one.first != nil {
@@ -228,8 +240,8 @@ func TestEnvoyAuthorization(t *testing.T) {
 	if !slices.Equal(ok.GetQueryParametersToRemove(), []string{"key"}) || !strings.HasPrefix(header(ok.GetResponseHeadersToAdd(), "RateLimit"), `"requests";r=29`) || strings.Contains(answer.String(), secret) {
 		t.Errorf("%v", answer)
 	}
-	if reserved := facts["limits"].GetStructValue().GetFields()["dailyCost"].GetStructValue().GetFields()["reserved"].GetStringValue(); reserved != "0.005017" {
-		t.Errorf("%s is reserved", reserved) // 1000 tokens of output, and 49 bytes of text
+	if reserved := facts["limits"].GetStructValue().GetFields()["dailyCost"].GetStructValue().GetFields()["reserved"].GetStringValue(); reserved != "0.005007" {
+		t.Errorf("%s is reserved", reserved) // 1000 tokens of output, and some of text
 	}
 	without := p.check(secret, nil).GetOkResponse() // no lease, and so an admission all the same
 	if forged := header(without.GetHeaders(), "X-Keyledger-Admission-Id"); forged == "" && !slices.Contains(without.GetHeadersToRemove(), "x-keyledger-admission-id") {

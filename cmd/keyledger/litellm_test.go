@@ -36,7 +36,7 @@ import keyledger_auth
 
 class Request:
     def __init__(self, body):
-        self.headers, self.body = {"user-agent": "claude-cli/2.0.0 (external)"}, body
+        self.headers, self.body, self.method = {"user-agent": "claude-cli/2.0.0 (external)"}, body, "POST" if body else "GET"
     async def json(self):
         return json.loads(self.body)
 
@@ -104,19 +104,31 @@ func TestLiteLLM(t *testing.T) {
 		t.Errorf("the secret is in what LiteLLM keeps: %s", raw)
 	}
 
+	free, raw := ask(base, bootstrap, call(secret, ""), call("cr_"+strings.Repeat("0", 64), ""), call(secret, `{"model": "gpt-4o-mini,gpt-4o"}`), call(secret, `{"model": "gpt-4o-mini", "fallbacks": ["gpt-4o"]}`))
+	if free[0]["api_key"] != key["id"] || free[1]["code"] != 401. || free[2]["code"] != 400. || free[3]["code"] != 400. {
+		t.Errorf("%s", raw)
+	}
+
 	payload := func(id, status string, tokens int, auth map[string]any) map[string]any {
 		return map[string]any{"id": id, "status": status, "model": "claude-haiku-4-5", "prompt_tokens": tokens, "completion_tokens": tokens, "endTime": 1764324002.5,
 			"metadata": map[string]any{"user_api_key_hash": key["id"], "user_api_key_auth_metadata": auth}}
 	}
-	batch := []any{payload("chatcmpl-1", "success", 10, admitted[0]), payload("chatcmpl-2", "failure", 0, admitted[1])}
-	for _, want := range []string{"recorded skipped", "duplicate skipped"} {
+	cached := payload("chatcmpl-2", "success", 10, admitted[1])
+	cached["cache_hit"] = true
+	unknown := payload("chatcmpl-4", "failure", 0, map[string]any{"keyledger_admission_id": "0197c1b2-0000-7000-8000-000000000001"})
+	batch := []any{payload("chatcmpl-1", "success", 10, admitted[0]), cached, unknown, payload("chatcmpl-3", "success", 10, admitted[0])}
+	for _, want := range []string{"recorded skipped skipped recorded", "duplicate skipped skipped duplicate"} {
 		status, answer := post(t, base, "/v1/ingest/litellm", batch)
 		results, _ := answer["results"].([]any)
-		if status != http.StatusOK || len(results) != 2 || fmt.Sprint(results[0].(map[string]any)["status"], " ", results[1].(map[string]any)["status"]) != want {
+		var got []string
+		for _, one := range results {
+			got = append(got, one.(map[string]any)["status"].(string))
+		}
+		if status != http.StatusOK || strings.Join(got, " ") != want {
 			t.Fatalf("%d, %v, want %s", status, answer, want)
 		}
 	}
-	if row := read(t, base, "/v1/keys/"+key["id"].(string)); row["currentConcurrency"] != 0. || row["totalCost"] != 0.00006 {
+	if row := read(t, base, "/v1/keys/"+key["id"].(string)); row["currentConcurrency"] != 0. || row["totalCost"] != 0.00012 {
 		t.Errorf("%v slots are taken, and it cost %v", row["currentConcurrency"], row["totalCost"])
 	}
 

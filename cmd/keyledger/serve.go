@@ -139,6 +139,7 @@ type service struct {
 	patient   *db.DB // for what may wait for a row
 	changing  *db.DB // for changes of keys and background passes: they wait behind no reader
 	reporting *db.DB // for reports
+	standby   *db.DB // for reports too; nil: there is none
 	changes   *db.Listener
 	memories  memories // follow what changes hears
 	verifier  *verify.Verifier
@@ -170,6 +171,8 @@ const shutdownGrace = 15 * time.Second
 const (
 	// reportShare: one in so many of MAX_CONNS is for reports, which may take long.
 	reportShare = 3
+	// standbyEvery is how often it is asked how far the standby is behind.
+	standbyEvery = 500 * time.Millisecond
 	// changeConns is for changes of keys, each of which takes milliseconds.
 	changeConns = 3
 )
@@ -196,6 +199,11 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 	}
 	if s.reporting, err = db.Open(ctx, cfg.DatabaseURL, reports); err != nil {
 		return nil, err
+	}
+	if cfg.ReportsURL != "" {
+		if s.standby, err = db.Open(ctx, cfg.ReportsURL, reports); err != nil {
+			return nil, fmt.Errorf("KEYLEDGER_REPORTS_URL: %w", err)
+		}
 	}
 	if s.changing, err = db.Open(ctx, cfg.DatabaseURL, changeConns); err != nil {
 		return nil, err
@@ -324,6 +332,9 @@ func (s *service) run(ctx context.Context) error {
 			return err
 		})
 	})
+	if s.standby != nil {
+		background.Go(func() { loop.Every(loops, s.log, "measure the standby", standbyEvery, 5*time.Second, s.reports.Measure) })
+	}
 	background.Go(func() { loop.Every(loops, s.log, "show state", 20*time.Second, 20*time.Second, s.showState) })
 	background.Go(func() { s.sender.Run(loops, time.Second) })
 	background.Go(func() { loop.Every(loops, s.log, "count refusals", 2*time.Second, 10*time.Second, s.refusals.Flush) })
@@ -399,7 +410,7 @@ func (s *service) close() {
 	if s.migrator != nil {
 		_ = s.migrator.Close()
 	}
-	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.db} {
+	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.standby, s.db} {
 		if pool != nil {
 			pool.Close()
 		}

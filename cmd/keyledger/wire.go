@@ -68,7 +68,10 @@ func (s *service) wire(ctx context.Context) (err error) {
 		m.Decided.WithLabelValues(code, strconv.FormatBool(letThrough)).Inc()
 	})
 	s.hotPath(m, prices, limits)
-	s.reports, s.rollup = report.New(s.reporting, cfg.Timezone), rollup.New(s.changing, cfg.Timezone)
+	s.rollup = rollup.New(s.changing, cfg.Timezone)
+	if s.reports = report.New(s.reporting, cfg.Timezone); s.standby != nil {
+		s.reports = report.NewWithStandby(s.reporting, s.standby, cfg.ReportsLag, cfg.Timezone)
+	}
 	m.Cache("keys", s.verifier.Memory().Stat)
 	m.Cache("tokens", tokens.Memory().Stat)
 	server := api.New(api.Options{

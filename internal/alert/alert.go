@@ -38,8 +38,9 @@ const test = "webhook.test"
 // seen: of a transaction that was still open then.
 const slack = time.Minute
 
-// rowsAnEvent is how many ledger rows one event tells of, so that a message stays below 20 kB.
-const rowsAnEvent = 40
+// rowsAnEvent is how many ledger rows one event tells of: about 8 kB of JSON, or as CloudEvents
+// some 30.
+const rowsAnEvent = 20
 
 // keysAtOnce bounds the keys of one transaction: locks are held for as long as it takes.
 const keysAtOnce = 2000

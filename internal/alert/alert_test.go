@@ -462,7 +462,7 @@ func TestUsageIsTold(t *testing.T) {
 	look()
 	ids, most := rows()
 	want := pgtest.Scan[[]string](t, h.db, "SELECT array_agg(event_id::text ORDER BY event_id) FROM usage_events WHERE chunk > 1")
-	if slices.Sort(ids); !slices.Equal(ids, want) || len(ids) != 101 || most > 40 {
+	if slices.Sort(ids); !slices.Equal(ids, want) || len(ids) != 101 || most > 20 {
 		t.Errorf("%d rows are told, %d in a message, want 101", len(ids), most)
 	}
 	if err := h.keys.Purge(ctx, tester, gone); err != nil {

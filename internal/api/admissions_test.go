@@ -195,7 +195,7 @@ func TestAuthz(t *testing.T) {
 		if status != 200 || header.Get("X-Keyledger-Key-Id") != id || header.Get("X-Keyledger-Admission-Id") == "" || header.Get("X-Keyledger-Gemini-Account-Id") != "acct%2F1%20x" || body != "" {
 			t.Errorf("%v: %d %v %s", where, status, header, body)
 		}
-		if header.Get("Ratelimit-Policy") != `"requests";q=100;w=3600, "tokens";q=1000000;qu="tokens";w=3600` || !strings.HasPrefix(header.Get("Ratelimit"), `"requests";r=9`) {
+		if header.Get("Ratelimit-Policy") != `"requests";q=100;w=3600, "tokens";q=1000000;qu="tokens";w=3600, "concurrency";q=1;qu="concurrent-requests"` || !strings.HasPrefix(header.Get("Ratelimit"), `"requests";r=9`) {
 			t.Errorf("RateLimit headers: %v", header)
 		}
 	}

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -76,6 +77,9 @@ func (s *Server) RevokeLeaked(ctx context.Context, r RevokeLeakedRequestObject) 
 		if foundAt = *r.Body.FoundAt; utf8.RuneCountInString(foundAt) > maxFoundAt {
 			wrong = append(wrong, field.Error{Field: "foundAt", Message: fmt.Sprintf("must have at most %d characters", maxFoundAt)})
 		}
+		if strings.ContainsRune(foundAt, 0) {
+			wrong = append(wrong, field.Error{Field: "foundAt", Message: "must not contain U+0000"})
+		}
 	}
 	if wrong != nil {
 		return nil, fault.Fields(wrong...)
@@ -117,5 +121,6 @@ func (s *Server) revokeLeaked(ctx context.Context, who db.Actor, secret, foundAt
 	case disabled:
 		return TurnedOff, nil
 	}
+	left.Allow()
 	return AlreadyOff, nil
 }

@@ -55,6 +55,11 @@ func (s *Server) readiness(ctx context.Context) Readiness {
 		checks["schema"] = "is behind: run keyledger migrate up"
 		return Readiness{Status: Unready, Checks: checks}
 	}
+	if _, used, has := s.Reports.Standby(); has && !used {
+		checks["reports"] = "are read from the primary: the standby is too far behind, or does not answer"
+	} else if has {
+		checks["reports"] = ok
+	}
 	if !s.Listening() {
 		checks["changes"] = "are not heard: every request asks the database"
 	}

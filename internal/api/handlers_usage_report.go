@@ -8,6 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
+	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/field"
@@ -82,14 +83,14 @@ func (s *Server) reportPage(ctx context.Context, q report.Query, after *report.P
 	size := q.Limit
 	q.After, q.Limit = after, size+1
 	rows := make([]db.ReportRow, 0, q.Limit)
-	totals, err := s.Reports.Page(ctx, q, func(row db.ReportRow) error {
+	totals, asOf, err := s.Reports.Page(ctx, q, func(row db.ReportRow) error {
 		rows = append(rows, row)
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	answer := ReportUsage200JSONResponse{Data: []reportRow{}, Totals: reportTotals{sumsOf(totals), q.Overlaps()}}
+	answer := ReportUsage200JSONResponse{Data: []reportRow{}, Totals: reportTotals{sumsOf(totals), q.Overlaps()}, AsOf: wire.At(asOf)}
 	rows, answer.NextCursor = page(rows, size, func(last db.ReportRow) []string {
 		p := report.PlaceOf(last)
 		return []string{p.KeyID.String(), p.Period, p.Model, p.AccountID, p.Tag}

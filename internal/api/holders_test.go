@@ -69,7 +69,7 @@ func TestRevokeLeaked(t *testing.T) {
 	if a := h.want(h.as("", "POST", "/v1/keys/revoke-leaked", map[string]any{"apiKeys": []string{secret}}), 200); strings.Join(states(a), " ") != "alreadyOff" {
 		t.Errorf("%s", a.raw)
 	}
-	for _, wrong := range []map[string]any{{}, {"apiKeys": []string{}}, {"apiKeys": make([]string, 101)}, {"apiKeys": []string{secret}, "foundAt": strings.Repeat("x", 501)}} {
+	for _, wrong := range []map[string]any{{}, {"apiKeys": []string{}}, {"apiKeys": make([]string, 101)}, {"apiKeys": []string{secret}, "foundAt": strings.Repeat("x", 501)}, {"apiKeys": []string{secret}, "foundAt": "a\x00b"}} {
 		h.want(h.as("", "POST", "/v1/keys/revoke-leaked", wrong), 422)
 	}
 	h.as("", "POST", "/v1/keys/revoke-leaked", map[string]any{"apiKeys": []string{"cr_" + strings.Repeat("1", 64), "cr_" + strings.Repeat("2", 64)}})

@@ -10,6 +10,7 @@ import (
 	"mime"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/labstack/echo/v4"
@@ -55,6 +56,12 @@ func (s *Server) record(ctx context.Context, via usage.Via, reports []usage.Repo
 		event.Via = via
 		group.Go(func() error {
 			results, err := s.Usage.Record(ctx, []usage.Event{event})
+			if err == nil && results[0].Duplicate && event.AdmissionID != uuid.Nil && event.RequestID != "" {
+				// Several calls of models may stand under one admission, which the first of them
+				// has settled: the others count by their own ids.
+				event.KeyID, event.AdmissionID = results[0].KeyID, uuid.Nil
+				results, err = s.Usage.Record(ctx, []usage.Event{event})
+			}
 			if err == nil {
 				all[i].result = results[0]
 				return nil
@@ -103,20 +110,15 @@ func (s *Server) ingestLiteLLM(c echo.Context) error {
 	ctx := c.Request().Context()
 	var reports []usage.Report
 	for _, item := range items {
-		switch admission := item.Report.AdmissionID; {
-		case item.Wrong != "":
-		case item.Skip == "":
+		if item.Wrong == "" && item.Skip == "" {
 			reports = append(reports, item.Report)
-		case admission != nil: // it has ended, and used nothing
-			if err := s.Decider.Release(ctx, *admission); err != nil {
-				return err
-			}
 		}
 	}
 	all, err := s.record(ctx, usage.ViaLiteLLM, reports)
 	if err != nil {
 		return err
 	}
+	s.releaseSkipped(ctx, items)
 	results := make([]ingestResult, len(items))
 	for i, item := range items {
 		switch {
@@ -130,6 +132,33 @@ func (s *Server) ingestLiteLLM(c echo.Context) error {
 		}
 	}
 	return c.JSON(http.StatusOK, map[string]any{"results": results})
+}
+
+// retryGrace is how long a request that has failed may be tried again by LiteLLM itself, under the
+// same admission.
+const retryGrace = time.Minute
+
+// releaseSkipped gives back what requests hold that used nothing: at once what LiteLLM answered by
+// itself, and what failed when it is not tried again. One that cannot be released ends by itself.
+func (s *Server) releaseSkipped(ctx context.Context, items []litellm.Item) {
+	for _, item := range items {
+		admission := item.Report.AdmissionID
+		if item.Skip == "" || item.Wrong != "" || admission == nil {
+			continue
+		}
+		release := func() {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), requestTimeout)
+			defer cancel()
+			if err := s.Decider.Release(ctx, *admission); err != nil && fault.CodeOf(err) != fault.NotFound {
+				s.Log.WarnContext(ctx, "an admission could not be released, and ends by itself", "error", err)
+			}
+		}
+		if item.Failed {
+			time.AfterFunc(retryGrace, release) // what has been settled by then stays so
+		} else {
+			release()
+		}
+	}
 }
 
 func ingested(id string, t taken) ingestResult {

@@ -68,6 +68,9 @@ type Service struct {
 	Tracing
 	GRPC
 
+	ReportsURL string        `env:"REPORTS_URL" desc:"A streaming standby of the database that usage reports are read from; empty: they are read from DATABASE_URL."`
+	ReportsLag time.Duration `env:"REPORTS_MAX_LAG" envDefault:"5s" desc:"How far that standby may be behind; past it the primary is asked."`
+
 	OTLPKeys string `env:"OTLP_KEYS" desc:"Keys of traces (POST /otlp/v1/traces) that name none, by their resource's service.name: NAME=KEY-ID, by comma."`
 
 	Timezone       string        `env:"TIMEZONE" envDefault:"UTC" desc:"IANA time zone whose midnights part days, weeks and months. Fixed in the database at the first start."`
@@ -211,7 +214,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	wrong = append(wrong, c.checkTracing()...)
 	wrong = append(wrong, c.checkGRPC()...)
 	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
-	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "ALERT_INTERVAL": c.AlertInterval, "DEDUP_HORIZON": c.DedupHorizon} {
+	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "ALERT_INTERVAL": c.AlertInterval, "REPORTS_MAX_LAG": c.ReportsLag, "DEDUP_HORIZON": c.DedupHorizon} {
 		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")
 	}
 	if _, err := time.LoadLocation(c.Timezone); err != nil || c.Timezone == "Local" || c.Timezone == "" {

@@ -3,6 +3,8 @@
 package field
 
 import (
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"slices"
 	"strconv"
@@ -149,4 +151,16 @@ func Clip(text string, most int) string {
 		return strings.ToValidUTF8(text[:most], "")
 	}
 	return text
+}
+
+// Fit is another program's id or name as ours may be: trimmed, without what is no UTF-8 and
+// U+0000, and where it is longer than 200 characters it ends in a hash of itself.
+func Fit(text string) string {
+	const most, kept = 200, 160
+	text = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), ""))
+	if utf8.RuneCountInString(text) <= most {
+		return text
+	}
+	sum := sha256.Sum256([]byte(text))
+	return Clip(text, kept) + hex.EncodeToString(sum[:16])
 }

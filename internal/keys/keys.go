@@ -217,13 +217,14 @@ func (k *Store) Leaked(ctx context.Context, who db.Actor, id uuid.UUID, foundAt 
 		if row.APIKey.DeletedAt != nil {
 			return notFound()
 		}
-		if row.APIKey.IsActive {
-			changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: []uuid.UUID{id}, Fields: fields})
-			if err != nil {
-				return fmt.Errorf("disabling a key: %w", err)
-			}
-			disabled = len(changed) > 0
+		if !row.APIKey.IsActive {
+			return nil
 		}
+		changed, err := q.KeyUpdate(ctx, db.KeyUpdateParams{KeyIDs: []uuid.UUID{id}, Fields: fields})
+		if err != nil {
+			return fmt.Errorf("disabling a key: %w", err)
+		}
+		disabled = len(changed) > 0
 		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "key", TargetID: id.String(), After: after})
 	})
 	return disabled, err

@@ -36,7 +36,8 @@ func (r *Reports) Focus(ctx context.Context, from, to time.Time, keyID uuid.UUID
 		_, err := q.ReportFocus(ctx, db.ReportFocusParams{FromDay: from, ToDay: to, KeyID: keyID})
 		return err
 	}
-	err := r.db.Snapshot(ctx, func(reader *db.Reader) error {
+	source, _ := r.source()
+	err := source.Snapshot(ctx, func(reader *db.Reader) error {
 		return db.Stream(ctx, reader, ask, func(row db.FocusRow) error { return each(row.Cells) })
 	})
 	if err != nil {

@@ -14,6 +14,7 @@ import (
 // Reports reads. It is safe for concurrent use.
 type Reports struct {
 	db       *db.DB
+	standby  *standby // nil: there is none
 	timezone string
 	busy     sync.Mutex
 }

@@ -64,14 +64,15 @@ func (q Query) Overlaps() bool { return q.By.Tag }
 // accounts together with keys or tags, from the ledger: then From must not be before
 // what it still holds whole, else the fault Invalid names it.
 func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) error) error {
-	return r.read(ctx, q, func(from *db.Reader) error { return r.rows(ctx, from, q, each) })
+	_, err := r.read(ctx, q, func(from *db.Reader) error { return r.rows(ctx, from, q, each) })
+	return err
 }
 
 // Page is Usage that also returns the sums of all that the report covers, each request
-// counted once. Rows and sums are of one snapshot, and mostly of one statement, so that the
+// counted once, and the instant that they are as of. Rows and sums are of one snapshot, and mostly of one statement, so that the
 // tail of the ledger is read once.
-func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, err error) {
-	err = r.read(ctx, q, func(from *db.Reader) error {
+func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, asOf time.Time, err error) {
+	asOf, err = r.read(ctx, q, func(from *db.Reader) error {
 		q.totals = !q.byKeys()
 		if err := r.rows(ctx, from, q, func(row db.ReportRow) error {
 			if row.IsTotal {
@@ -90,26 +91,36 @@ func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) err
 			return nil
 		})
 	})
-	return sums, err
+	return sums, asOf, err
 }
 
-// read runs fn on one snapshot, for a report that the ledger reaches back far enough for.
-func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) error {
+// read runs fn on one snapshot, for a report that the ledger reaches back far enough for, and
+// tells the instant that the snapshot is as of.
+func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) (asOf time.Time, err error) {
 	if err := q.check(); err != nil {
-		return err
+		return asOf, err
 	}
+	source, behind := r.source()
 	if q.needsLedger() {
-		if err := r.reaches(ctx, q.From); err != nil {
-			return err
+		if err := r.reaches(ctx, source, q.From); err != nil {
+			return asOf, err
 		}
 	}
-	if err := r.db.Snapshot(ctx, fn); err != nil {
-		return fmt.Errorf("reporting usage: %w", err)
+	err = source.Snapshot(ctx, func(from *db.Reader) error {
+		now, err := from.Now(ctx)
+		if err != nil {
+			return err
+		}
+		asOf = now.Add(-behind)
+		return fn(from)
+	})
+	if err != nil {
+		return asOf, fmt.Errorf("reporting usage: %w", err)
 	}
 	if q.needsLedger() { // retention may have taken the first day meanwhile
-		return r.reaches(ctx, q.From)
+		return asOf, r.reaches(ctx, source, q.From)
 	}
-	return nil
+	return asOf, nil
 }
 
 func (q Query) check() error {
@@ -128,7 +139,7 @@ func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(
 	if err != nil {
 		return fmt.Errorf("asking how far the roll-up has come: %w", err)
 	}
-	return db.Stream(ctx, from, r.source(ctx, q, since), func(row db.ReportRow) error {
+	return db.Stream(ctx, from, r.statement(ctx, q, since), func(row db.ReportRow) error {
 		if !q.By.Key {
 			row.KeyID, row.KeyName = uuid.Nil, ""
 		}
@@ -137,8 +148,8 @@ func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(
 }
 
 // reaches is the fault of a report that begins before the ledger does; nil: it does not.
-func (r *Reports) reaches(ctx context.Context, from time.Time) error {
-	since, err := r.db.LedgerWhole(ctx, r.timezone)
+func (r *Reports) reaches(ctx context.Context, source *db.DB, from time.Time) error {
+	since, err := source.LedgerWhole(ctx, r.timezone)
 	if err != nil {
 		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
 	}
@@ -158,8 +169,8 @@ func (q Query) needsLedger() bool {
 // byKeys tells whether the rollup by key is what answers it.
 func (q Query) byKeys() bool { return !q.needsLedger() && (q.By.Key || q.KeyID != uuid.Nil) }
 
-// source is the query that answers a report.
-func (r *Reports) source(ctx context.Context, q Query, tailSince time.Time) func(*db.Queries) error {
+// statement is the query that answers a report.
+func (r *Reports) statement(ctx context.Context, q Query, tailSince time.Time) func(*db.Queries) error {
 	after, first := Place{}, q.After == nil
 	if !first {
 		after = *q.After

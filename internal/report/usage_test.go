@@ -206,7 +206,7 @@ func (b *books) got(q report.Query) (rows map[report.Place]sum, total sum) {
 		}
 	}
 	q.After, q.Limit = nil, 1
-	totals, err := b.Page(ctx, q, func(db.ReportRow) error { return nil })
+	totals, _, err := b.Page(ctx, q, func(db.ReportRow) error { return nil })
 	if err != nil {
 		b.t.Fatal(err)
 	}

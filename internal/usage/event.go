@@ -152,6 +152,10 @@ func (e Event) fingerprint() int64 {
 	if !e.OccurredAt.IsZero() {
 		at = e.OccurredAt.UTC().Format(time.RFC3339Nano)
 	}
-	sum := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %v %v", e.AccountID, e.ModelReceived, at, e.Counts, e.Estimated))
+	said := fmt.Appendf(nil, "%q %q %q %v %v", e.AccountID, e.ModelReceived, at, e.Counts, e.Estimated)
+	if e.Cost != nil {
+		said = fmt.Appendf(said, " %s", e.Cost)
+	}
+	sum := sha256.Sum256(said)
 	return int64(binary.BigEndian.Uint64(sum[:8])) //nolint:gosec // a hash: its sign means nothing
 }

@@ -60,6 +60,24 @@ async function eventually(what, holds) {
   }
 }
 
+// between stands between the adapter and keyledger, and lets pass what it is told to.
+async function between() {
+  const one = { blocked: () => false, seen: [] }
+  const server = http.createServer(async (req, res) => {
+    const parts = []
+    for await (const part of req) parts.push(part)
+    one.seen.push(req.url)
+    if (one.slow) await sleep(one.slow)
+    if (one.blocked(req.url)) return one.onBlocked ? one.onBlocked() : req.socket.destroy()
+    const answer = await fetch(base + req.url, { method: req.method, headers: { authorization: req.headers.authorization, 'content-type': 'application/json' }, body: parts.length ? Buffer.concat(parts) : undefined })
+    res.writeHead(answer.status).end(await answer.text())
+  }).listen(0, '127.0.0.1')
+  await once(server, 'listening')
+  server.unref()
+  one.url = `http://127.0.0.1:${server.address().port}`
+  return one
+}
+
 const usageOf = async (key) => (await keyledger('GET', `/v1/keys/${key.id}/usage`)).total
 const slots = async (key) => (await keyledger('GET', `/v1/keys/${key.id}`)).currentConcurrency
 
@@ -132,6 +150,9 @@ test('counting tokens is free, a key in the query is found, and a bound is reser
   await eventually('it is spent', async () => (await usageOf(spent)).requests === 1)
   assert.equal((await app.ask(spent)).status, 402)
   assert.equal((await app.post('/api/v1/messages/count_tokens', { model: 'claude-haiku-4-5', say: { nothing: true } }, { 'x-api-key': spent.apiKey })).status, 200)
+  for (const way of ['/api/v1/messages?x=/count_tokens', '/api/v1/messages?x=:countTokens']) {
+    assert.equal((await app.post(way, { model: 'claude-haiku-4-5' }, { 'x-api-key': spent.apiKey })).status, 402)
+  }
   const info = await fetch(`${app.url}/api/v1/key-info`, { headers: { 'x-api-key': spent.apiKey } })
   assert.deepEqual([info.status, (await info.json()).apiKey.id], [200, spent.id])
   assert.equal((await fetch(`${app.url}/api/v1/key-info`, { headers: { 'x-api-key': `cr_${'0'.repeat(64)}` } })).status, 401)
@@ -160,22 +181,18 @@ test('a stream renews its lease, and one that used nothing gives its slot back',
   await slow.stop()
 })
 
-// between stands between the adapter and keyledger, and lets pass what it is told to.
-async function between() {
-  const one = { blocked: () => false, seen: [] }
-  const server = http.createServer(async (req, res) => {
-    const parts = []
-    for await (const part of req) parts.push(part)
-    one.seen.push(req.url)
-    if (one.blocked(req.url)) return one.onBlocked ? one.onBlocked() : req.socket.destroy()
-    const answer = await fetch(base + req.url, { method: req.method, headers: { authorization: req.headers.authorization, 'content-type': 'application/json' }, body: parts.length ? Buffer.concat(parts) : undefined })
-    res.writeHead(answer.status).end(await answer.text())
-  }).listen(0, '127.0.0.1')
-  await once(server, 'listening')
-  server.unref()
-  one.url = `http://127.0.0.1:${server.address().port}`
-  return one
-}
+test('a client that leaves while keyledger is asked leaves no slot behind', async () => {
+  const way = await between()
+  const key = await make({ concurrencyLimit: 1 })
+  const app = await start({ KEYLEDGER_URL: way.url })
+  way.slow = 600
+  for (let i = 0; i < 3; i++) await assert.rejects(fetch(`${app.url}/api/v1/messages`, { method: 'POST', headers: { 'x-api-key': key.apiKey }, body: '{"model":"claude-haiku-4-5","say":{"nothing":true}}', signal: AbortSignal.timeout(150) }))
+  await sleep(1500)
+  way.slow = 0
+  await eventually('every slot came back', async () => (await slots(key)) === 0)
+  assert.equal((await app.ask(key)).status, 200)
+  await app.stop()
+})
 
 test('a crash between answer and record loses nothing and counts nothing twice', async () => {
   const way = await between()

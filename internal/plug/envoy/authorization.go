@@ -39,8 +39,14 @@ const (
 	maxUserAgent = 1000
 )
 
-// bytesPerToken is how much of a request's body a token has at the least, on the whole.
-const bytesPerToken = 3
+const (
+	// bytesPerToken is how much of a text a token has at the least, on the whole.
+	bytesPerToken = 3
+	// A longer text than longText without a space is no text: it is an image, a sound or a file in
+	// base64, which counts mediaTokens at the most.
+	longText    = 2000
+	mediaTokens = 5000
+)
 
 // Check admits a request, or refuses it with what its client is to get. That it could not decide
 // is an error of the call, which Envoy treats as its failure_mode_allow says.
@@ -70,10 +76,13 @@ func (a *authorization) Check(ctx context.Context, r *authv3.CheckRequest) (*aut
 	return allowed(decision, found.Key, headers, query)
 }
 
-// requestOf is what a request asks for. The proxy's own word comes first: a header, the path and
-// the body are the client's.
+// requestOf is what a request asks for. The proxy's own word comes first; then what the upstream
+// goes by, the path and the body. A header could say anything, and is not asked.
 func requestOf(configured map[string]string, headers http.Header, asked *authv3.AttributeContext_HttpRequest) (admit.Request, error) {
-	body := bodyOf(asked)
+	body := told{}
+	if headers.Get("X-Envoy-Auth-Partial-Body") != "true" { // what lies behind its end could say otherwise
+		body = bodyOf(asked)
+	}
 	first := func(texts ...string) string {
 		for _, text := range texts {
 			if text != "" {
@@ -83,13 +92,12 @@ func requestOf(configured map[string]string, headers http.Header, asked *authv3.
 		return ""
 	}
 	q := admit.Request{
-		Service:   first(configured["service"], headers.Get("X-Keyledger-Service")),
-		Model:     first(configured["model"], headers.Get("X-Keyledger-Model"), modelInPath(asked.GetPath()), body.model),
+		Service:   first(configured["service"]),
+		Model:     first(configured["model"], modelInPath(asked.GetPath()), body.model),
 		UserAgent: field.Clip(headers.Get("User-Agent"), maxUserAgent),
 	}
 	if body.bound > 0 {
-		text := int64(len(asked.GetBody())+len(asked.GetRawBody()))/bytesPerToken + 1
-		q.Tokens, q.Use = text+body.bound, &admit.Use{Tokens: price.Tokens{Input: text, Output: body.bound}}
+		q.Tokens, q.Use = body.text+body.bound, &admit.Use{Tokens: price.Tokens{Input: body.text, Output: body.bound}}
 	}
 	if text := configured["lease"]; text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
@@ -147,13 +155,14 @@ func modelInPath(path string) string {
 type told struct {
 	model string
 	bound int64 // on output, in tokens; 0: none
+	text  int64 // what the body can come to, in tokens
 }
 
 // bounds are the members that bound an answer, at the top or within generationConfig.
 var bounds = []string{"max_completion_tokens", "max_output_tokens", "max_tokens", "maxOutputTokens"}
 
-// bodyOf reads what it can of a body, which may be cut off: only what stands at the top counts,
-// and what was not reached is not told.
+// bodyOf reads a body. One that does not end tells nothing: what lies behind could say otherwise.
+// Of several bounds the largest counts, for as many answers as are asked for.
 func bodyOf(asked *authv3.AttributeContext_HttpRequest) (t told) {
 	raw := asked.GetRawBody()
 	if len(raw) == 0 {
@@ -163,29 +172,60 @@ func bodyOf(asked *authv3.AttributeContext_HttpRequest) (t told) {
 	if first, err := d.ReadToken(); err != nil || first.Kind() != jsontext.KindBeginObject {
 		return t
 	}
+	answers := int64(1)
 	for d.PeekKind() == jsontext.KindString {
 		name, err := d.ReadToken()
 		if err != nil {
-			return t
+			return told{}
 		}
 		member := name.String()
 		value, err := d.ReadValue()
 		if err != nil {
-			return t
+			return told{}
 		}
+		t.text += textOf(value)
 		switch {
 		case member == "model":
 			_ = jsonv2.Unmarshal(value, &t.model)
 		case slices.Contains(bounds, member):
-			t.bound = boundOf(value)
+			t.bound = max(t.bound, boundOf(value))
+		case member == "n":
+			answers = max(1, min(boundOf(value), maxAnswers))
 		case member == "generationConfig":
 			var config map[string]jsontext.Value
 			if jsonv2.Unmarshal(value, &config, jsontext.AllowDuplicateNames(true)) == nil && config["maxOutputTokens"] != nil {
-				t.bound = boundOf(config["maxOutputTokens"])
+				t.bound = max(t.bound, boundOf(config["maxOutputTokens"]))
 			}
 		}
 	}
+	if end, err := d.ReadToken(); err != nil || end.Kind() != jsontext.KindEndObject {
+		return told{}
+	}
+	t.bound *= answers
 	return t
+}
+
+// maxAnswers is the most answers to one request that any provider gives.
+const maxAnswers = 128
+
+// textOf counts the tokens that a value can come to.
+func textOf(value jsontext.Value) (tokens int64) {
+	d := jsontext.NewDecoder(bytes.NewReader(value), jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true))
+	for {
+		token, err := d.ReadToken()
+		if err != nil { // its end
+			return tokens
+		}
+		if token.Kind() != jsontext.KindString {
+			tokens++
+			continue
+		}
+		if text := token.String(); len(text) > longText && !strings.Contains(text, " ") {
+			tokens += mediaTokens
+		} else {
+			tokens += int64(len(text))/bytesPerToken + 1
+		}
+	}
 }
 
 // boundOf is a bound on output; 0: none, or none that an answer could have.

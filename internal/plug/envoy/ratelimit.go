@@ -114,6 +114,9 @@ func read(asked *ratelimitv3.RateLimitRequest) (question, error) {
 			case entryClass:
 				of = value
 			case entryAPIKey, entryKeyID, entryAdmission, entryRequest, entryModel, entryService, entryAccount:
+				if name != entryAPIKey {
+					value = field.Fit(value)
+				}
 				if before := q.entries[name]; before != "" && before != value {
 					return q, wrong(i, "has another "+name+" than those before it")
 				}
@@ -194,7 +197,7 @@ func (r *rateLimit) admit(ctx context.Context, q question) (*ratelimitv3.RateLim
 		return q.answer(refused, 0)
 	}
 	request := admit.Request{
-		KeyID: *id, RequestID: field.Clip(q.entries[entryRequest], maxText), Service: field.Clip(q.entries[entryService], maxText), Model: field.Clip(q.entries[entryModel], maxText),
+		KeyID: *id, RequestID: q.entries[entryRequest], Service: q.entries[entryService], Model: q.entries[entryModel],
 	}
 	if request.RequestID != "" { // without a lease an admission is not repeated, and an answer that was lost would cost another
 		request.LeaseSeconds = int32(r.LeaseTTL.Seconds())

@@ -75,7 +75,7 @@ func (l *Ledger) Admit(ctx context.Context, q relay.Request) (relay.Decision, er
 		d.RetryAfter = time.Duration(*made.RetryAfterSeconds) * time.Second
 	}
 	for _, limit := range made.Limits {
-		d.Limits = append(d.Limits, relay.Limit{Name: limit.Name, Limit: limit.Limit, Used: limit.Used})
+		d.Limits = append(d.Limits, relay.Limit{Name: limit.Name, Limit: limit.Limit, Used: limit.Used, Reserved: limit.Reserved})
 	}
 	for _, provider := range providers[q.Service] {
 		for _, b := range result.Key.Bindings {

@@ -6,13 +6,10 @@ package litellm
 
 import (
 	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"math"
-	"strings"
 	"time"
 
 	jsonv2 "github.com/go-json-experiment/json"
@@ -20,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/field"
 	"github.com/keyledger/keyledger/internal/usage"
 )
 
@@ -31,6 +29,7 @@ type Item struct {
 	ID     string       // the payload's own
 	Report usage.Report // its usage, to be checked
 	Skip   string       // why it is no usage; empty: it is
+	Failed bool         // it failed and used nothing; it may be tried again under the same admission
 	Wrong  string       // why it cannot be read; empty: it can
 }
 
@@ -122,13 +121,13 @@ func read(raw jsontext.Value) Item {
 	}
 	counts := p.counts()
 	if item.Skip == "" && p.Status == "failure" && counts == (usage.Counts{}) {
-		item.Skip = "it failed and used nothing"
+		item.Skip, item.Failed = "it failed and used nothing", true
 	}
 	key, admission := p.whose()
 	if key == nil && admission == nil && item.Skip == "" && item.Wrong == "" {
 		item.Wrong = "names no key of ours: metadata.user_api_key_hash is not a key's id, nor has metadata.user_api_key_auth_metadata a " + keyName
 	}
-	item.Report = usage.Report{RequestID: clipped(p.ID), KeyID: key, AdmissionID: admission, AccountID: clipped(p.ModelID), Model: clipped(p.Model), Usage: counts.JSON()}
+	item.Report = usage.Report{RequestID: optional(p.ID), KeyID: key, AdmissionID: admission, AccountID: optional(p.ModelID), Model: optional(p.Model), Usage: counts.JSON()}
 	if at := p.EndTime; at > 0 && at < math.MaxInt32 {
 		instant := time.UnixMicro(int64(at * 1e6)).UTC()
 		item.Report.OccurredAt = &instant
@@ -178,16 +177,10 @@ func (p payload) counts() usage.Counts {
 	return c.Apart()
 }
 
-// clipped is a text that a report may have; nil: none. A longer one than fits ends with a
-// hash of it.
-func clipped(text string) *string {
-	const most, kept = 200, 160
-	if text = strings.TrimSpace(strings.ToValidUTF8(strings.ReplaceAll(text, "\x00", ""), "")); text == "" {
+// optional is a text as a report may have it; nil: none.
+func optional(text string) *string {
+	if text = field.Fit(text); text == "" {
 		return nil
-	}
-	if len(text) > most {
-		sum := sha256.Sum256([]byte(text))
-		text = strings.ToValidUTF8(text[:kept], "") + hex.EncodeToString(sum[:16])
 	}
 	return &text
 }

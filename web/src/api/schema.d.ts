@@ -1502,6 +1502,8 @@ export interface components {
         UsageReport: {
             data: components["schemas"]["ReportRow"][];
             totals: components["schemas"]["ReportTotals"];
+            /** @description What was recorded by then is in the report; from a standby, some time ago. */
+            asOf: components["schemas"]["Time"];
             /** @description Empty on the last page. */
             nextCursor: string;
         };
@@ -4333,6 +4335,7 @@ export interface operations {
                      *         "costUsd": 0.0225,
                      *         "rowsOverlap": false
                      *       },
+                     *       "asOf": "2026-11-23T11:00:00.000Z",
                      *       "nextCursor": ""
                      *     }
                      */

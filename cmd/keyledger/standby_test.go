@@ -1,0 +1,83 @@
+package main_test
+
+import (
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/keyledger/keyledger/internal/pgtest"
+)
+
+// Guarantee: reports are read from the standby as long as it follows, and say as of when; one that
+// is too far behind, or gone, is asked no more, and the primary is, until it has caught up: no
+// report is ever older than it may be.
+func TestReportsFromStandby(t *testing.T) {
+	t.Parallel()
+	p := newPair(t)
+	p.sql(t, p.primary, "ALTER SYSTEM SET synchronous_standby_names = ''", "SELECT pg_reload_conf()")
+	url := p.primary.URL("keyledger")
+	if r := execute(t, []string{"DATABASE_URL=" + url}, "migrate", "up"); r.code != 0 {
+		t.Fatal(r)
+	}
+	_, env := serve(t, url, "KEYLEDGER_REPORTS_URL="+p.standby.URL("keyledger"), "KEYLEDGER_REPORTS_MAX_LAG=2s", "KEYLEDGER_LOG_LEVEL=info")
+	base := env[0][len("KEYLEDGER_URL="):]
+	_, key := post(t, base, "/v1/keys", map[string]any{"name": "k"})
+	record := func() {
+		t.Helper()
+		if status, answer := post(t, base, "/v1/usage", map[string]any{"keyId": key["id"], "model": "m", "usage": map[string]any{"input_tokens": 1}}); status != http.StatusOK {
+			t.Fatal(status, answer)
+		}
+	}
+	reported := func() (requests float64, asOf time.Time) {
+		t.Helper()
+		answer := read(t, base, "/v1/reports/usage?granularity=total")
+		asOf, err := time.Parse(time.RFC3339, answer["asOf"].(string))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return answer["totals"].(map[string]any)["requests"].(float64), asOf
+	}
+	state := func() string {
+		_, answer, _ := send(http.MethodGet, base+"/readyz", nil)
+		text, _ := answer["checks"].(map[string]any)["reports"].(string)
+		return text
+	}
+	record()
+	eventually(t, "the standby is used", func() bool { return state() == "ok" })
+	eventually(t, "what was recorded is reported", func() bool { n, _ := reported(); return n == 1 })
+	there := pgtest.Open(t, p.standby.URL("keyledger"))
+	if n := pgtest.Scan[int](t, there, "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'keyledger' AND pid <> pg_backend_pid()"); n == 0 {
+		t.Error("no report was read from the standby")
+	}
+	there.Close()
+	if _, asOf := reported(); time.Since(asOf) > 2*time.Second {
+		t.Errorf("as of %v", asOf)
+	}
+
+	p.sql(t, p.standby, "SELECT pg_wal_replay_pause()")
+	record()
+	for range 40 { // never older than two seconds, whoever answers
+		if n, asOf := reported(); n == 1 && time.Since(asOf) > 2500*time.Millisecond || n == 0 {
+			t.Fatalf("%v requests as of %v", n, time.Since(asOf))
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+	if n, _ := reported(); n != 2 || !strings.Contains(state(), "read from the primary") {
+		t.Errorf("%v requests, %q", n, state())
+	}
+	p.sql(t, p.standby, "SELECT pg_wal_replay_resume()")
+	eventually(t, "the standby is used again", func() bool { return state() == "ok" })
+	if n, _ := reported(); n != 2 {
+		t.Errorf("%v requests", n)
+	}
+
+	if err := p.standby.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	record()
+	eventually(t, "the primary is asked", func() bool { return strings.Contains(state(), "read from the primary") })
+	if n, _ := reported(); n != 3 {
+		t.Errorf("%v requests without the standby", n)
+	}
+}
