@@ -62,7 +62,7 @@ type Decision struct {
 
 // Limit is one limit of the key.
 type Limit struct {
-	Name        string
+	Name                  string
 	Limit, Used, Reserved decimal.Decimal
 }
 

@@ -333,7 +333,9 @@ func (s *service) run(ctx context.Context) error {
 		})
 	})
 	if s.standby != nil {
-		background.Go(func() { loop.Every(loops, s.log, "measure the standby", standbyEvery, 5*time.Second, s.reports.Measure) })
+		background.Go(func() {
+			loop.Every(loops, s.log, "measure the standby", standbyEvery, 5*time.Second, s.reports.Measure)
+		})
 	}
 	background.Go(func() { loop.Every(loops, s.log, "show state", 20*time.Second, 20*time.Second, s.showState) })
 	background.Go(func() { s.sender.Run(loops, time.Second) })
