@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -152,19 +151,6 @@ type service struct {
 	measures  *metrics.Metrics
 }
 
-type listener struct {
-	net.Listener
-
-	server server
-}
-
-// server is what answers on a listener: HTTP's, or gRPC's.
-type server interface {
-	Serve(l net.Listener) error
-	Shutdown(ctx context.Context) error
-	Close() error
-}
-
 // shutdownGrace is how long requests under way may take when the service stops.
 const shutdownGrace = 15 * time.Second
 
@@ -227,15 +213,6 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 	return s, s.wire(ctx)
 }
 
-func listen(ctx context.Context, addr string) (net.Listener, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", addr)
-	if err != nil {
-		return nil, fmt.Errorf("cannot listen on %s (is it in use?): %w", addr, err)
-	}
-	return l, nil
-}
-
 func (s *service) schemaBehind(ctx context.Context) (bool, error) {
 	current, needed, err := s.migrator.Versions(ctx)
 	return current < needed, err
@@ -282,31 +259,6 @@ func (s *service) warnOfLostPeppers(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// beside opens one of the listeners beside the public one; nil when it is off.
-func beside(ctx context.Context, addr string, by server) (*listener, error) {
-	if addr == "off" {
-		return nil, nil
-	}
-	l, err := listen(ctx, addr)
-	if err != nil {
-		return nil, err
-	}
-	return &listener{l, by}, nil
-}
-
-// listeners are all that are open.
-func (s *service) listeners() (open []*listener) {
-	for _, l := range []*listener{&s.public, s.authz, s.metrics, s.grpc} {
-		if l != nil && l.Listener != nil {
-			open = append(open, l)
-		}
-	}
-	if s.relay != nil {
-		open = append(open, &s.relay.listener)
-	}
-	return open
 }
 
 // run serves until ctx ends or something breaks, then stops in order: HTTP
@@ -384,24 +336,6 @@ func (s *service) rollUp(ctx context.Context) error {
 		s.log.DebugContext(ctx, "ledger rows were added to the rollups", "rows", rows)
 	}
 	return err
-}
-
-// shutListeners lets requests under way finish, on all listeners at once, and ends those
-// that take too long.
-func (s *service) shutListeners(ctx context.Context) error {
-	grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownGrace)
-	defer cancel()
-	var all sync.WaitGroup
-	failed := make([]error, len(s.listeners()))
-	for i, l := range s.listeners() {
-		all.Go(func() {
-			if failed[i] = l.server.Shutdown(grace); failed[i] != nil {
-				_ = l.server.Close()
-			}
-		})
-	}
-	all.Wait()
-	return errors.Join(failed...)
 }
 
 // close releases what start opened.
