@@ -144,6 +144,10 @@ func TestEnvoyAuthorization(t *testing.T) {
 		{code: "MODEL_NOT_ALLOWED", status: 403, fields: map[string]any{"enableModelRestriction": true, "allowedModels": []string{"claude-haiku-4-5"}}, change: func(of *authv3.AttributeContext) {
 			of.Request.Http.Headers["x-keyledger-model"], of.Request.Http.Body = "claude-haiku-4-5", `{"model": "claude-opus-4-1"}` // a client's word
 		}},
+		{code: "SERVICE_NOT_PERMITTED", status: 403, fields: map[string]any{"permissions": []string{"claude"}}, change: func(of *authv3.AttributeContext) {
+			of.ContextExtensions = map[string]string{"headers": "trusted"} // they are the proxy's own
+			of.Request.Http.Headers["x-keyledger-service"] = "gemini"
+		}},
 		{code: "MODEL_NOT_ALLOWED", status: 403, fields: map[string]any{"enableModelRestriction": true, "allowedModels": []string{"claude-haiku-4-5"}}, change: func(of *authv3.AttributeContext) {
 			of.Request.Http.Headers["x-envoy-auth-partial-body"] = "true" // what is not seen could say otherwise
 		}},

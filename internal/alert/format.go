@@ -2,6 +2,7 @@ package alert
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"math"
@@ -50,8 +51,13 @@ func (e event) body(format string) (contentType string, body []byte, err error) 
 			body, err = encode(batch)
 			return "application/cloudevents-batch+json", body, err
 		}
-		body, err = encode(map[string]any{"specversion": "1.0", "id": e.id, "source": "keyledger", "type": e.kind, "time": e.timestamp(),
-			"datacontenttype": jsonType, "data": e.data})
+		var about told
+		_ = json.Unmarshal(e.data, &about) // what cannot be read stays empty
+		one := map[string]any{"specversion": "1.0", "id": e.id, "source": "keyledger", "type": e.kind, "time": e.timestamp(), "datacontenttype": jsonType, "data": e.data}
+		if subject := cmp.Or(about.KeyID, about.Model); subject != "" {
+			one["subject"] = subject
+		}
+		body, err = encode(one)
 		return "application/cloudevents+json", body, err
 	case Slack:
 		body, err = encode(map[string]any{"text": slackText.Replace(e.text())})

@@ -102,3 +102,15 @@ func TestMetered(t *testing.T) {
 		t.Errorf("%q\n%s", got, body)
 	}
 }
+
+// Guarantee: an event of a key's life as a CloudEvent is about that key.
+func TestCloudEventSubject(t *testing.T) {
+	t.Parallel()
+	for data, want := range map[string]any{`{"keyId": "k1", "name": "a"}`: "k1", `{"model": "m", "day": "2026-11-28"}`: "m", `{}`: nil, `{"name": 5}`: nil} {
+		_, body, err := event{id: uuid.New(), kind: Created, at: time.Now(), data: json.RawMessage(data)}.body(CloudEvents)
+		var one map[string]any
+		if err != nil || json.Unmarshal(body, &one) != nil || one["subject"] != want || one["type"] != Created {
+			t.Errorf("%s: %v %s", data, err, body)
+		}
+	}
+}

@@ -77,7 +77,8 @@ func (a *authorization) Check(ctx context.Context, r *authv3.CheckRequest) (*aut
 }
 
 // requestOf is what a request asks for. The proxy's own word comes first; then what the upstream
-// goes by, the path and the body. A header could say anything, and is not asked.
+// goes by, the path and the body. Headers could say anything, and are asked only where the proxy
+// says that they are its own.
 func requestOf(configured map[string]string, headers http.Header, asked *authv3.AttributeContext_HttpRequest) (admit.Request, error) {
 	body := told{}
 	if headers.Get("X-Envoy-Auth-Partial-Body") != "true" { // what lies behind its end could say otherwise
@@ -91,9 +92,13 @@ func requestOf(configured map[string]string, headers http.Header, asked *authv3.
 		}
 		return ""
 	}
+	service, model := "", ""
+	if configured["headers"] == "trusted" {
+		service, model = headers.Get("X-Keyledger-Service"), headers.Get("X-Keyledger-Model")
+	}
 	q := admit.Request{
-		Service:   first(configured["service"]),
-		Model:     first(configured["model"], modelInPath(asked.GetPath()), body.model),
+		Service:   first(configured["service"], service),
+		Model:     first(configured["model"], model, modelInPath(asked.GetPath()), body.model),
 		UserAgent: field.Clip(headers.Get("User-Agent"), maxUserAgent),
 	}
 	if body.bound > 0 {
