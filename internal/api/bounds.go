@@ -55,6 +55,10 @@ const (
 	maxHolders = 4
 	holderWait = 5 * time.Second
 
+	// maxIngest is how many bodies of other programs are unpacked and read at once; a further
+	// one waits for holderWait and is refused.
+	maxIngest = 4
+
 	// reportWait is how long a report waits for others to end before it is refused.
 	reportWait = 5 * time.Second
 )

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/keyledger/keyledger/client/wire"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/plug/litellm"
 	"github.com/keyledger/keyledger/internal/plug/otlp"
@@ -97,8 +98,26 @@ const (
 	refused = "refused"
 )
 
+// enterIngest waits for one of the few places for bodies that are unpacked: a small one may become
+// a large one. leave gives it back.
+func (s *Server) enterIngest(ctx context.Context) (leave func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, holderWait)
+	defer cancel()
+	select {
+	case s.underIngest <- struct{}{}:
+		return func() { <-s.underIngest }, nil
+	case <-ctx.Done():
+		return nil, coalesce.ErrFull
+	}
+}
+
 // ingestLiteLLM answers POST /v1/ingest/litellm.
 func (s *Server) ingestLiteLLM(c echo.Context) error {
+	leave, err := s.enterIngest(c.Request().Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	body, err := plainBody(c.Request())
 	if err != nil {
 		return err
@@ -176,6 +195,11 @@ func (s *Server) ingestTraces(c echo.Context) error {
 	if err != nil || kind != otlp.JSON && kind != otlp.Protobuf {
 		return fault.New(fault.Unsupported, "The body must be an export of traces: Content-Type: "+otlp.Protobuf+" or "+otlp.JSON+".")
 	}
+	leave, err := s.enterIngest(r.Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
 	body, err := plainBody(r)
 	if err != nil {
 		return err

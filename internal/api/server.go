@@ -92,12 +92,13 @@ type Server struct {
 	holders      *coalesce.Group[uuid.UUID, GetSelf200JSONResponse]
 	underReports chan struct{}
 	underHolders chan struct{}
+	underIngest  chan struct{}
 }
 
 // New makes a Server.
 func New(o Options) *Server {
 	_, _, reports := o.Reports.PoolStat()
-	s := &Server{Options: o, started: time.Now(), attempts: newAttempts(o.WrongTokens), underHolders: make(chan struct{}, maxHolders), underReports: make(chan struct{}, max(1, reports))}
+	s := &Server{Options: o, started: time.Now(), attempts: newAttempts(o.WrongTokens), underHolders: make(chan struct{}, maxHolders), underIngest: make(chan struct{}, maxIngest), underReports: make(chan struct{}, max(1, reports))}
 	s.holders = s.selfGroup()
 	return s
 }
