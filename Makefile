@@ -25,7 +25,7 @@ build: ## Build bin/keyledger
 
 .PHONY: test
 test: compiler curl postgresql redis browser proxies node python web-tools ## Run all tests with the race detector, on a PostgreSQL of their own
-	$(GO) test -race -skip '^TestNeighbours$$' ./...
+	$(GO) test -race -timeout 20m -skip '^TestNeighbours$$' ./...
 	KEYLEDGER_TEST_ALONE=1 $(GO) test -run '^TestNeighbours$$' ./cmd/keyledger
 
 .PHONY: check

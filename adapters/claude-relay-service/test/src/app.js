@@ -25,4 +25,4 @@ const server = http.createServer(async (req, res) => {
   }
   return api(req, res)
 })
-setTimeout(() => server.listen(Number(process.env.PORT), '127.0.0.1', () => console.log('listening')), 50)
+setTimeout(() => server.listen(0, '127.0.0.1', () => console.log(server.address().port)), 50)
