@@ -3881,7 +3881,7 @@ type ClientInterface interface {
 
 	// GetBalance What is left of a key's cost limits, for programs that show a balance
 	//
-	// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+	// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`, but that it tells 0 as used where there is no limit.
 	//
 	// Corresponds with GET /v1/usage (the `GetBalance` operationId).
 	GetBalance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -5221,7 +5221,7 @@ func (c *Client) RevokeToken(ctx context.Context, id openapi_types.UUID, reqEdit
 
 // GetBalance What is left of a key's cost limits, for programs that show a balance
 //
-// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`, but that it tells 0 as used where there is no limit.
 //
 // Corresponds with GET /v1/usage (the `GetBalance` operationId).
 func (c *Client) GetBalance(ctx context.Context, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -9016,7 +9016,7 @@ type ClientWithResponsesInterface interface {
 
 	// GetBalanceWithResponse What is left of a key's cost limits, for programs that show a balance
 	//
-	// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+	// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`, but that it tells 0 as used where there is no limit.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -13404,7 +13404,7 @@ func (c *ClientWithResponses) RevokeTokenWithResponse(ctx context.Context, id op
 
 // GetBalanceWithResponse What is left of a key's cost limits, for programs that show a balance
 //
-// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+// Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`, but that it tells 0 as used where there is no limit.
 //
 // Returns a wrapper object for the known response body format(s).
 //

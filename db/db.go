@@ -49,6 +49,24 @@ const (
 // database answers. Sessions run in UTC whatever the server's default: days are
 // cut by the service's time zone, named in each query that needs it.
 func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
+	cfg, err := readerConfig(url, maxConns)
+	if err != nil {
+		return nil, err
+	}
+	return open(ctx, cfg)
+}
+
+// OpenLater is Open for a database that need not be there yet: whoever asks it finds out.
+func OpenLater(ctx context.Context, url string, maxConns int32) (*DB, error) {
+	cfg, err := readerConfig(url, maxConns)
+	if err != nil {
+		return nil, err
+	}
+	return pooled(ctx, cfg)
+}
+
+// readerConfig is that of a pool for lists and reports.
+func readerConfig(url string, maxConns int32) (*pgxpool.Config, error) {
 	cfg, err := poolConfig(url)
 	if err != nil {
 		return nil, err
@@ -62,7 +80,7 @@ func Open(ctx context.Context, url string, maxConns int32) (*DB, error) {
 	if maxConns > 0 {
 		cfg.MaxConns = maxConns
 	}
-	return open(ctx, cfg)
+	return cfg, nil
 }
 
 // OpenHot is Open for what every request of a relay waits on: admissions, usage and
@@ -156,14 +174,22 @@ func setDefault(cfg *pgx.ConnConfig, name, value string) {
 	}
 }
 
-func open(ctx context.Context, cfg *pgxpool.Config) (*DB, error) {
+func pooled(ctx context.Context, cfg *pgxpool.Config) (*DB, error) {
 	pool, err := pgxpool.NewWithConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("making the connection pool: %w", err)
 	}
-	d := &DB{Queries: New(pool), pool: pool}
+	return &DB{Queries: New(pool), pool: pool}, nil
+}
+
+// open makes a pool on a database that must answer.
+func open(ctx context.Context, cfg *pgxpool.Config) (*DB, error) {
+	d, err := pooled(ctx, cfg)
+	if err != nil {
+		return nil, err
+	}
 	if err := d.Ping(ctx); err != nil {
-		pool.Close()
+		d.Close()
 		if strings.Contains(err.Error(), "unsupported startup parameter") { // PgBouncer's words
 			return nil, errPooler
 		}

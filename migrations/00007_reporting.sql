@@ -623,7 +623,7 @@ COMMENT ON COLUMN reporting.focus."ServiceProviderName" IS 'By the model''s name
 COMMENT ON COLUMN reporting.focus."SubAccountId" IS 'The key.';
 COMMENT ON COLUMN reporting.focus."Tags" IS 'The tags that the key had when it was used, each true.';
 COMMENT ON COLUMN reporting.focus."ListUnitPrice" IS 'Null: a row is of tokens of four prices.';
-COMMENT ON COLUMN reporting.focus."x_Day" IS 'In the service''s time zone; a filter on it is cheap.';
+COMMENT ON COLUMN reporting.focus."x_Day" IS 'In the service''s time zone: filter on it, and only rows of those days are added up.';
 
 -- The role belongs to the whole cluster: another database may have made it, or this
 -- user may not. docs/sql.md has the commands for an administrator then.

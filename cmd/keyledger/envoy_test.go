@@ -373,6 +373,32 @@ func TestEnvoyRateLimit(t *testing.T) {
 		t.Errorf("%v", answer)
 	}
 
+	// Every refusal.
+	spent := func(limit string) map[string]any { return map[string]any{limit: "0.000001"} }
+	for code, fields := range map[string]map[string]any{
+		"DISABLED": {"isActive": false}, "EXPIRED": {"expiresAt": "2020-01-01T00:00:00Z"}, "SERVICE_NOT_PERMITTED": {"permissions": []string{"gemini"}},
+		"MODEL_NOT_ALLOWED":  {"enableModelRestriction": true, "restrictedModels": []string{"claude-haiku-4-5"}},
+		"CLIENT_NOT_ALLOWED": {"enableClientRestriction": true, "allowedClients": []string{"gemini_cli"}}, "MODEL_NOT_PRICED": {"dailyCostLimit": 1},
+		"CONCURRENCY_EXCEEDED": {"concurrencyLimit": 1}, "REQUESTS_EXCEEDED": {"rateLimitWindow": 60, "rateLimitRequests": 1}, "TOKENS_EXCEEDED": {"rateLimitWindow": 60, "tokenLimit": 100},
+		"DAILY_COST_EXCEEDED": spent("dailyCostLimit"), "WEEKLY_COST_EXCEEDED": spent("weeklyCostLimit"), "MONTHLY_COST_EXCEEDED": spent("monthlyCostLimit"), "TOTAL_COST_EXCEEDED": spent("totalCostLimit"),
+	} {
+		secret, id := p.key(fields)
+		model := "claude-haiku-4-5"
+		switch {
+		case code == "MODEL_NOT_PRICED":
+			model = "nobodys-model"
+		case code == "CONCURRENCY_EXCEEDED", code == "REQUESTS_EXCEEDED", code == "TOKENS_EXCEEDED":
+			call(descriptor(1, "api_key", secret, "request_id", "first", "service", "claude", "model", model))
+		}
+		if code == "TOKENS_EXCEEDED" || strings.HasSuffix(code, "COST_EXCEEDED") {
+			call(descriptor(1000, "key_id", id, "request_id", "used", "model", model, "class", "input"))
+		}
+		answer := call(descriptor(1, "api_key", secret, "request_id", "second", "service", "claude", "model", model))
+		if ok(answer) || !strings.Contains(string(answer.GetRawBody()), `"code":"`+code+`"`) {
+			t.Errorf("%s: %v", code, answer)
+		}
+	}
+
 	before := pgtestCount(t, p)
 	for name, all := range map[string][]*commonv3.RateLimitDescriptor{
 		"nothing":         nil,

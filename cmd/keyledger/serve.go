@@ -187,7 +187,7 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 		return nil, err
 	}
 	if cfg.ReportsURL != "" {
-		if s.standby, err = db.Open(ctx, cfg.ReportsURL, reports); err != nil {
+		if s.standby, err = db.OpenLater(ctx, cfg.ReportsURL, reports); err != nil {
 			return nil, fmt.Errorf("KEYLEDGER_REPORTS_URL: %w", err)
 		}
 	}

@@ -49,6 +49,12 @@ const (
 	MaxLease = 3600
 )
 
+// The most that a request is told of, in bytes where it is cut and in characters where it is refused.
+const (
+	MaxText      = 200 // request id, service, model
+	MaxUserAgent = 1000
+)
+
 // Request asks whether a request of a key may go on.
 type Request struct {
 	KeyID        uuid.UUID

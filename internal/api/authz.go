@@ -97,7 +97,7 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 	if !ok {
 		return admit.Decision{}, nil, coalesce.ErrFull
 	}
-	request := admit.Request{UserAgent: field.Clip(r.UserAgent(), 1000), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
+	request := admit.Request{UserAgent: field.Clip(r.UserAgent(), admit.MaxUserAgent), Service: given(r, "X-Keyledger-Service", configured.Get("service")), Model: given(r, "X-Keyledger-Model", configured.Get("model"))}
 	if text := configured.Get("lease"); text != "" {
 		seconds, err := strconv.ParseInt(text, 10, 32)
 		if message := leaseRange(seconds); err != nil || message != "" {
@@ -123,9 +123,9 @@ func (s *Server) decideProxied(r *http.Request, configured url.Values) (admit.De
 // header. The proxy's own word comes first: a header may be the client's.
 func given(r *http.Request, header, configured string) string {
 	if configured != "" {
-		return field.Clip(configured, 200)
+		return field.Clip(configured, admit.MaxText)
 	}
-	return field.Clip(r.Header.Get(header), 200)
+	return field.Clip(r.Header.Get(header), admit.MaxText)
 }
 
 // presentedKey is the key that a request came with, from the places that clients

@@ -81,11 +81,22 @@ func (s *Server) enter() (leave func(), ok bool) {
 // once are worked on a few at a time, and everybody else's request need not wait behind
 // theirs for a processor. leave gives it back, once.
 func (s *Server) enterHolder(ctx context.Context) (leave func(), ok bool) {
+	return enterFew(ctx, s.underHolders)
+}
+
+// enterIngest waits for one of the few places for bodies of other programs that are unpacked: a
+// small one may become a large one. leave gives it back, once.
+func (s *Server) enterIngest(ctx context.Context) (leave func(), ok bool) {
+	return enterFew(ctx, s.underIngest)
+}
+
+// enterFew waits for one of few places, for holderWait at the most.
+func enterFew(ctx context.Context, places chan struct{}) (leave func(), ok bool) {
 	ctx, cancel := context.WithTimeout(ctx, holderWait)
 	defer cancel()
 	select {
-	case s.underHolders <- struct{}{}:
-		return sync.OnceFunc(func() { <-s.underHolders }), true
+	case places <- struct{}{}:
+		return sync.OnceFunc(func() { <-places }), true
 	case <-ctx.Done():
 		return func() {}, false
 	}

@@ -78,8 +78,8 @@ func (s *Server) readAdmission(ctx context.Context, b AdmissionRequest) (admit.R
 		return trimmed
 	}
 	request := admit.Request{
-		RequestID: text("requestId", b.RequestID, 1, 200), Service: text("service", b.Service, 0, 200),
-		Model: text("model", b.Model, 0, 200), UserAgent: text("userAgent", b.UserAgent, 0, 1000),
+		RequestID: text("requestId", b.RequestID, 1, admit.MaxText), Service: text("service", b.Service, 0, admit.MaxText),
+		Model: text("model", b.Model, 0, admit.MaxText), UserAgent: text("userAgent", b.UserAgent, 0, admit.MaxUserAgent),
 		LeaseSeconds: int32(s.LeaseTTL.Seconds()), DryRun: flag(b.DryRun),
 	}
 	if b.LeaseSeconds != nil {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"github.com/shopspring/decimal"
@@ -101,7 +100,7 @@ func (s *Server) RevokeLeaked(ctx context.Context, r RevokeLeakedRequestObject) 
 // revokeLeaked disables the key of one secret.
 func (s *Server) revokeLeaked(ctx context.Context, who db.Actor, secret, foundAt string) (LeakAnswerResultsStatus, error) {
 	left := s.attempts.of(callOf(ctx).ip())
-	if s.attempts.most > 0 && left.TokensAt(time.Now()) < 1 {
+	if s.attempts.most > 0 && left.Tokens() < 1 {
 		return "", fault.New(fault.TooMany, "Too many secrets that no key has came from this address. Try again later.")
 	}
 	found, _, err := s.findKey(ctx, secret)

@@ -55,7 +55,7 @@ func (s *Server) readiness(ctx context.Context) Readiness {
 		checks["schema"] = "is behind: run keyledger migrate up"
 		return Readiness{Status: Unready, Checks: checks}
 	}
-	if _, used, has := s.Reports.Standby(); has && !used {
+	if used, has := s.Reports.Standby(); has && !used {
 		checks["reports"] = "are read from the primary: the standby is too far behind, or does not answer"
 	} else if has {
 		checks["reports"] = ok

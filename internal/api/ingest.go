@@ -98,26 +98,13 @@ const (
 	refused = "refused"
 )
 
-// enterIngest waits for one of the few places for bodies that are unpacked: a small one may become
-// a large one. leave gives it back.
-func (s *Server) enterIngest(ctx context.Context) (leave func(), err error) {
-	ctx, cancel := context.WithTimeout(ctx, holderWait)
-	defer cancel()
-	select {
-	case s.underIngest <- struct{}{}:
-		return func() { <-s.underIngest }, nil
-	case <-ctx.Done():
-		return nil, coalesce.ErrFull
-	}
-}
-
 // ingestLiteLLM answers POST /v1/ingest/litellm.
 func (s *Server) ingestLiteLLM(c echo.Context) error {
-	leave, err := s.enterIngest(c.Request().Context())
-	if err != nil {
-		return err
-	}
+	leave, ok := s.enterIngest(c.Request().Context())
 	defer leave()
+	if !ok {
+		return coalesce.ErrFull
+	}
 	body, err := plainBody(c.Request())
 	if err != nil {
 		return err
@@ -195,11 +182,11 @@ func (s *Server) ingestTraces(c echo.Context) error {
 	if err != nil || kind != otlp.JSON && kind != otlp.Protobuf {
 		return fault.New(fault.Unsupported, "The body must be an export of traces: Content-Type: "+otlp.Protobuf+" or "+otlp.JSON+".")
 	}
-	leave, err := s.enterIngest(r.Context())
-	if err != nil {
-		return err
-	}
+	leave, ok := s.enterIngest(r.Context())
 	defer leave()
+	if !ok {
+		return coalesce.ErrFull
+	}
 	body, err := plainBody(r)
 	if err != nil {
 		return err
@@ -208,9 +195,8 @@ func (s *Server) ingestTraces(c echo.Context) error {
 	if err != nil {
 		return err
 	}
-	var wrong []string
+	var wrong, ids []string
 	var reports []usage.Report
-	var ids []string
 	for _, item := range items {
 		if item.Wrong != "" {
 			wrong = append(wrong, "span "+item.ID+" "+item.Wrong)

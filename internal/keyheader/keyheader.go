@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// names are the headers that a key may stand in, in the order in which they are read.
-var names = []string{"X-Api-Key", "X-Goog-Api-Key", "Authorization", "Api-Key"}
+// Names are the headers that a key may stand in, in the order in which they are read.
+var Names = []string{"X-Api-Key", "X-Goog-Api-Key", "Authorization", "Api-Key"}
 
 // parameter is the key's name in a query.
 const parameter = "key"
@@ -38,7 +38,7 @@ func Find(h http.Header, query url.Values) string {
 
 // Strip takes a key out of a request wherever it may stand, not only where it was found.
 func Strip(r *http.Request) {
-	for _, name := range names {
+	for _, name := range Names {
 		r.Header.Del(name)
 	}
 	query := r.URL.Query()

@@ -19,6 +19,7 @@ type standby struct {
 	mu      sync.Mutex
 	samples []sample  // of the primary, the oldest first
 	upTo    time.Time // all that was committed by then is there; zero: nobody knows
+	failed  bool      // it could not be measured the last time, and that was told
 }
 
 // sample is how far the primary had come at an instant.
@@ -36,12 +37,24 @@ func NewWithStandby(primary, from *db.DB, maxLag time.Duration, timezone string)
 	return &Reports{db: primary, timezone: timezone, standby: &standby{primary: primary, copy: from, maxLag: maxLag}}
 }
 
-// Measure finds out how far the standby is behind. What it cannot find out it does not trust.
+// Measure finds out how far the standby is behind. What it cannot find out it does not trust. Of
+// failures one after another it tells the first.
 func (r *Reports) Measure(ctx context.Context) error {
 	s := r.standby
 	if s == nil {
 		return nil
 	}
+	err := s.measure(ctx)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	told := s.failed
+	if s.failed = err != nil; told {
+		return nil
+	}
+	return err
+}
+
+func (s *standby) measure(ctx context.Context) error {
 	now := time.Now()
 	there, err := s.primary.WalPosition(ctx)
 	if err != nil {
@@ -86,12 +99,8 @@ func (r *Reports) source() (from *db.DB, behind time.Duration) {
 	return s.copy, behind
 }
 
-// Standby tells how far the standby that reports are read from is behind; used: reports are read
-// from it; has: there is one.
-func (r *Reports) Standby() (behind time.Duration, used, has bool) {
-	if r.standby == nil {
-		return 0, false, false
-	}
-	from, behind := r.source()
-	return behind, from != r.db, true
+// Standby tells whether reports are read from the standby at the moment; has: there is one.
+func (r *Reports) Standby() (used, has bool) {
+	from, _ := r.source()
+	return from != r.db, r.standby != nil
 }

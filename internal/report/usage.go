@@ -69,8 +69,8 @@ func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) er
 }
 
 // Page is Usage that also returns the sums of all that the report covers, each request
-// counted once, and the instant that they are as of. Rows and sums are of one snapshot, and mostly of one statement, so that the
-// tail of the ledger is read once.
+// counted once, and the instant that they are as of. Rows and sums are of one snapshot, and
+// mostly of one statement, so that the tail of the ledger is read once.
 func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, asOf time.Time, err error) {
 	asOf, err = r.read(ctx, q, func(from *db.Reader) error {
 		q.totals = !q.byKeys()

@@ -33,12 +33,6 @@ type authorization struct {
 	Options
 }
 
-// Bounds of what is read of a request, in characters.
-const (
-	maxText      = 200
-	maxUserAgent = 1000
-)
-
 const (
 	// bytesPerToken is how much of a text a token has at the least, on the whole.
 	bytesPerToken = 3
@@ -87,7 +81,7 @@ func requestOf(configured map[string]string, headers http.Header, asked *authv3.
 	first := func(texts ...string) string {
 		for _, text := range texts {
 			if text != "" {
-				return field.Clip(text, maxText)
+				return field.Clip(text, admit.MaxText)
 			}
 		}
 		return ""
@@ -99,7 +93,7 @@ func requestOf(configured map[string]string, headers http.Header, asked *authv3.
 	q := admit.Request{
 		Service:   first(configured["service"], service),
 		Model:     first(configured["model"], model, modelInPath(asked.GetPath()), body.model),
-		UserAgent: field.Clip(headers.Get("User-Agent"), maxUserAgent),
+		UserAgent: field.Clip(headers.Get("User-Agent"), admit.MaxUserAgent),
 	}
 	if body.bound > 0 {
 		q.Tokens, q.Use = body.text+body.bound, &admit.Use{Tokens: price.Tokens{Input: body.text, Output: body.bound}}
@@ -242,13 +236,13 @@ func boundOf(value jsontext.Value) int64 {
 	return n
 }
 
-// keyPlaces are where a client's key may stand.
-var keyPlaces = []string{"x-api-key", "x-goog-api-key", "authorization", "api-key"}
-
 // allowed lets a request go on: with the key's id and the admission's, and without the key.
 func allowed(d admit.Decision, k *verify.Key, sent http.Header, query url.Values) (*authv3.CheckResponse, error) {
 	set := proxied.Admitted(d, k)
-	remove := slices.Clone(keyPlaces)
+	var remove []string
+	for _, name := range keyheader.Names {
+		remove = append(remove, strings.ToLower(name))
+	}
 	for name := range sent { // what only we may say, a client does not
 		if strings.HasPrefix(name, "X-Keyledger-") && set.Get(name) == "" {
 			remove = append(remove, strings.ToLower(name))

@@ -32,12 +32,6 @@ func New(v *verify.Verifier, d *admit.Decider, r *usage.Recorder) *Ledger {
 	return &Ledger{v, d, r}
 }
 
-// The lengths of texts that an admission takes, in bytes.
-const (
-	maxText      = 200
-	maxUserAgent = 1000
-)
-
 // providers are the services that a key may be bound to an account of, by the names that
 // its bindings have, the first first.
 var providers = map[string][]string{
@@ -57,7 +51,7 @@ func (l *Ledger) Admit(ctx context.Context, q relay.Request) (relay.Decision, er
 		return relay.Decision{Code: string(result.Code), Message: result.Code.Message()}, nil
 	}
 	request := admit.Request{
-		KeyID: result.Key.ID, Service: q.Service, Model: field.Clip(q.Model, maxText), UserAgent: field.Clip(q.UserAgent, maxUserAgent),
+		KeyID: result.Key.ID, Service: q.Service, Model: field.Clip(q.Model, admit.MaxText), UserAgent: field.Clip(q.UserAgent, admit.MaxUserAgent),
 		LeaseSeconds: int32(q.Lease.Seconds()), DryRun: q.DryRun,
 	}
 	if e := q.Estimate; !q.DryRun {

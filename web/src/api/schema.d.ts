@@ -445,7 +445,7 @@ export interface paths {
         };
         /**
          * What is left of a key's cost limits, for programs that show a balance
-         * @description Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`.
+         * @description Authenticated by the API key itself, as `GET /v1/self` is. The members are those that cc-switch and its like read: what is left of the cost limit that has the least left, in dollars. A key without a cost limit has none. The relay answers it too, there and at `/user/balance`, but that it tells 0 as used where there is no limit.
          */
         get: operations["GetBalance"];
         put?: never;
