@@ -384,10 +384,10 @@ func TestEnvoyRateLimit(t *testing.T) {
 	} {
 		secret, id := p.key(fields)
 		model := "claude-haiku-4-5"
-		switch {
-		case code == "MODEL_NOT_PRICED":
+		switch code {
+		case "MODEL_NOT_PRICED":
 			model = "nobodys-model"
-		case code == "CONCURRENCY_EXCEEDED", code == "REQUESTS_EXCEEDED", code == "TOKENS_EXCEEDED":
+		case "CONCURRENCY_EXCEEDED", "REQUESTS_EXCEEDED", "TOKENS_EXCEEDED":
 			call(descriptor(1, "api_key", secret, "request_id", "first", "service", "claude", "model", model))
 		}
 		if code == "TOKENS_EXCEEDED" || strings.HasSuffix(code, "COST_EXCEEDED") {
