@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 
 	"github.com/gofrs/flock"
@@ -34,7 +35,8 @@ type journal struct {
 	size   int64 // of the file
 	broken bool  // a write has failed
 	live   map[uuid.UUID]line
-	held   int64 // bytes of live
+	held   int64        // bytes of live
+	ended  bytes.Buffer // lines of requests that are done, to be written with the next ones
 }
 
 // state is how far a request has come.
@@ -164,6 +166,7 @@ func (j *journal) rewrite() error {
 		_ = j.file.Close()
 	}
 	j.file, j.size, j.broken = file, int64(text.Len()), false
+	j.ended.Reset()
 	if err := syncDir(j.dir); err != nil {
 		return fmt.Errorf("writing the journal: %w", err)
 	}
@@ -194,20 +197,27 @@ func (j *journal) flush(_ context.Context, batch [][]line) ([]struct{}, error) {
 			lines = append(lines, l)
 		}
 	}
+	return make([]struct{}, len(batch)), j.add(text.Bytes(), lines)
+}
+
+// add writes text, the lines that it is of, and those of requests that have ended since.
+func (j *journal) add(text []byte, lines []line) error {
 	if j.broken { // whatever stands behind size is not to be read again
 		if err := j.rewrite(); err != nil {
-			return nil, fmt.Errorf("%w: %w", errJournal, err)
+			return fmt.Errorf("%w: %w", errJournal, err)
 		}
 	}
-	_, err := j.file.WriteAt(text.Bytes(), j.size)
+	text = slices.Concat(j.ended.Bytes(), text)
+	_, err := j.file.WriteAt(text, j.size)
 	if err == nil {
 		err = j.file.Sync()
 	}
 	if err != nil {
 		j.broken = true
-		return nil, fmt.Errorf("%w: %w", errJournal, err)
+		return fmt.Errorf("%w: %w", errJournal, err)
 	}
-	j.size += int64(text.Len())
+	j.size += int64(len(text))
+	j.ended.Reset()
 	for _, l := range lines {
 		j.apply(l)
 	}
@@ -216,7 +226,19 @@ func (j *journal) flush(_ context.Context, batch [][]line) ([]struct{}, error) {
 			j.log.Error("the journal was not written anew", "error", err)
 		}
 	}
-	return make([]struct{}, len(batch)), nil
+	return nil
+}
+
+// forget notes that a request is done. That is written with what comes next, or by tidy: if it is
+// lost before, the request is recorded again, which changes nothing.
+func (j *journal) forget(id uuid.UUID) {
+	l := line{ID: id, State: stateDone}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.apply(l)
+	if err := json.NewEncoder(&j.ended).Encode(l); err != nil {
+		j.log.Error("encoding the journal", "error", err)
+	}
 }
 
 // open notes a request before anything of it goes upstream.
@@ -250,9 +272,19 @@ func (j *journal) left(states ...state) (lines []line) {
 	return lines
 }
 
+// tidy writes which requests are done, where nothing else was written since.
+func (j *journal) tidy() error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if j.ended.Len() == 0 {
+		return nil
+	}
+	return j.add(nil, nil)
+}
+
 // close writes what waits and gives the directory free.
 func (j *journal) close(ctx context.Context) error {
-	err := j.group.Close(ctx)
+	err := errors.Join(j.group.Close(ctx), j.tidy())
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if failed := j.file.Close(); !errors.Is(failed, os.ErrClosed) {

@@ -153,6 +153,7 @@ func New(c Config) (*Relay, error) {
 		return nil, errors.Join(err, r.Close(ctx))
 	}
 	r.background.Go(func() { r.follow(ctx) })
+	r.background.Go(func() { r.tidy(ctx) })
 	r.background.Go(func() { r.keepLeases(ctx) })
 	r.background.Go(func() { r.retry(ctx) })
 	return r, nil

@@ -36,7 +36,7 @@ func (r *Relay) settle(u Usage) {
 		}
 		close(done)
 		if recorded {
-			r.forget(u.AdmissionID)
+			r.journal.forget(u.AdmissionID)
 		}
 	})
 	select {
@@ -96,18 +96,6 @@ func (r *Relay) unclaim(admission uuid.UUID) {
 	delete(r.busy, admission)
 }
 
-// forget notes that a request is done. If that is lost, it is recorded again, which changes
-// nothing.
-func (r *Relay) forget(admission uuid.UUID) {
-	r.background.Go(func() {
-		ctx, cancel := context.WithTimeout(context.Background(), ledgerTimeout)
-		defer cancel()
-		if err := r.journal.write(ctx, line{ID: admission, State: stateDone}); err != nil {
-			r.metrics.journaled.WithLabelValues("journal").Inc()
-		}
-	})
-}
-
 // release ends an admission of which nothing was used. The journal knows it first, so that
 // it is tried again if the ledger is away, and nothing is estimated after a crash.
 func (r *Relay) release(x *exchange) {
@@ -120,7 +108,7 @@ func (r *Relay) release(x *exchange) {
 		r.metrics.journaled.WithLabelValues("journal").Inc()
 	}
 	if r.released(ctx, id) {
-		r.forget(id)
+		r.journal.forget(id)
 	}
 }
 
@@ -192,6 +180,16 @@ func (r *Relay) follow(ctx context.Context) {
 	})
 }
 
+// tidy lets the journal write what is done when no other line takes it along.
+func (r *Relay) tidy(ctx context.Context) {
+	every(ctx, behind, func() {
+		if err := r.journal.tidy(); err != nil {
+			r.metrics.journaled.WithLabelValues("journal").Inc()
+			r.log.Error("the journal did not take what is done", "error", err)
+		}
+	})
+}
+
 // keepLeases renews the leases of answers that flow.
 func (r *Relay) keepLeases(ctx context.Context) {
 	every(ctx, followEvery, func() {
@@ -243,7 +241,7 @@ func (r *Relay) retry(ctx context.Context) {
 				done = r.record(ctx, before[i].Usage, false)
 			}
 			if done {
-				r.forget(before[i].ID) //nolint:contextcheck // it outlives this round
+				r.journal.forget(before[i].ID)
 			}
 		})
 		switch {
