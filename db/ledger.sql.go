@@ -299,13 +299,13 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
            array_agg(x.event_id) AS ids
       FROM usage_events AS x
      WHERE x.kind = 'adjustment'
-       AND x.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($1::text)) - interval '2 days'
+       AND x.received_at >= (CAST($2::date AS timestamp) - interval '2 days') AT TIME ZONE ($1::text)
      GROUP BY x.adjusts
   ) AS a ON a.adjusts = u.event_id
  WHERE u.kind = 'usage' AND u.day BETWEEN $2::date AND $3::date
    AND (u.via IS DISTINCT FROM 'envoy'
         OR u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens > 0)
-   AND u.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($1::text)) - interval '2 days'
+   AND u.received_at >= (CAST($2::date AS timestamp) - interval '2 days') AT TIME ZONE ($1::text)
    AND ($4::text = '' OR u.model = $4)
    AND u.requests + coalesce(a.requests, 0) > 0
 `

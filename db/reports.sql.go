@@ -25,7 +25,7 @@ WITH ledger AS MATERIALIZED (
            sum(e.cost) AS cost
       FROM ledger_rolled AS e
      WHERE e.day BETWEEN $2::date AND $3::date
-       AND e.received_at >= (CAST($2::date AS timestamp) AT TIME ZONE ($4::text)) - interval '2 days'
+       AND e.received_at >= (CAST($2::date AS timestamp) - interval '2 days') AT TIME ZONE ($4::text)
      GROUP BY e.ledger_id, e.account_id, e.day, e.model, e.tag_set
 ), by_set AS MATERIALIZED ( -- what usage by model and by tag are sums of
     SELECT x.tag_set, x.day, x.model,
@@ -276,7 +276,7 @@ SELECT d.from_day::date AS from_day,
        (SELECT count(*)
           FROM usage_events AS e
          WHERE e.day BETWEEN d.from_day AND d.to_day
-           AND e.received_at >= d.from_day::timestamp AT TIME ZONE ($1::text) - interval '2 days'
+           AND e.received_at >= (d.from_day::timestamp - interval '2 days') AT TIME ZONE ($1::text)
        )::bigint AS ledger_rows
   FROM days AS d
 `
@@ -416,19 +416,19 @@ SELECT false AS is_total,
          LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND ($3::boolean OR $4::text <> '')
         CROSS JOIN LATERAL unnest(CASE WHEN $3 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
         WHERE d.ledger_id = k.ledger_id AND d.day BETWEEN $5::date AND $6::date
-          AND ($7::text = '' OR d.model = $7) AND d.received_at >= $8::timestamptz
+          AND ($7::text = '' OR d.model = $7)
           AND ($4 = '' OR $4 = ANY (s.tags) AND g.tag IN ('', $4))
         GROUP BY 1, 2, 3
  ) AS x
- WHERE ($9::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR k.key_id = $9)
-   AND k.key_id >= $10::uuid
-   AND ($11::boolean
+ WHERE ($8::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR k.key_id = $8)
+   AND k.key_id >= $9::uuid
+   AND ($10::boolean
         OR (k.key_id, x.period, x.model, x.tag)
-         > ($10, $12::text, $13::text, $14::text))
+         > ($9, $11::text, $12::text, $13::text))
    AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
        <> (0, 0, 0, 0, 0, 0)
  ORDER BY k.key_id, x.period, x.model, x.tag
- LIMIT $15::bigint
+ LIMIT $14::bigint
 `
 
 type ReportKeysParams struct {
@@ -439,7 +439,6 @@ type ReportKeysParams struct {
 	FromDay     time.Time
 	ToDay       time.Time
 	Model       string
-	TailSince   time.Time
 	KeyID       uuid.UUID
 	AfterKeyID  uuid.UUID
 	First       bool
@@ -479,7 +478,6 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 		arg.FromDay,
 		arg.ToDay,
 		arg.Model,
-		arg.TailSince,
 		arg.KeyID,
 		arg.AfterKeyID,
 		arg.First,
@@ -523,15 +521,12 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 
 const reportLedger = `-- name: ReportLedger :many
 WITH summed AS (
-    SELECT CASE WHEN $1::boolean THEN e.ledger_id
-                ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS ledger_id,
-           CASE WHEN $2::text = 'hour'
-                THEN date_bin('15 minutes', e.occurred_at, '2000-01-01T00:00:00Z') END AS quarter,
+    SELECT CASE WHEN $1::boolean THEN e.ledger_id END AS ledger_id,
+           CASE WHEN $2::text = 'hour' THEN e.quarter END AS quarter,
            CASE WHEN $2 IN ('day', 'month') THEN e.day END AS day,
-           CASE WHEN $3::boolean THEN e.model ELSE '' END AS model,
-           CASE WHEN $4::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
-           CASE WHEN $5::boolean OR $6::text <> '' THEN e.tag_set
-                ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS tag_set,
+           CASE WHEN $3::boolean THEN e.model END AS model,
+           CASE WHEN $4::boolean THEN e.account_id END AS account_id,
+           CASE WHEN $5::boolean OR $6::text <> '' THEN e.tag_set END AS tag_set,
            sum(e.requests) AS requests,
            sum(e.input_tokens) AS input_tokens,
            sum(e.output_tokens) AS output_tokens,
@@ -539,16 +534,24 @@ WITH summed AS (
            sum(e.cache_read_tokens) AS cache_read_tokens,
            sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
            sum(e.cost) AS cost
-      FROM usage_events AS e
-     WHERE e.day BETWEEN $7::date AND $8::date
-       AND e.received_at >= (CAST($7::date AS timestamp) AT TIME ZONE ($9::text)) - interval '2 days'
-       AND ($10::uuid = '00000000-0000-0000-0000-000000000000'::uuid
-            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = $10))
-       AND ($11::text = '' OR e.model = $11)
-       AND ($12::text = '' OR e.account_id = $12)
+      FROM (
+           SELECT x.event_id, x.received_at, x.kind, x.ledger_id, x.chunk, x.account_id, x.model, x.model_received, x.request_id, x.occurred_at, x.day, x.tag_set, x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost, x.priced, x.estimated, x.via, x.adjusts, x.reason, date_bin('15 minutes', x.occurred_at, '2000-01-01T00:00:00Z') AS quarter
+             FROM usage_events AS x
+            WHERE x.day BETWEEN $7::date AND $8::date
+              AND x.received_at >= (CAST($7::date AS timestamp) - interval '2 days')
+                  AT TIME ZONE ($9::text)
+              AND ($10::uuid = '00000000-0000-0000-0000-000000000000'::uuid
+                   OR x.ledger_id = (SELECT k.ledger_id FROM ledger_keys AS k WHERE k.key_id = $10))
+              AND ($11::text = '' OR x.model = $11)
+              AND ($12::text = '' OR x.account_id = $12)
+           -- Keeps quarters from being taken for as many as there are instants: rows would be
+           -- sorted on disk where workers add them up in memory. Written as 0 it would keep workers
+           -- from it, since that is no constant of its type.
+           OFFSET '0'::bigint
+      ) AS e
      GROUP BY 1, 2, 3, 4, 5, 6
 ), grouped AS MATERIALIZED (
-    SELECT e.ledger_id,
+    SELECT coalesce(e.ledger_id, '00000000-0000-0000-0000-000000000000') AS ledger_id,
            CASE $2
                WHEN 'hour' THEN to_char(
                    date_trunc('hour', e.quarter, $9) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
@@ -556,8 +559,8 @@ WITH summed AS (
                WHEN 'month' THEN to_char(e.day, 'YYYY-MM')
                ELSE ''
            END AS period,
-           e.model,
-           e.account_id,
+           coalesce(e.model, '') AS model,
+           coalesce(e.account_id, '') AS account_id,
            g.tag,
            sum(e.requests)::bigint AS requests,
            sum(e.input_tokens)::bigint AS input_tokens,

@@ -35,8 +35,8 @@ WITH asked AS (
            min(e.occurred_at) AS first_used_at,
            max(e.occurred_at) AS last_used_at
       FROM ledger_tail AS e
-     WHERE e.account_id IS NOT NULL AND e.received_at >= $3::timestamptz
-       AND ($4::text IS NULL OR e.account_id = $4::text)
+     WHERE e.account_id IS NOT NULL
+       AND ($3::text IS NULL OR e.account_id = $3::text)
      GROUP BY e.account_id, e.day
 ), total AS MATERIALIZED (
     SELECT x.account_id,
@@ -54,7 +54,7 @@ WITH asked AS (
                   t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost,
                   t.first_used_at, t.last_used_at
              FROM account_totals AS t
-            WHERE $4::text IS NULL OR t.account_id = $4::text
+            WHERE $3::text IS NULL OR t.account_id = $3::text
            UNION ALL
            SELECT t.account_id, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
                   t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost,
@@ -76,7 +76,7 @@ WITH asked AS (
                   u.cache_read_tokens, u.ephemeral_1h_tokens, u.cost
              FROM account_usage AS u
             WHERE u.day >= (SELECT min(m.first) FROM period AS m)
-              AND ($4::text IS NULL OR u.account_id = $4::text)
+              AND ($3::text IS NULL OR u.account_id = $3::text)
            UNION ALL
            SELECT t.account_id, t.day, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
                   t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
@@ -91,13 +91,13 @@ WITH asked AS (
            t.last_used_at
       FROM total AS t
       LEFT JOIN used AS d ON d.account_id = t.account_id AND d.name = 'daily'
-     WHERE $5::text IS NULL
+     WHERE $4::text IS NULL
         OR coalesce(d.input_tokens + d.output_tokens + d.cache_create_tokens + d.cache_read_tokens, 0)
-           < $6::bigint
+           < $5::bigint
         OR coalesce(d.input_tokens + d.output_tokens + d.cache_create_tokens + d.cache_read_tokens, 0)
-           = $6::bigint AND t.account_id > $5::text
+           = $5::bigint AND t.account_id > $4::text
      ORDER BY day_tokens DESC, t.account_id
-     LIMIT $7
+     LIMIT $6
 ), block AS (
     SELECT t.account_id, 'total' AS name, t.requests, t.input_tokens, t.output_tokens, t.cache_create_tokens,
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
@@ -128,7 +128,6 @@ SELECT p.account_id::text AS account_id,
 type AccountListParams struct {
 	AsOf        *time.Time
 	Timezone    string
-	TailSince   time.Time
 	AccountID   *string
 	AfterID     *string
 	AfterTokens int64
@@ -159,7 +158,6 @@ func (q *Queries) AccountList(ctx context.Context, arg AccountListParams) ([]Acc
 	rows, err := q.db.Query(ctx, accountList,
 		arg.AsOf,
 		arg.Timezone,
-		arg.TailSince,
 		arg.AccountID,
 		arg.AfterID,
 		arg.AfterTokens,
@@ -362,17 +360,15 @@ SELECT u.day,
   FROM key_days AS u
  WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = $1)
    AND u.day > (coalesce($3::timestamptz, now()) AT TIME ZONE $2::text)::date - $4::integer
-   AND u.received_at >= $5::timestamptz
  GROUP BY u.day
  ORDER BY u.day
 `
 
 type KeyUsageDaysParams struct {
-	KeyID     uuid.UUID
-	Timezone  string
-	Now       *time.Time
-	Days      int32
-	TailSince time.Time
+	KeyID    uuid.UUID
+	Timezone string
+	Now      *time.Time
+	Days     int32
 }
 
 type KeyUsageDaysRow struct {
@@ -390,7 +386,6 @@ func (q *Queries) KeyUsageDays(ctx context.Context, arg KeyUsageDaysParams) ([]K
 		arg.Timezone,
 		arg.Now,
 		arg.Days,
-		arg.TailSince,
 	)
 	if err != nil {
 		return nil, err
@@ -426,15 +421,9 @@ SELECT u.model,
        sum(u.cost)::numeric AS cost
   FROM key_days AS u
  WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = $1)
-   AND u.received_at >= $2::timestamptz
  GROUP BY u.model
  ORDER BY sum(u.cost) DESC, u.model
 `
-
-type KeyUsageModelsParams struct {
-	KeyID     uuid.UUID
-	TailSince time.Time
-}
 
 type KeyUsageModelsRow struct {
 	Model             string
@@ -448,8 +437,8 @@ type KeyUsageModelsRow struct {
 }
 
 // What a key used of each model over all time, dearest first.
-func (q *Queries) KeyUsageModels(ctx context.Context, arg KeyUsageModelsParams) ([]KeyUsageModelsRow, error) {
-	rows, err := q.db.Query(ctx, keyUsageModels, arg.KeyID, arg.TailSince)
+func (q *Queries) KeyUsageModels(ctx context.Context, keyID uuid.UUID) ([]KeyUsageModelsRow, error) {
+	rows, err := q.db.Query(ctx, keyUsageModels, keyID)
 	if err != nil {
 		return nil, err
 	}
@@ -479,7 +468,7 @@ func (q *Queries) KeyUsageModels(ctx context.Context, arg KeyUsageModelsParams) 
 
 const keyUsagePeriods = `-- name: KeyUsagePeriods :many
 WITH asked AS (
-    SELECT (coalesce($4::timestamptz, now()) AT TIME ZONE $3::text)::date AS day
+    SELECT (coalesce($3::timestamptz, now()) AT TIME ZONE $2::text)::date AS day
 ), period AS (
     SELECT 'daily' AS name, a.day AS first, a.day + 1 AS next FROM asked AS a
     UNION ALL
@@ -500,17 +489,16 @@ SELECT k.id AS key_id,
   FROM api_keys AS k
  CROSS JOIN period AS p
   JOIN key_days AS u ON u.ledger_id = k.ledger_id AND u.day >= p.first AND u.day < p.next
- WHERE k.id = ANY($1::uuid[]) AND u.received_at >= $2::timestamptz
+ WHERE k.id = ANY($1::uuid[])
    AND u.ledger_id = ANY(ARRAY(SELECT x.ledger_id FROM api_keys AS x WHERE x.id = ANY($1::uuid[])))
    AND u.day >= (SELECT min(x.first) FROM period AS x)
  GROUP BY k.id, p.name
 `
 
 type KeyUsagePeriodsParams struct {
-	KeyIDs    []uuid.UUID
-	TailSince time.Time
-	Timezone  string
-	AsOf      *time.Time
+	KeyIDs   []uuid.UUID
+	Timezone string
+	AsOf     *time.Time
 }
 
 type KeyUsagePeriodsRow struct {
@@ -527,14 +515,8 @@ type KeyUsagePeriodsRow struct {
 
 // What keys used in the day, ISO week and month that an instant falls in, in the
 // service's time zone: at most three rows a key, none for a period without use.
-// tail_since was read before: see key_days.
 func (q *Queries) KeyUsagePeriods(ctx context.Context, arg KeyUsagePeriodsParams) ([]KeyUsagePeriodsRow, error) {
-	rows, err := q.db.Query(ctx, keyUsagePeriods,
-		arg.KeyIDs,
-		arg.TailSince,
-		arg.Timezone,
-		arg.AsOf,
-	)
+	rows, err := q.db.Query(ctx, keyUsagePeriods, arg.KeyIDs, arg.Timezone, arg.AsOf)
 	if err != nil {
 		return nil, err
 	}
@@ -998,23 +980,10 @@ func (q *Queries) RollupTurn(ctx context.Context) (bool, error) {
 	return turn, err
 }
 
-const tailSince = `-- name: TailSince :one
-SELECT s.tail_since FROM rollup_state AS s
-`
-
-// No ledger row that the rollups do not hold yet was received earlier; nor will it be.
-func (q *Queries) TailSince(ctx context.Context) (time.Time, error) {
-	row := q.db.QueryRow(ctx, tailSince)
-	var tail_since time.Time
-	err := row.Scan(&tail_since)
-	return tail_since, err
-}
-
 const tailSize = `-- name: TailSize :one
 SELECT count(*) AS row_count,
        coalesce(extract(epoch FROM clock_timestamp() - min(t.received_at)), 0)::float8 AS behind_seconds
-  FROM (SELECT e.received_at FROM ledger_tail AS e
-         WHERE e.received_at >= $1::timestamptz LIMIT 1000000) AS t
+  FROM (SELECT e.received_at FROM ledger_tail AS e LIMIT 1000000) AS t
 `
 
 type TailSizeRow struct {
@@ -1023,9 +992,9 @@ type TailSizeRow struct {
 }
 
 // How many ledger rows the rollups do not hold yet, counted up to a million, and when the
-// oldest of them was received. tail_since was read before: see key_days.
-func (q *Queries) TailSize(ctx context.Context, tailSince time.Time) (TailSizeRow, error) {
-	row := q.db.QueryRow(ctx, tailSize, tailSince)
+// oldest of them was received.
+func (q *Queries) TailSize(ctx context.Context) (TailSizeRow, error) {
+	row := q.db.QueryRow(ctx, tailSize)
 	var i TailSizeRow
 	err := row.Scan(&i.RowCount, &i.BehindSeconds)
 	return i, err

@@ -336,13 +336,13 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
            array_agg(x.event_id) AS ids
       FROM usage_events AS x
      WHERE x.kind = 'adjustment'
-       AND x.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
+       AND x.received_at >= (CAST(@from_day::date AS timestamp) - interval '2 days') AT TIME ZONE (@timezone::text)
      GROUP BY x.adjusts
   ) AS a ON a.adjusts = u.event_id
  WHERE u.kind = 'usage' AND u.day BETWEEN @from_day::date AND @to_day::date
    AND (u.via IS DISTINCT FROM 'envoy'
         OR u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens > 0)
-   AND u.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
+   AND u.received_at >= (CAST(@from_day::date AS timestamp) - interval '2 days') AT TIME ZONE (@timezone::text)
    AND (@model::text = '' OR u.model = @model)
    AND u.requests + coalesce(a.requests, 0) > 0;
 

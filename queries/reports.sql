@@ -10,7 +10,7 @@ SELECT d.from_day::date AS from_day,
        (SELECT count(*)
           FROM usage_events AS e
          WHERE e.day BETWEEN d.from_day AND d.to_day
-           AND e.received_at >= d.from_day::timestamp AT TIME ZONE (@timezone::text) - interval '2 days'
+           AND e.received_at >= (d.from_day::timestamp - interval '2 days') AT TIME ZONE (@timezone::text)
        )::bigint AS ledger_rows
   FROM days AS d;
 
@@ -34,7 +34,7 @@ WITH ledger AS MATERIALIZED (
            sum(e.cost) AS cost
       FROM ledger_rolled AS e
      WHERE e.day BETWEEN @from_day::date AND @to_day::date
-       AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
+       AND e.received_at >= (CAST(@from_day::date AS timestamp) - interval '2 days') AT TIME ZONE (@timezone::text)
      GROUP BY e.ledger_id, e.account_id, e.day, e.model, e.tag_set
 ), by_set AS MATERIALIZED ( -- what usage by model and by tag are sums of
     SELECT x.tag_set, x.day, x.model,
@@ -337,7 +337,7 @@ SELECT false AS is_total,
          LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND (@by_tag::boolean OR @tag::text <> '')
         CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
         WHERE d.ledger_id = k.ledger_id AND d.day BETWEEN @from_day::date AND @to_day::date
-          AND (@model::text = '' OR d.model = @model) AND d.received_at >= @tail_since::timestamptz
+          AND (@model::text = '' OR d.model = @model)
           AND (@tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag))
         GROUP BY 1, 2, 3
  ) AS x
@@ -357,15 +357,12 @@ SELECT false AS is_total,
 -- Rows are added up by quarters of an hour first, which every time zone's hours are made
 -- of since 2000, and by sets of tags: what is costly is done once for each of those.
 WITH summed AS (
-    SELECT CASE WHEN @by_key::boolean THEN e.ledger_id
-                ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS ledger_id,
-           CASE WHEN @granularity::text = 'hour'
-                THEN date_bin('15 minutes', e.occurred_at, '2000-01-01T00:00:00Z') END AS quarter,
+    SELECT CASE WHEN @by_key::boolean THEN e.ledger_id END AS ledger_id,
+           CASE WHEN @granularity::text = 'hour' THEN e.quarter END AS quarter,
            CASE WHEN @granularity IN ('day', 'month') THEN e.day END AS day,
-           CASE WHEN @by_model::boolean THEN e.model ELSE '' END AS model,
-           CASE WHEN @by_account::boolean THEN coalesce(e.account_id, '') ELSE '' END AS account_id,
-           CASE WHEN @by_tag::boolean OR @tag::text <> '' THEN e.tag_set
-                ELSE '00000000-0000-0000-0000-000000000000'::uuid END AS tag_set,
+           CASE WHEN @by_model::boolean THEN e.model END AS model,
+           CASE WHEN @by_account::boolean THEN e.account_id END AS account_id,
+           CASE WHEN @by_tag::boolean OR @tag::text <> '' THEN e.tag_set END AS tag_set,
            sum(e.requests) AS requests,
            sum(e.input_tokens) AS input_tokens,
            sum(e.output_tokens) AS output_tokens,
@@ -373,16 +370,24 @@ WITH summed AS (
            sum(e.cache_read_tokens) AS cache_read_tokens,
            sum(e.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
            sum(e.cost) AS cost
-      FROM usage_events AS e
-     WHERE e.day BETWEEN @from_day::date AND @to_day::date
-       AND e.received_at >= (CAST(@from_day::date AS timestamp) AT TIME ZONE (@timezone::text)) - interval '2 days'
-       AND (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid
-            OR e.ledger_id = (SELECT x.ledger_id FROM ledger_keys AS x WHERE x.key_id = @key_id))
-       AND (@model::text = '' OR e.model = @model)
-       AND (@account_id::text = '' OR e.account_id = @account_id)
+      FROM (
+           SELECT x.*, date_bin('15 minutes', x.occurred_at, '2000-01-01T00:00:00Z') AS quarter
+             FROM usage_events AS x
+            WHERE x.day BETWEEN @from_day::date AND @to_day::date
+              AND x.received_at >= (CAST(@from_day::date AS timestamp) - interval '2 days')
+                  AT TIME ZONE (@timezone::text)
+              AND (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid
+                   OR x.ledger_id = (SELECT k.ledger_id FROM ledger_keys AS k WHERE k.key_id = @key_id))
+              AND (@model::text = '' OR x.model = @model)
+              AND (@account_id::text = '' OR x.account_id = @account_id)
+           -- Keeps quarters from being taken for as many as there are instants: rows would be
+           -- sorted on disk where workers add them up in memory. Written as 0 it would keep workers
+           -- from it, since that is no constant of its type.
+           OFFSET '0'::bigint
+      ) AS e
      GROUP BY 1, 2, 3, 4, 5, 6
 ), grouped AS MATERIALIZED (
-    SELECT e.ledger_id,
+    SELECT coalesce(e.ledger_id, '00000000-0000-0000-0000-000000000000') AS ledger_id,
            CASE @granularity
                WHEN 'hour' THEN to_char(
                    date_trunc('hour', e.quarter, @timezone) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
@@ -390,8 +395,8 @@ WITH summed AS (
                WHEN 'month' THEN to_char(e.day, 'YYYY-MM')
                ELSE ''
            END AS period,
-           e.model,
-           e.account_id,
+           coalesce(e.model, '') AS model,
+           coalesce(e.account_id, '') AS account_id,
            g.tag,
            sum(e.requests)::bigint AS requests,
            sum(e.input_tokens)::bigint AS input_tokens,

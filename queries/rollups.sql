@@ -7,10 +7,6 @@ SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
 -- How far the roll-up has come.
 SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since FROM rollup_state AS s;
 
--- name: TailSince :one
--- No ledger row that the rollups do not hold yet was received earlier; nor will it be.
-SELECT s.tail_since FROM rollup_state AS s;
-
 -- name: ChunkUsed :one
 -- Whether a chunk has any row.
 SELECT EXISTS (
@@ -266,7 +262,6 @@ UPDATE account_totals AS t SET
 -- name: KeyUsagePeriods :many
 -- What keys used in the day, ISO week and month that an instant falls in, in the
 -- service's time zone: at most three rows a key, none for a period without use.
--- tail_since was read before: see key_days.
 WITH asked AS (
     SELECT (coalesce(sqlc.narg('as_of')::timestamptz, now()) AT TIME ZONE @timezone::text)::date AS day
 ), period AS (
@@ -289,7 +284,7 @@ SELECT k.id AS key_id,
   FROM api_keys AS k
  CROSS JOIN period AS p
   JOIN key_days AS u ON u.ledger_id = k.ledger_id AND u.day >= p.first AND u.day < p.next
- WHERE k.id = ANY(@key_ids::uuid[]) AND u.received_at >= @tail_since::timestamptz
+ WHERE k.id = ANY(@key_ids::uuid[])
    AND u.ledger_id = ANY(ARRAY(SELECT x.ledger_id FROM api_keys AS x WHERE x.id = ANY(@key_ids::uuid[])))
    AND u.day >= (SELECT min(x.first) FROM period AS x)
  GROUP BY k.id, p.name;
@@ -304,17 +299,15 @@ SELECT u.day,
   FROM key_days AS u
  WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = @key_id)
    AND u.day > (coalesce(sqlc.narg('now')::timestamptz, now()) AT TIME ZONE @timezone::text)::date - @days::integer
-   AND u.received_at >= @tail_since::timestamptz
  GROUP BY u.day
  ORDER BY u.day;
 
 -- name: TailSize :one
 -- How many ledger rows the rollups do not hold yet, counted up to a million, and when the
--- oldest of them was received. tail_since was read before: see key_days.
+-- oldest of them was received.
 SELECT count(*) AS row_count,
        coalesce(extract(epoch FROM clock_timestamp() - min(t.received_at)), 0)::float8 AS behind_seconds
-  FROM (SELECT e.received_at FROM ledger_tail AS e
-         WHERE e.received_at >= @tail_since::timestamptz LIMIT 1000000) AS t;
+  FROM (SELECT e.received_at FROM ledger_tail AS e LIMIT 1000000) AS t;
 
 -- name: KeyUsageModels :many
 -- What a key used of each model over all time, dearest first.
@@ -328,7 +321,6 @@ SELECT u.model,
        sum(u.cost)::numeric AS cost
   FROM key_days AS u
  WHERE u.ledger_id = (SELECT k.ledger_id FROM api_keys AS k WHERE k.id = @key_id)
-   AND u.received_at >= @tail_since::timestamptz
  GROUP BY u.model
  ORDER BY sum(u.cost) DESC, u.model;
 
@@ -373,7 +365,7 @@ WITH asked AS (
            min(e.occurred_at) AS first_used_at,
            max(e.occurred_at) AS last_used_at
       FROM ledger_tail AS e
-     WHERE e.account_id IS NOT NULL AND e.received_at >= @tail_since::timestamptz
+     WHERE e.account_id IS NOT NULL
        AND (sqlc.narg('account_id')::text IS NULL OR e.account_id = sqlc.narg('account_id')::text)
      GROUP BY e.account_id, e.day
 ), total AS MATERIALIZED (

@@ -135,11 +135,7 @@ func (q Query) check() error {
 
 // rows hands on the rows of a report.
 func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
-	since, err := from.TailSince(ctx)
-	if err != nil {
-		return fmt.Errorf("asking how far the roll-up has come: %w", err)
-	}
-	return db.Stream(ctx, from, r.statement(ctx, q, since), func(row db.ReportRow) error {
+	return db.Stream(ctx, from, r.statement(ctx, q), func(row db.ReportRow) error {
 		if !q.By.Key {
 			row.KeyID, row.KeyName = uuid.Nil, ""
 		}
@@ -170,7 +166,7 @@ func (q Query) needsLedger() bool {
 func (q Query) byKeys() bool { return !q.needsLedger() && (q.By.Key || q.KeyID != uuid.Nil) }
 
 // statement is the query that answers a report.
-func (r *Reports) statement(ctx context.Context, q Query, tailSince time.Time) func(*db.Queries) error {
+func (r *Reports) statement(ctx context.Context, q Query) func(*db.Queries) error {
 	after, first := Place{}, q.After == nil
 	if !first {
 		after = *q.After
@@ -195,7 +191,7 @@ func (r *Reports) statement(ctx context.Context, q Query, tailSince time.Time) f
 		return func(ask *db.Queries) error {
 			_, err := ask.ReportKeys(ctx, db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
 				KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterTag: after.Tag,
-				TailSince: tailSince, RowLimit: limit})
+				RowLimit: limit})
 			return err
 		}
 	}

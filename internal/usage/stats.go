@@ -78,11 +78,7 @@ func block(requests, in, out, create, read, e1h int64, cost decimal.Decimal) Blo
 
 // Keys reads the periods of many keys in one statement. asOf nil is now.
 func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map[uuid.UUID]Periods, error) {
-	since, err := s.tailSince(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.db.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.timezone, AsOf: asOf, TailSince: since})
+	rows, err := s.db.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.timezone, AsOf: asOf})
 	if err != nil {
 		return nil, fmt.Errorf("reading usage of keys: %w", err)
 	}
@@ -108,11 +104,7 @@ func (p *Periods) set(name string, b Block) {
 
 // KeyModels reads a key's usage by model, dearest first.
 func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, error) {
-	since, err := s.tailSince(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.db.KeyUsageModels(ctx, db.KeyUsageModelsParams{KeyID: id, TailSince: since})
+	rows, err := s.db.KeyUsageModels(ctx, id)
 	if err != nil {
 		return nil, fmt.Errorf("reading models of a key: %w", err)
 	}
@@ -126,11 +118,7 @@ func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, erro
 // KeyDays reads what a key used on each of the last days, oldest first; none for a day
 // without use.
 func (s *Stats) KeyDays(ctx context.Context, id uuid.UUID, days int32) ([]db.KeyUsageDaysRow, error) {
-	since, err := s.tailSince(ctx)
-	if err != nil {
-		return nil, err
-	}
-	rows, err := s.db.KeyUsageDays(ctx, db.KeyUsageDaysParams{KeyID: id, Timezone: s.timezone, Days: days, TailSince: since})
+	rows, err := s.db.KeyUsageDays(ctx, db.KeyUsageDaysParams{KeyID: id, Timezone: s.timezone, Days: days})
 	if err != nil {
 		return nil, fmt.Errorf("reading days of a key: %w", err)
 	}
@@ -142,11 +130,7 @@ func (s *Stats) Timezone() string { return s.timezone }
 
 // Tail tells how much the rollups do not hold yet.
 func (s *Stats) Tail(ctx context.Context) (db.TailSizeRow, error) {
-	since, err := s.tailSince(ctx)
-	if err != nil {
-		return db.TailSizeRow{}, err
-	}
-	size, err := s.db.TailSize(ctx, since)
+	size, err := s.db.TailSize(ctx)
 	if err != nil {
 		return size, fmt.Errorf("counting what the rollups do not hold: %w", err)
 	}
@@ -164,15 +148,6 @@ func (s *Stats) AccountModels(ctx context.Context, id string) ([]ModelBlock, err
 		models[i] = ModelBlock{r.Model, block(r.Requests, r.InputTokens, r.OutputTokens, r.CacheCreateTokens, r.CacheReadTokens, r.Ephemeral1hTokens, r.Cost)}
 	}
 	return models, nil
-}
-
-// tailSince is read before a statement that adds the tail to a rollup: see the view key_days.
-func (s *Stats) tailSince(ctx context.Context) (time.Time, error) {
-	since, err := s.db.TailSince(ctx)
-	if err != nil {
-		return since, fmt.Errorf("asking how far the roll-up has come: %w", err)
-	}
-	return since, nil
 }
 
 // AccountsAfter names an account that a page of AccountList begins after.
@@ -213,9 +188,6 @@ func (s *Stats) Account(ctx context.Context, id string, asOf *time.Time) (Accoun
 }
 
 func (s *Stats) accounts(ctx context.Context, p db.AccountListParams) (found []Account, err error) {
-	if p.TailSince, err = s.tailSince(ctx); err != nil {
-		return nil, err
-	}
 	rows, err := s.db.AccountList(ctx, p)
 	if err != nil {
 		return nil, fmt.Errorf("listing accounts: %w", err)
