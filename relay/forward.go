@@ -56,8 +56,9 @@ func (r *Relay) reverseProxy() *httputil.ReverseProxy {
 		Transport: roundTripper(func(req *http.Request) (*http.Response, error) {
 			return exchangeOf(req.Context()).roundTrip(req)
 		}),
-		FlushInterval: -1,
-		BufferPool:    pooled,
+		// Streams are flushed at once without FlushInterval too: server-sent events, and answers whose
+		// length nobody has told.
+		BufferPool: pooled,
 		ModifyResponse: func(resp *http.Response) error {
 			return exchangeOf(resp.Request.Context()).answered(resp)
 		},
