@@ -88,6 +88,73 @@ func (q *Queries) AdmissionKeys(ctx context.Context, admissionIds []uuid.UUID) (
 	return items, nil
 }
 
+const archiveDay = `-- name: ArchiveDay :one
+SELECT archive_ledger_day($1::date)::bigint AS moved
+`
+
+// Moves a day's ledger rows into the archive, whole, and returns how many. After ArchiveTurn in the
+// same transaction.
+func (q *Queries) ArchiveDay(ctx context.Context, day time.Time) (int64, error) {
+	row := q.db.QueryRow(ctx, archiveDay, day)
+	var moved int64
+	err := row.Scan(&moved)
+	return moved, err
+}
+
+const archiveDue = `-- name: ArchiveDue :many
+SELECT f.day::date AS day
+  FROM (SELECT ledger_first_day() AS day) AS f
+ CROSS JOIN rollup_state AS s
+ WHERE f.day < (now() AT TIME ZONE 'UTC')::date - $1::integer
+   AND f.day < (s.tail_since AT TIME ZONE 'UTC')::date
+`
+
+// The first UTC day of the ledger that is older than so many days, if the rollups hold all of it.
+func (q *Queries) ArchiveDue(ctx context.Context, days int32) ([]time.Time, error) {
+	rows, err := q.db.Query(ctx, archiveDue, days)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []time.Time{}
+	for rows.Next() {
+		var day time.Time
+		if err := rows.Scan(&day); err != nil {
+			return nil, err
+		}
+		items = append(items, day)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const archivePartitionMake = `-- name: ArchivePartitionMake :one
+SELECT make_archive_partition($1::date)::boolean AS made
+`
+
+// Makes the archive's partition for a day, if it is missing.
+func (q *Queries) ArchivePartitionMake(ctx context.Context, day time.Time) (bool, error) {
+	row := q.db.QueryRow(ctx, archivePartitionMake, day)
+	var made bool
+	err := row.Scan(&made)
+	return made, err
+}
+
+const archiveTurn = `-- name: ArchiveTurn :one
+SELECT pg_try_advisory_xact_lock(hashtext('keyledger.archive'))::boolean AS turn
+`
+
+// Whether it is this session's turn, until its transaction ends, to move days into the archive: one
+// at a time, over all replicas. It waits for nobody.
+func (q *Queries) ArchiveTurn(ctx context.Context) (bool, error) {
+	row := q.db.QueryRow(ctx, archiveTurn)
+	var turn bool
+	err := row.Scan(&turn)
+	return turn, err
+}
+
 const dedupPrune = `-- name: DedupPrune :execrows
 DELETE FROM usage_dedup AS d
  WHERE (d.ledger_id, d.dedup_key) IN (
@@ -123,11 +190,11 @@ SELECT u.event_id, u.received_at, u.kind, u.ledger_id, u.chunk, u.account_id, u.
        (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
        (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
        coalesce(a.adjustments, 0)::bigint AS adjustments
-  FROM usage_events AS u
+  FROM ledger AS u
   LEFT JOIN api_keys AS k ON k.ledger_id = u.ledger_id
   LEFT JOIN LATERAL (
        SELECT count(*) AS adjustments, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced
-         FROM usage_events AS x
+         FROM ledger AS x
         WHERE x.ledger_id = u.ledger_id AND x.chunk >= u.chunk AND x.received_at >= u.received_at
           AND x.adjusts = u.event_id
  ) AS a ON true
@@ -135,7 +202,7 @@ SELECT u.event_id, u.received_at, u.kind, u.ledger_id, u.chunk, u.account_id, u.
 `
 
 type EventFindRow struct {
-	UsageEvent  UsageEvent
+	LedgerRow   LedgerRow
 	KeyID       uuid.UUID
 	RequestsNow int64
 	CostNow     decimal.Decimal
@@ -150,30 +217,30 @@ func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRo
 	row := q.db.QueryRow(ctx, eventFind, eventID)
 	var i EventFindRow
 	err := row.Scan(
-		&i.UsageEvent.EventID,
-		&i.UsageEvent.ReceivedAt,
-		&i.UsageEvent.Kind,
-		&i.UsageEvent.LedgerID,
-		&i.UsageEvent.Chunk,
-		&i.UsageEvent.AccountID,
-		&i.UsageEvent.Model,
-		&i.UsageEvent.ModelReceived,
-		&i.UsageEvent.RequestID,
-		&i.UsageEvent.OccurredAt,
-		&i.UsageEvent.Day,
-		&i.UsageEvent.TagSet,
-		&i.UsageEvent.Requests,
-		&i.UsageEvent.InputTokens,
-		&i.UsageEvent.OutputTokens,
-		&i.UsageEvent.CacheCreateTokens,
-		&i.UsageEvent.CacheReadTokens,
-		&i.UsageEvent.Ephemeral1hTokens,
-		&i.UsageEvent.Cost,
-		&i.UsageEvent.Priced,
-		&i.UsageEvent.Estimated,
-		&i.UsageEvent.Via,
-		&i.UsageEvent.Adjusts,
-		&i.UsageEvent.Reason,
+		&i.LedgerRow.EventID,
+		&i.LedgerRow.ReceivedAt,
+		&i.LedgerRow.Kind,
+		&i.LedgerRow.LedgerID,
+		&i.LedgerRow.Chunk,
+		&i.LedgerRow.AccountID,
+		&i.LedgerRow.Model,
+		&i.LedgerRow.ModelReceived,
+		&i.LedgerRow.RequestID,
+		&i.LedgerRow.OccurredAt,
+		&i.LedgerRow.Day,
+		&i.LedgerRow.TagSet,
+		&i.LedgerRow.Requests,
+		&i.LedgerRow.InputTokens,
+		&i.LedgerRow.OutputTokens,
+		&i.LedgerRow.CacheCreateTokens,
+		&i.LedgerRow.CacheReadTokens,
+		&i.LedgerRow.Ephemeral1hTokens,
+		&i.LedgerRow.Cost,
+		&i.LedgerRow.Priced,
+		&i.LedgerRow.Estimated,
+		&i.LedgerRow.Via,
+		&i.LedgerRow.Adjusts,
+		&i.LedgerRow.Reason,
 		&i.KeyID,
 		&i.RequestsNow,
 		&i.CostNow,
@@ -186,7 +253,7 @@ func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRo
 const eventList = `-- name: EventList :many
 SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason,
        coalesce(k.id, e.ledger_id)::uuid AS key_id
-  FROM usage_events AS e
+  FROM ledger AS e
   LEFT JOIN api_keys AS k ON k.ledger_id = e.ledger_id
  WHERE ($1::uuid IS NULL
         OR e.ledger_id = coalesce(
@@ -218,8 +285,8 @@ type EventListParams struct {
 }
 
 type EventListRow struct {
-	UsageEvent UsageEvent
-	KeyID      uuid.UUID
+	LedgerRow LedgerRow
+	KeyID     uuid.UUID
 }
 
 // A page of the ledger, newest first, after the event a cursor names: by event id (they sort
@@ -246,30 +313,30 @@ func (q *Queries) EventList(ctx context.Context, arg EventListParams) ([]EventLi
 	for rows.Next() {
 		var i EventListRow
 		if err := rows.Scan(
-			&i.UsageEvent.EventID,
-			&i.UsageEvent.ReceivedAt,
-			&i.UsageEvent.Kind,
-			&i.UsageEvent.LedgerID,
-			&i.UsageEvent.Chunk,
-			&i.UsageEvent.AccountID,
-			&i.UsageEvent.Model,
-			&i.UsageEvent.ModelReceived,
-			&i.UsageEvent.RequestID,
-			&i.UsageEvent.OccurredAt,
-			&i.UsageEvent.Day,
-			&i.UsageEvent.TagSet,
-			&i.UsageEvent.Requests,
-			&i.UsageEvent.InputTokens,
-			&i.UsageEvent.OutputTokens,
-			&i.UsageEvent.CacheCreateTokens,
-			&i.UsageEvent.CacheReadTokens,
-			&i.UsageEvent.Ephemeral1hTokens,
-			&i.UsageEvent.Cost,
-			&i.UsageEvent.Priced,
-			&i.UsageEvent.Estimated,
-			&i.UsageEvent.Via,
-			&i.UsageEvent.Adjusts,
-			&i.UsageEvent.Reason,
+			&i.LedgerRow.EventID,
+			&i.LedgerRow.ReceivedAt,
+			&i.LedgerRow.Kind,
+			&i.LedgerRow.LedgerID,
+			&i.LedgerRow.Chunk,
+			&i.LedgerRow.AccountID,
+			&i.LedgerRow.Model,
+			&i.LedgerRow.ModelReceived,
+			&i.LedgerRow.RequestID,
+			&i.LedgerRow.OccurredAt,
+			&i.LedgerRow.Day,
+			&i.LedgerRow.TagSet,
+			&i.LedgerRow.Requests,
+			&i.LedgerRow.InputTokens,
+			&i.LedgerRow.OutputTokens,
+			&i.LedgerRow.CacheCreateTokens,
+			&i.LedgerRow.CacheReadTokens,
+			&i.LedgerRow.Ephemeral1hTokens,
+			&i.LedgerRow.Cost,
+			&i.LedgerRow.Priced,
+			&i.LedgerRow.Estimated,
+			&i.LedgerRow.Via,
+			&i.LedgerRow.Adjusts,
+			&i.LedgerRow.Reason,
 			&i.KeyID,
 		); err != nil {
 			return nil, err
@@ -289,7 +356,7 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
        (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
        (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
        coalesce(a.ids, '{}')::uuid[] AS adjustments
-  FROM usage_events AS u
+  FROM ledger AS u
   LEFT JOIN api_keys AS k ON k.ledger_id = u.ledger_id
   LEFT JOIN (
     SELECT x.adjusts,
@@ -297,7 +364,7 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
            sum(x.cost) AS cost,
            bool_or(x.priced) AS priced,
            array_agg(x.event_id) AS ids
-      FROM usage_events AS x
+      FROM ledger AS x
      WHERE x.kind = 'adjustment'
        AND x.received_at >= (CAST($2::date AS timestamp) - interval '2 days') AT TIME ZONE ($1::text)
      GROUP BY x.adjusts

@@ -238,6 +238,34 @@ type KeyCounter struct {
 	LastUsedAt *time.Time
 }
 
+// All of the retained ledger: usage_events and usage_archive. Each row is in one of them.
+type LedgerRow struct {
+	EventID           uuid.UUID
+	ReceivedAt        time.Time
+	Kind              string
+	LedgerID          uuid.UUID
+	Chunk             int64
+	AccountID         *string
+	Model             string
+	ModelReceived     string
+	RequestID         *string
+	OccurredAt        time.Time
+	Day               time.Time
+	TagSet            uuid.UUID
+	Requests          int64
+	InputTokens       int64
+	OutputTokens      int64
+	CacheCreateTokens int64
+	CacheReadTokens   int64
+	Ephemeral1hTokens int64
+	Cost              decimal.Decimal
+	Priced            bool
+	Estimated         bool
+	Via               *string
+	Adjusts           *uuid.UUID
+	Reason            *string
+}
+
 // Price catalogue, USD per million tokens. An event is priced by the latest entry of its model whose effective_from is not after the event.
 type ModelPrice struct {
 	// Model name as the provider or the price file writes it; "*" prices every model that nothing else matches.
@@ -272,58 +300,6 @@ type ModelPrice struct {
 	MaxOutputTokens *int64
 	// When this entry was stored.
 	CreatedAt time.Time
-}
-
-// The ledger: the truth that all sums are derived from. One row for each event, appended once; a purge takes the free text out of a key's rows, and nothing else is ever changed. Partitioned by UTC day of receipt.
-type UsageEvent struct {
-	// Identity of the event; a UUIDv7, so ids sort by time of receipt.
-	EventID uuid.UUID
-	// When the service recorded it, by the database's clock; never before its chunk was opened.
-	ReceivedAt time.Time
-	// usage: a request. adjustment: takes a usage row back or corrects it. opening: totals brought from another system.
-	Kind string
-	// The key that used it, as api_keys.ledger_id connects them; a purge deletes that connection.
-	LedgerID uuid.UUID
-	// Number of the chunk that was open when the row was written: see rollup_state.
-	Chunk int64
-	// Upstream account that served it; null: not told.
-	AccountID *string
-	// Model, normalised: what rollups group by.
-	Model string
-	// Model as received, trimmed: what was priced.
-	ModelReceived string
-	// Caller's id of the request; deduplicates within a key.
-	RequestID *string
-	// When the request happened, never after it was received; rollups and prices go by it.
-	OccurredAt time.Time
-	// Day of occurred_at in the service's time zone.
-	Day time.Time
-	// The tags that the key had when this was recorded, by their id in tag_sets; an adjustment carries those of the event it adjusts. The zero id: none.
-	TagSet uuid.UUID
-	// Requests it counts for: 1 for usage, -1 for one taken back, 0 for a correction of cost.
-	Requests int64
-	// Input tokens, not counting those read from or written to cache.
-	InputTokens int64
-	// Output tokens.
-	OutputTokens int64
-	// Tokens written to cache, both lifetimes.
-	CacheCreateTokens int64
-	// Tokens read from cache.
-	CacheReadTokens int64
-	// Part of cache_create_tokens written for 1 hour; the rest was written for 5 minutes.
-	Ephemeral1hTokens int64
-	// USD.
-	Cost decimal.Decimal
-	// False: no price was known, so cost is 0.
-	Priced bool
-	// True: the caller had to estimate the usage.
-	Estimated bool
-	// What brought it, where that was neither POST /v1/usage nor the relay: otlp, litellm, envoy. Null for an adjustment.
-	Via *string
-	// For an adjustment, the event it takes back or corrects.
-	Adjusts *uuid.UUID
-	// For an adjustment, why.
-	Reason *string
 }
 
 // Addresses that are told of events, by HTTP.

@@ -274,7 +274,7 @@ WITH days AS MATERIALIZED ( -- worked out once, not for each row
 SELECT d.from_day::date AS from_day,
        d.to_day::date AS to_day,
        (SELECT count(*)
-          FROM usage_events AS e
+          FROM ledger AS e
          WHERE e.day BETWEEN d.from_day AND d.to_day
            AND e.received_at >= (d.from_day::timestamp - interval '2 days') AT TIME ZONE ($1::text)
        )::bigint AS ledger_rows
@@ -536,7 +536,7 @@ WITH summed AS (
            sum(e.cost) AS cost
       FROM (
            SELECT x.event_id, x.received_at, x.kind, x.ledger_id, x.chunk, x.account_id, x.model, x.model_received, x.request_id, x.occurred_at, x.day, x.tag_set, x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost, x.priced, x.estimated, x.via, x.adjusts, x.reason, date_bin('15 minutes', x.occurred_at, '2000-01-01T00:00:00Z') AS quarter
-             FROM usage_events AS x
+             FROM ledger AS x
             WHERE x.day BETWEEN $7::date AND $8::date
               AND x.received_at >= (CAST($7::date AS timestamp) - interval '2 days')
                   AT TIME ZONE ($9::text)

@@ -546,7 +546,7 @@ func (q *Queries) KeyUsagePeriods(ctx context.Context, arg KeyUsagePeriodsParams
 }
 
 const partCount = `-- name: PartCount :one
-SELECT count(*) FROM usage_events AS e
+SELECT count(*) FROM ledger AS e
  WHERE e.received_at >= $1::timestamptz
    AND e.chunk BETWEEN $2::bigint AND $3::bigint
    AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
@@ -595,7 +595,7 @@ SELECT e.account_id,
        sum(e.cost)::numeric AS cost,
        min(e.occurred_at),
        max(e.occurred_at)
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= $1::timestamptz
    AND e.chunk BETWEEN $2::bigint AND $3::bigint
    AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
@@ -652,7 +652,7 @@ SELECT e.account_id, e.day, e.model,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= $1::timestamptz
    AND e.chunk BETWEEN $2::bigint AND $3::bigint
    AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
@@ -698,7 +698,7 @@ func (q *Queries) RollAccounts(ctx context.Context, arg RollAccountsParams) erro
 const rollCosts = `-- name: RollCosts :exec
 INSERT INTO daily_cost AS t (ledger_id, day, cost)
 SELECT e.ledger_id, e.day, sum(e.cost)
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= $1::timestamptz
    AND e.chunk BETWEEN $2::bigint AND $3::bigint
    AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
@@ -745,7 +745,7 @@ SELECT e.ledger_id, e.day, e.model, e.tag_set,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= $1::timestamptz
    AND e.chunk BETWEEN $2::bigint AND $3::bigint
    AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
@@ -800,7 +800,7 @@ SELECT e.model, e.day,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= $1::timestamptz
    AND e.chunk BETWEEN $2::bigint AND $3::bigint
    AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
@@ -854,7 +854,7 @@ SELECT g.tag, e.day, e.model,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
   LEFT JOIN tag_sets AS s ON s.id = e.tag_set
  CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
  WHERE e.received_at >= $1::timestamptz

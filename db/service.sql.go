@@ -64,7 +64,7 @@ UPDATE audit_log
    SET before = NULL, after = NULL, target_id = CASE WHEN target_type = 'event' THEN target_id ELSE $1::text END
  WHERE target_type IN ('key', 'secret') AND target_id = $2::text
     OR target_type = 'event' AND target_id IN (
-        SELECT e.adjusts::text FROM usage_events AS e
+        SELECT e.adjusts::text FROM ledger AS e
          WHERE e.ledger_id = CAST($1::text AS uuid) AND e.adjusts IS NOT NULL)
 `
 

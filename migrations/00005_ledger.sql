@@ -105,12 +105,103 @@ END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION make_ledger_partitions(date, date) IS 'Makes the ledger partitions of these UTC days, both included, where they are missing; returns how many. Gives up after 50 ms of waiting for a lock. Safe to run at once from many sessions.';
 
+-- Old days of the ledger, moved here whole (KEYLEDGER_ARCHIVE_AFTER_DAYS): a partition a month in place
+-- of one a day, which may lie in another tablespace. Nothing that a request waits for reads or
+-- writes it.
+CREATE TABLE usage_archive (
+    LIKE usage_events INCLUDING CONSTRAINTS,
+    PRIMARY KEY (event_id, ledger_id, received_at)
+) PARTITION BY RANGE (received_at);
+CREATE INDEX usage_archive_key ON usage_archive (ledger_id, chunk, event_id);
+CREATE INDEX usage_archive_received ON usage_archive USING brin (received_at);
+CREATE INDEX usage_archive_unpriced ON usage_archive (model) WHERE NOT priced;
+SELECT explain_ledger_partition('usage_archive',
+    'Ledger rows of old days, which were moved here whole. Partitioned by UTC month of receipt.');
+
+CREATE VIEW ledger AS
+SELECT u.* FROM usage_events AS u
+UNION ALL
+SELECT a.* FROM usage_archive AS a;
+COMMENT ON VIEW ledger IS 'All of the retained ledger: usage_events and usage_archive. Each row is in one of them.';
+
+-- +goose StatementBegin
+CREATE FUNCTION ledger_first_day() RETURNS date LANGUAGE sql STABLE AS $$
+    SELECT least((SELECT min(CASE WHEN c.relname ~ '^usage_events_\d{8}$'
+                                  THEN to_date(right(c.relname, 8), 'YYYYMMDD') END)
+                    FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
+                   WHERE i.inhparent = 'usage_events'::regclass),
+                 (SELECT (min(u.received_at) AT TIME ZONE 'UTC')::date FROM usage_events_default AS u))
+$$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION ledger_first_day() IS 'The first UTC day that usage_events has a partition or a row of.';
+
+-- +goose StatementBegin
+CREATE FUNCTION make_archive_partition(of_day date) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    month date := date_trunc('month', of_day::timestamp)::date;
+    part  text := 'usage_archive_' || to_char(of_day, 'YYYYMM');
+BEGIN
+    PERFORM set_config('lock_timeout', '50ms', true); -- reports wait behind it
+    PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    IF to_regclass(part) IS NOT NULL THEN
+        RETURN false;
+    END IF;
+    EXECUTE format('CREATE TABLE %I PARTITION OF usage_archive FOR VALUES FROM (%L) TO (%L)',
+        part, month::timestamp AT TIME ZONE 'UTC', (month::timestamp + interval '1 month') AT TIME ZONE 'UTC');
+    PERFORM explain_ledger_partition(part::regclass,
+        'Ledger rows received in ' || to_char(month, 'YYYY-MM') || ' (UTC).');
+    RETURN true;
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION make_archive_partition(date) IS 'Makes the partition of usage_archive for the month of this day, if it is missing, and tells whether it did. Gives up after 50 ms of waiting for a lock.';
+
+-- +goose StatementBegin
+CREATE FUNCTION archive_ledger_day(of_day date) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    first timestamptz := of_day::timestamp AT TIME ZONE 'UTC';
+    next  timestamptz := (of_day + 1)::timestamp AT TIME ZONE 'UTC';
+    part  text := 'usage_events_' || to_char(of_day, 'YYYYMMDD');
+    moved bigint;
+BEGIN
+    INSERT INTO usage_archive
+    SELECT u.* FROM usage_events AS u WHERE u.received_at >= first AND u.received_at < next;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+
+    -- Usage waits behind each try, and nobody while it sleeps.
+    PERFORM set_config('lock_timeout', '50ms', true);
+    FOR try IN 1..100 LOOP
+        BEGIN
+            LOCK TABLE usage_events IN ACCESS EXCLUSIVE MODE;
+            EXIT;
+        EXCEPTION WHEN lock_not_available THEN
+            IF try = 100 THEN
+                RAISE;
+            END IF;
+        END;
+        PERFORM pg_sleep(random());
+    END LOOP;
+
+    -- Keys that were purged since the copy began have lost their text in usage_events alone.
+    UPDATE usage_archive AS a SET request_id = NULL, reason = NULL
+      FROM ledger_holders AS h
+     WHERE h.added_at >= now() - interval '1 hour' AND a.ledger_id = h.ledger_id
+       AND a.received_at >= first AND a.received_at < next
+       AND (a.request_id IS NOT NULL OR a.reason IS NOT NULL);
+    EXECUTE format('DROP TABLE IF EXISTS %I', part);
+    DELETE FROM usage_events_default AS u WHERE u.received_at >= first AND u.received_at < next;
+    RETURN moved;
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION archive_ledger_day(date) IS 'Moves the ledger rows received on a UTC day to usage_archive, whole or not at all, drops the partition of that day, and returns how many there were. make_archive_partition comes first, in a transaction of its own. Gives up when usage_events cannot be locked for about a minute. One at a time: see the query ArchiveTurn.';
+
 -- +goose StatementBegin
 CREATE FUNCTION drop_ledger_partitions(before_day date) RETURNS integer LANGUAGE plpgsql AS $$
 DECLARE
     part    record;
     dropped integer := 0;
     until   date := before_day;
+    rest    bigint;
+    old     bigint;
 BEGIN
     PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
@@ -118,22 +209,27 @@ BEGIN
     SELECT least(until, (s.tail_since AT TIME ZONE 'UTC')::date) INTO until FROM rollup_state AS s;
     FOR part IN
         SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-         WHERE i.inhparent = 'usage_events'::regclass
-           AND c.relname ~ '^usage_events_\d{8}$'
-           AND to_date(right(c.relname, 8), 'YYYYMMDD') < until
+         WHERE i.inhparent IN ('usage_events'::regclass, 'usage_archive'::regclass)
+           AND CASE WHEN c.relname ~ '^usage_events_\d{8}$'
+                    THEN to_date(right(c.relname, 8), 'YYYYMMDD') + interval '1 day'
+                    WHEN c.relname ~ '^usage_archive_\d{6}$'
+                    THEN to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month' END <= until
     LOOP
         EXECUTE format('DROP TABLE %I', part.relname);
         dropped := dropped + 1;
     END LOOP;
     DELETE FROM usage_events_default AS u WHERE u.received_at < until::timestamp AT TIME ZONE 'UTC';
-    IF dropped > 0 OR FOUND THEN
+    GET DIAGNOSTICS rest = ROW_COUNT;
+    DELETE FROM usage_archive AS a WHERE a.received_at < until::timestamp AT TIME ZONE 'UTC';
+    GET DIAGNOSTICS old = ROW_COUNT;
+    IF dropped + rest + old > 0 THEN
         INSERT INTO service_settings AS s (name, value) VALUES ('ledger_since', until::text)
         ON CONFLICT (name) DO UPDATE SET value = greatest(s.value, excluded.value);
     END IF;
     RETURN dropped;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the ledger partitions of UTC days before this one, but none with rows that the rollups do not hold yet, and notes that in service_settings; returns how many. Rollups stay. Gives up after 50 ms of waiting for a lock.';
+COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the partitions of ledger and archive with nothing but UTC days before this one, and such rows of others, but none that the rollups do not hold yet, and notes that in service_settings; returns how many it dropped. Rollups stay. Gives up after 50 ms of waiting for a lock.';
 
 CREATE FUNCTION ledger_whole_since(zone text) RETURNS date LANGUAGE sql STABLE AS $$
     SELECT CASE
@@ -201,8 +297,12 @@ COMMENT ON COLUMN imported_usage.ephemeral_1h_tokens IS 'Part of cache_create_to
 COMMENT ON COLUMN imported_usage.cost IS 'USD: what the source says it cost, else at the prices of the day.';
 
 -- +goose Down
-DROP TABLE imported_usage, usage_events, usage_dedup;
+DROP VIEW ledger;
+DROP TABLE imported_usage, usage_archive, usage_events, usage_dedup;
 DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);
+DROP FUNCTION archive_ledger_day(date);
+DROP FUNCTION make_archive_partition(date);
+DROP FUNCTION ledger_first_day();
 DROP FUNCTION ledger_whole_since(text);
 DROP FUNCTION explain_ledger_partition(regclass, text);

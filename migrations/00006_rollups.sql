@@ -152,7 +152,7 @@ COMMENT ON VIEW ledger_tail IS 'The ledger rows that the rollups do not hold yet
 
 CREATE VIEW ledger_rolled AS
 SELECT e.*
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE (e.chunk, e.ledger_id) <= (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s);
 COMMENT ON VIEW ledger_rolled IS 'The ledger rows that the rollups hold, of those that are retained.';
 
@@ -392,6 +392,7 @@ BEGIN
                  FROM pg_attribute AS a
                 WHERE a.attrelid = 'usage_events'::regclass AND a.attnum > 0 AND NOT a.attisdropped
     LOOP
+        EXECUTE format('COMMENT ON COLUMN ledger.%I IS %L', col.attname, col.meaning);
         EXECUTE format('COMMENT ON COLUMN ledger_tail.%I IS %L', col.attname, col.meaning);
         EXECUTE format('COMMENT ON COLUMN ledger_rolled.%I IS %L', col.attname, col.meaning);
     END LOOP;

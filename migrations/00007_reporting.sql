@@ -498,7 +498,7 @@ SELECT u.model,
        count(DISTINCT u.ledger_id) AS keys,
        min(u.occurred_at) AS first_used_at,
        max(u.occurred_at) AS last_used_at
-  FROM public.usage_events AS u
+  FROM public.ledger AS u
  WHERE NOT u.priced
  GROUP BY u.model;
 COMMENT ON VIEW reporting.unpriced_models IS 'Models that were used without a price and so at cost 0, in the retained ledger.';
@@ -530,7 +530,7 @@ SELECT u.event_id,
        u.via,
        u.adjusts,
        u.reason
-  FROM public.usage_events AS u
+  FROM public.ledger AS u
   JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id;
 COMMENT ON VIEW reporting.ledger IS 'The retained ledger: one row an event, never edited. What is taken back has a row of its own with the opposite amounts.';
 COMMENT ON COLUMN reporting.ledger.key_name IS 'The key''s present name; (purged) once it is gone.';

@@ -430,6 +430,12 @@ WITH gone AS (
 UPDATE usage_events AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
 
+-- name: KeyPurgeArchive :exec
+-- Does the same in the archive. After KeyPurge in its transaction, and a statement of its own: where
+-- KeyPurge has waited for a day that was moved there, this one sees it.
+UPDATE usage_archive AS e SET request_id = NULL, reason = NULL
+ WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
+
 -- name: IdempotencyClaim :one
 -- Claims an Idempotency-Key for 24 hours. Waits for another request with the
 -- same key that is under way. No row: it was claimed before.

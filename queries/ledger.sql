@@ -279,7 +279,7 @@ DELETE FROM usage_dedup AS d
 -- bound occurred_at: from included, to not. of_key is the id itself for a purged key.
 SELECT sqlc.embed(e),
        coalesce(k.id, e.ledger_id)::uuid AS key_id
-  FROM usage_events AS e
+  FROM ledger AS e
   LEFT JOIN api_keys AS k ON k.ledger_id = e.ledger_id
  WHERE (sqlc.narg('of_key')::uuid IS NULL
         OR e.ledger_id = coalesce(
@@ -306,11 +306,11 @@ SELECT sqlc.embed(u),
        (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
        (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
        coalesce(a.adjustments, 0)::bigint AS adjustments
-  FROM usage_events AS u
+  FROM ledger AS u
   LEFT JOIN api_keys AS k ON k.ledger_id = u.ledger_id
   LEFT JOIN LATERAL (
        SELECT count(*) AS adjustments, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced
-         FROM usage_events AS x
+         FROM ledger AS x
         WHERE x.ledger_id = u.ledger_id AND x.chunk >= u.chunk AND x.received_at >= u.received_at
           AND x.adjusts = u.event_id
  ) AS a ON true
@@ -326,7 +326,7 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
        (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
        (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
        coalesce(a.ids, '{}')::uuid[] AS adjustments
-  FROM usage_events AS u
+  FROM ledger AS u
   LEFT JOIN api_keys AS k ON k.ledger_id = u.ledger_id
   LEFT JOIN (
     SELECT x.adjusts,
@@ -334,7 +334,7 @@ SELECT u.event_id, u.ledger_id, u.tag_set, coalesce(k.id, '00000000-0000-0000-00
            sum(x.cost) AS cost,
            bool_or(x.priced) AS priced,
            array_agg(x.event_id) AS ids
-      FROM usage_events AS x
+      FROM ledger AS x
      WHERE x.kind = 'adjustment'
        AND x.received_at >= (CAST(@from_day::date AS timestamp) - interval '2 days') AT TIME ZONE (@timezone::text)
      GROUP BY x.adjusts
@@ -370,6 +370,28 @@ SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1,
 -- Drops ledger partitions older than the retention, but none that the rollups do not hold yet, and
 -- returns how many.
 SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - @days::integer)::integer AS dropped;
+
+-- name: ArchiveTurn :one
+-- Whether it is this session's turn, until its transaction ends, to move days into the archive: one
+-- at a time, over all replicas. It waits for nobody.
+SELECT pg_try_advisory_xact_lock(hashtext('keyledger.archive'))::boolean AS turn;
+
+-- name: ArchiveDue :many
+-- The first UTC day of the ledger that is older than so many days, if the rollups hold all of it.
+SELECT f.day::date AS day
+  FROM (SELECT ledger_first_day() AS day) AS f
+ CROSS JOIN rollup_state AS s
+ WHERE f.day < (now() AT TIME ZONE 'UTC')::date - @days::integer
+   AND f.day < (s.tail_since AT TIME ZONE 'UTC')::date;
+
+-- name: ArchivePartitionMake :one
+-- Makes the archive's partition for a day, if it is missing.
+SELECT make_archive_partition(@day::date)::boolean AS made;
+
+-- name: ArchiveDay :one
+-- Moves a day's ledger rows into the archive, whole, and returns how many. After ArchiveTurn in the
+-- same transaction.
+SELECT archive_ledger_day(@day::date)::bigint AS moved;
 
 -- name: LedgerWhole :one
 -- The first day whose every event must still be in the ledger.

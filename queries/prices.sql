@@ -89,7 +89,7 @@ SELECT model, array_agg(DISTINCT model_received)::text[] AS received, sum(reques
        least(sum(input_tokens::numeric + output_tokens + cache_create_tokens + cache_read_tokens),
            9223372036854775807)::bigint AS tokens,
        min(occurred_at)::timestamptz AS first_at, max(occurred_at)::timestamptz AS last_at
-  FROM usage_events
+  FROM ledger
  WHERE NOT priced
  GROUP BY model
 HAVING sum(requests) > 0

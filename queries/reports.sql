@@ -8,7 +8,7 @@ WITH days AS MATERIALIZED ( -- worked out once, not for each row
 SELECT d.from_day::date AS from_day,
        d.to_day::date AS to_day,
        (SELECT count(*)
-          FROM usage_events AS e
+          FROM ledger AS e
          WHERE e.day BETWEEN d.from_day AND d.to_day
            AND e.received_at >= (d.from_day::timestamp - interval '2 days') AT TIME ZONE (@timezone::text)
        )::bigint AS ledger_rows
@@ -372,7 +372,7 @@ WITH summed AS (
            sum(e.cost) AS cost
       FROM (
            SELECT x.*, date_bin('15 minutes', x.occurred_at, '2000-01-01T00:00:00Z') AS quarter
-             FROM usage_events AS x
+             FROM ledger AS x
             WHERE x.day BETWEEN @from_day::date AND @to_day::date
               AND x.received_at >= (CAST(@from_day::date AS timestamp) - interval '2 days')
                   AT TIME ZONE (@timezone::text)

@@ -34,7 +34,7 @@ RETURNING s.open_chunk;
 -- name: PartCount :one
 -- How many rows a part of the ledger has. A part is what lies after one (chunk, ledger_id)
 -- and not after another, of some days, in the partitions since an instant.
-SELECT count(*) FROM usage_events AS e
+SELECT count(*) FROM ledger AS e
  WHERE e.received_at >= @since::timestamptz
    AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
    AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
@@ -55,7 +55,7 @@ SELECT e.ledger_id, e.day, e.model, e.tag_set,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= @since::timestamptz
    AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
    AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
@@ -85,7 +85,7 @@ SELECT e.account_id, e.day, e.model,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= @since::timestamptz
    AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
    AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
@@ -118,7 +118,7 @@ SELECT e.account_id,
        sum(e.cost)::numeric AS cost,
        min(e.occurred_at),
        max(e.occurred_at)
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= @since::timestamptz
    AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
    AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
@@ -151,7 +151,7 @@ SELECT e.model, e.day,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= @since::timestamptz
    AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
    AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
@@ -181,7 +181,7 @@ SELECT g.tag, e.day, e.model,
        sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
        sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
        sum(e.cost)::numeric AS cost
-  FROM usage_events AS e
+  FROM ledger AS e
   LEFT JOIN tag_sets AS s ON s.id = e.tag_set
  CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
  WHERE e.received_at >= @since::timestamptz
@@ -204,7 +204,7 @@ ON CONFLICT (tag, day, model) DO UPDATE SET
 -- Adds a part of the ledger to daily_cost.
 INSERT INTO daily_cost AS t (ledger_id, day, cost)
 SELECT e.ledger_id, e.day, sum(e.cost)
-  FROM usage_events AS e
+  FROM ledger AS e
  WHERE e.received_at >= @since::timestamptz
    AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
    AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)

@@ -275,6 +275,12 @@ func (s *service) run(ctx context.Context) error {
 	})
 	background.Go(func() { s.changes.Run(loops, s.memories.forget, s.memories.forgetAll) })
 	background.Go(func() { loop.Every(loops, s.log, "tidy", 10*time.Minute, 10*time.Minute, s.passes.Tidy) })
+	background.Go(func() {
+		loop.Every(loops, s.log, "archive", 10*time.Minute, 6*time.Hour, func(ctx context.Context) error {
+			_, err := s.passes.Archive(ctx)
+			return err
+		})
+	})
 	background.Go(func() { loop.Every(loops, s.log, "close admissions", time.Minute, time.Minute, s.passes.Admissions) })
 	background.Go(func() { loop.Every(loops, s.log, "statistics", time.Second, time.Minute, s.refreshStatistics) })
 	background.Go(func() { loop.Every(loops, s.log, "roll-up", s.cfg.RollupInterval, time.Hour, s.rollUp) })

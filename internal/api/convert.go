@@ -111,7 +111,7 @@ func statsOf(total usage.Block, p usage.Periods, models []usage.ModelBlock, sinc
 	return s
 }
 
-func event(e db.UsageEvent, keyID uuid.UUID) Event {
+func event(e db.LedgerRow, keyID uuid.UUID) Event {
 	return Event{
 		ID: e.EventID, ReceivedAt: wire.At(e.ReceivedAt), Kind: EventKind(e.Kind), KeyID: keyID, AccountID: e.AccountID,
 		Model: e.Model, ModelReceived: e.ModelReceived, RequestID: e.RequestID, OccurredAt: wire.At(e.OccurredAt), Requests: e.Requests,

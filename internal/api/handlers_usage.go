@@ -236,10 +236,10 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 	}
 	answer := ListEvents200JSONResponse{Data: []Event{}}
 	rows, answer.NextCursor = page(rows, size, func(last db.EventListRow) []string {
-		return []string{last.UsageEvent.EventID.String(), strconv.FormatInt(last.UsageEvent.Chunk, 10)}
+		return []string{last.LedgerRow.EventID.String(), strconv.FormatInt(last.LedgerRow.Chunk, 10)}
 	})
 	for _, row := range rows {
-		answer.Data = append(answer.Data, event(row.UsageEvent, row.KeyID))
+		answer.Data = append(answer.Data, event(row.LedgerRow, row.KeyID))
 	}
 	return answer, nil
 }
@@ -254,9 +254,9 @@ func (s *Server) GetEvent(ctx context.Context, r GetEventRequestObject) (GetEven
 		return nil, fmt.Errorf("reading an event: %w", err)
 	}
 	if row.KeyID == uuid.Nil {
-		row.KeyID = row.UsageEvent.LedgerID
+		row.KeyID = row.LedgerRow.LedgerID
 	}
-	return GetEvent200JSONResponse(event(row.UsageEvent, row.KeyID)), nil
+	return GetEvent200JSONResponse(event(row.LedgerRow, row.KeyID)), nil
 }
 
 // VoidEvent answers POST /v1/events/{id}/void.

@@ -34,7 +34,7 @@ func TestAllBadValuesAtOnce(t *testing.T) {
 	t.Parallel()
 	bad := map[string]string{
 		"DEFAULT_TOKEN_LIMIT": "many", "LEASE_TTL": "0s", "UNPRICED": "maybe", "TIMEZONE": "Mars/Olympus", "LOG_LEVEL": "loud", "LOG_FORMAT": "xml",
-		"BOOTSTRAP_TOKEN": "too-short-secret", "LEDGER_RETENTION_DAYS": "0", "MAX_CONNS": "0", "TRUSTED_PROXIES": "10.0.0.0", "DEFAULT_ESTIMATE_USD": "x",
+		"BOOTSTRAP_TOKEN": "too-short-secret", "LEDGER_RETENTION_DAYS": "0", "ARCHIVE_AFTER_DAYS": "1", "MAX_CONNS": "0", "TRUSTED_PROXIES": "10.0.0.0", "DEFAULT_ESTIMATE_USD": "x",
 		"SERVICES": "all", "KEY_PREFIX": "a b", "CLIENTS_FILE": "/no/such/file", "PEPPERS": "p1:c2hvcnRzZWNyZXQ=", "EXPIRY_INTERVAL": "soon",
 	}
 	var vars []string

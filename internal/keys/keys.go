@@ -352,6 +352,9 @@ func (k *Store) Purge(ctx context.Context, who db.Actor, id uuid.UUID) error {
 		if err := q.KeyPurge(ctx, db.KeyPurgeParams{KeyID: id, LedgerID: ledgerID}); err != nil {
 			return fmt.Errorf("purging a key: %w", err)
 		}
+		if err := q.KeyPurgeArchive(ctx, ledgerID); err != nil {
+			return fmt.Errorf("purging a key from the archive: %w", err)
+		}
 		// The audit trigger has just written the erased row down: take it out.
 		err = q.AuditForget(ctx, db.AuditForgetParams{KeyID: id.String(), LedgerID: ledgerID.String()})
 		if err != nil {

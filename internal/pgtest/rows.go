@@ -91,6 +91,14 @@ func Scan[T any](t testing.TB, d *db.DB, sql string, args ...any) (value T) {
 	return value
 }
 
+// Age makes ledger rows that the rollups hold look as if they had been received when they
+// occurred.
+func Age(t testing.TB, d *db.DB) {
+	t.Helper()
+	Exec(t, d, `UPDATE usage_events AS e SET received_at = e.occurred_at
+		 WHERE (e.chunk, e.ledger_id) <= (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s)`)
+}
+
 // Hold runs a statement in a transaction and keeps its locks, as a forgotten psql
 // would, until release is called or the test ends.
 func Hold(t testing.TB, url, sql string, args ...any) (release func()) {

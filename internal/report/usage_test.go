@@ -88,9 +88,18 @@ func (b *books) step() {
 		if _, err := b.rollup.Step(ctx); err != nil {
 			t.Fatal(err)
 		}
+	case what == 5:
+		b.archive()
 	default:
 		b.use(r.IntN(20) + 1)
 	}
+}
+
+// archive moves a day of the ledger that the rollups hold to the archive, if there is one.
+func (b *books) archive() {
+	pgtest.Age(b.t, b.db)
+	pgtest.Exec(b.t, b.db, `SELECT make_archive_partition(f.day), archive_ledger_day(f.day) FROM (SELECT ledger_first_day() AS day) AS f, rollup_state AS s
+		WHERE f.day < least(s.tail_since AT TIME ZONE 'UTC', now() AT TIME ZONE 'UTC')::date - 1`)
 }
 
 // use records events of the last ten days.
@@ -133,7 +142,7 @@ func (b *books) want(q report.Query) (rows map[report.Place]sum, total sum) {
 	}
 	for _, text := range pgtest.Scan[[]string](b.t, b.db, `SELECT coalesce(array_agg(concat_ws(';', l.key_id, coalesce(e.account_id, ''), e.model, floor(extract(epoch FROM e.occurred_at))::bigint, coalesce(array_to_string(s.tags, ','), ''),
 			e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens)), '{}')
-			FROM usage_events AS e JOIN ledger_keys AS l ON l.ledger_id = e.ledger_id LEFT JOIN tag_sets AS s ON s.id = e.tag_set`) {
+			FROM ledger AS e JOIN ledger_keys AS l ON l.ledger_id = e.ledger_id LEFT JOIN tag_sets AS s ON s.id = e.tag_set`) {
 		part := strings.Split(text, ";")
 		var seconds int64
 		var row db.ReportRow

@@ -19,8 +19,10 @@ const batch = 500
 // Options make Passes. All must be set, but Expired.
 type Options struct {
 	DB            *db.DB
+	Slow          *db.DB // a pool whose connections may be held for long
 	Log           *slog.Logger
-	RetentionDays int32         // ledger partitions older than this go
+	RetentionDays int32         // ledger rows older than this go
+	ArchiveDays   int32         // those older than this move to the archive; 0: none does
 	DedupHorizon  time.Duration // remembered request ids older than this go
 	Expired       func()        // told of each key disabled; may be nil
 }
@@ -110,6 +112,42 @@ func (p *Passes) Tidy(ctx context.Context) error {
 		p.o.Log.InfoContext(ctx, "tidied up", "partitionsMade", made, "partitionsDropped", dropped, "removed", removed)
 	}
 	return nil
+}
+
+// Archive moves the days of the ledger that are old to the archive, each whole and in a
+// transaction of its own, and returns how many it moved. Those that another replica moves it
+// leaves to that one; where a long report reads the ledger, the next pass goes on.
+func (p *Passes) Archive(ctx context.Context) (days int, err error) {
+	for p.o.ArchiveDays > 0 {
+		due, err := p.o.Slow.ArchiveDue(ctx, p.o.ArchiveDays)
+		if err != nil {
+			return days, fmt.Errorf("looking for days to archive: %w", err)
+		}
+		if len(due) == 0 {
+			break
+		}
+		day, turn, moved := due[0], false, int64(0)
+		if _, err = p.o.Slow.ArchivePartitionMake(ctx, day); err == nil {
+			err = p.o.Slow.InTx(ctx, func(q *db.Queries) (err error) {
+				if turn, err = q.ArchiveTurn(ctx); err == nil && turn {
+					moved, err = q.ArchiveDay(ctx, day)
+				}
+				return err
+			})
+		}
+		switch {
+		case db.Stuck(err):
+			p.o.Log.InfoContext(ctx, "the ledger is read for long, and a day waits for the archive", "day", day.Format(time.DateOnly))
+			return days, nil
+		case err != nil:
+			return days, fmt.Errorf("archiving %s: %w", day.Format(time.DateOnly), err)
+		case !turn:
+			return days, nil
+		}
+		days++
+		p.o.Log.InfoContext(ctx, "a day of the ledger moved to the archive", "day", day.Format(time.DateOnly), "rows", moved)
+	}
+	return days, nil
 }
 
 // untilDone repeats a batch until it finds nothing, with a breath in between.

@@ -39,7 +39,7 @@ func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 	if err != nil {
 		return Result{}, fmt.Errorf("reading the event: %w", err)
 	}
-	if kind := row.UsageEvent.Kind; kind != kindUsage {
+	if kind := row.LedgerRow.Kind; kind != kindUsage {
 		return Result{}, fault.New(fault.Conflict, "Only usage can be taken back, and this row is an "+kind+".")
 	}
 	back := opposite(row, reason)
@@ -69,7 +69,7 @@ func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 
 // opposite is the adjustment that takes all of an event back, with what it costs now.
 func opposite(found db.EventFindRow, reason string) entry {
-	row := found.UsageEvent
+	row := found.LedgerRow
 	e := Event{
 		ID: newID(), KeyID: found.KeyID, Model: row.Model, ModelReceived: row.ModelReceived, OccurredAt: row.OccurredAt,
 		Estimated: row.Estimated, Counts: Counts{
