@@ -21,8 +21,7 @@ func TestListScale(t *testing.T) {
 		h.want(h.do("GET", "/v1/keys?sort=-cost&limit="+strconv.Itoa(limit), nil), 200)
 		return h.db.Acquired() - before
 	}
-	// One checks the token, one reads the page with its counters, one how far the roll-up has come, one the
-	// periods, one what is held.
+	// One checks the token, one reads the page with its counters, one the periods, one what is held.
 	if one, many := statements(1), statements(200); one != many || one != 4 {
 		t.Errorf("a page of 1 takes %d statements, one of 200 takes %d, want 4", one, many)
 	}
