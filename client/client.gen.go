@@ -883,6 +883,8 @@ type AccountUsage struct {
 
 // AccountUsageList defines model for AccountUsageList.
 type AccountUsageList struct {
+	// AsOf Only where lists are read from a standby: what had happened by then is in the list.
+	AsOf       *Time          `json:"asOf,omitempty"`
 	Data       []AccountUsage `json:"data"`
 	NextCursor string         `json:"nextCursor"`
 }
@@ -971,6 +973,8 @@ type AuditList struct {
 
 // AuditPage defines model for AuditPage.
 type AuditPage struct {
+	// AsOf Only where lists are read from a standby: what had happened by then is in the list.
+	AsOf       *Time      `json:"asOf,omitempty"`
 	Data       []AuditRow `json:"data"`
 	NextCursor string     `json:"nextCursor"`
 }
@@ -1271,6 +1275,8 @@ type EventKind string
 
 // EventList defines model for EventList.
 type EventList struct {
+	// AsOf Only where lists are read from a standby: what had happened by then is in the list.
+	AsOf       *Time   `json:"asOf,omitempty"`
 	Data       []Event `json:"data"`
 	NextCursor string  `json:"nextCursor"`
 }
@@ -1940,6 +1946,8 @@ type KeyFieldsEnforcement string
 
 // KeyList defines model for KeyList.
 type KeyList struct {
+	// AsOf Only where lists are read from a standby: what had happened by then is in the list.
+	AsOf       *Time        `json:"asOf,omitempty"`
 	Data       []KeyDetails `json:"data"`
 	NextCursor string       `json:"nextCursor"`
 }
@@ -2334,7 +2342,10 @@ type Rates struct {
 // Readiness defines model for Readiness.
 type Readiness struct {
 	Checks map[string]string `json:"checks"`
-	Status ReadinessStatus   `json:"status"`
+
+	// StandbyLagSeconds How far the standby that lists and reports are read from is behind at the most; left out where there is none, or nobody knows.
+	StandbyLagSeconds *float64        `json:"standbyLagSeconds,omitempty"`
+	Status            ReadinessStatus `json:"status"`
 }
 
 // ReadinessStatus defines model for Readiness.Status.

@@ -26,6 +26,7 @@ import (
 	"github.com/keyledger/keyledger/internal/metrics"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/standby"
 	"github.com/keyledger/keyledger/internal/tracing"
 	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
@@ -134,11 +135,12 @@ type service struct {
 	grpc      *listener      // nil: none wanted
 	relay     *relayListener // nil: none wanted
 	refusals  *admit.Refusals
-	hot       *db.DB // for what others wait behind
-	patient   *db.DB // for what may wait for a row
-	changing  *db.DB // for changes of keys and background passes: they wait behind no reader
-	reporting *db.DB // for reports
-	standby   *db.DB // for reports too; nil: there is none
+	hot       *db.DB                            // for what others wait behind
+	patient   *db.DB                            // for what may wait for a row
+	changing  *db.DB                            // for changes of keys and background passes: they wait behind no reader
+	reporting *db.DB                            // for reports
+	copies    struct{ lists, reporting *db.DB } // on the standby; nil: there is none
+	standby   *standby.Standby
 	changes   *db.Listener
 	memories  memories // follow what changes hears
 	verifier  *verify.Verifier
@@ -180,16 +182,21 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 	}
 	s.public.Listener = api.PerAddress(public, cfg.MaxPerAddr, cfg.TrustedProxies)
 	reports := max(1, cfg.MaxConns/reportShare)
-	if s.db, err = db.Open(ctx, cfg.DatabaseURL, max(1, cfg.MaxConns-reports)); err != nil {
+	lists := max(1, cfg.MaxConns-reports)
+	if s.db, err = db.Open(ctx, cfg.DatabaseURL, lists); err != nil {
 		return nil, err
 	}
 	if s.reporting, err = db.Open(ctx, cfg.DatabaseURL, reports); err != nil {
 		return nil, err
 	}
 	if cfg.ReportsURL != "" {
-		if s.standby, err = db.OpenLater(ctx, cfg.ReportsURL, reports); err != nil {
+		var failed error
+		s.copies.lists, err = db.OpenLater(ctx, cfg.ReportsURL, lists)
+		s.copies.reporting, failed = db.OpenLater(ctx, cfg.ReportsURL, reports)
+		if err = errors.Join(err, failed); err != nil {
 			return nil, fmt.Errorf("KEYLEDGER_REPORTS_URL: %w", err)
 		}
+		s.standby = standby.New(s.db, s.copies.lists, cfg.ReportsLag)
 	}
 	if s.changing, err = db.Open(ctx, cfg.DatabaseURL, changeConns); err != nil {
 		return nil, err
@@ -292,7 +299,7 @@ func (s *service) run(ctx context.Context) error {
 	})
 	if s.standby != nil {
 		background.Go(func() {
-			loop.Every(loops, s.log, "measure the standby", standbyEvery, 5*time.Second, s.reports.Measure)
+			loop.Every(loops, s.log, "measure the standby", standbyEvery, 5*time.Second, s.standby.Measure)
 		})
 	}
 	background.Go(func() { loop.Every(loops, s.log, "show state", 20*time.Second, 20*time.Second, s.showState) })
@@ -352,7 +359,7 @@ func (s *service) close() {
 	if s.migrator != nil {
 		_ = s.migrator.Close()
 	}
-	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.standby, s.db} {
+	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.copies.lists, s.copies.reporting, s.db} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -7,9 +7,9 @@ import (
 	"time"
 )
 
-// Guarantee: reports are read from the standby as long as it follows, and say as of when; one that
-// is too far behind, or gone, is asked no more, and the primary is, until it has caught up: no
-// report is ever older than it may be.
+// Guarantee: lists and reports are read from the standby as long as it follows, and say as of when;
+// one that is too far behind, or gone, is asked no more, and the primary is, until it has caught up:
+// no answer is ever older than it may be, and none fails for the standby's sake.
 func TestReportsFromStandby(t *testing.T) {
 	t.Parallel()
 	p := newPair(t)
@@ -23,7 +23,7 @@ func TestReportsFromStandby(t *testing.T) {
 	_, key := post(t, base, "/v1/keys", map[string]any{"name": "k"})
 	record := func() {
 		t.Helper()
-		if status, answer := post(t, base, "/v1/usage", map[string]any{"keyId": key["id"], "model": "m", "usage": map[string]any{"input_tokens": 1}}); status != http.StatusOK {
+		if status, answer := post(t, base, "/v1/usage", map[string]any{"keyId": key["id"], "accountId": "a", "model": "m", "usage": map[string]any{"input_tokens": 1}}); status != http.StatusOK {
 			t.Fatal(status, answer)
 		}
 	}
@@ -47,9 +47,26 @@ func TestReportsFromStandby(t *testing.T) {
 	if _, asOf := reported(); time.Since(asOf) > 2*time.Second {
 		t.Errorf("as of %v", asOf)
 	}
+	lists := map[string]string{"/v1/keys": "the key", "/v1/accounts/usage": "the account", "/v1/events": "the event", "/v1/audit": "its audit row"}
+	for path, what := range lists {
+		eventually(t, what+" is listed", func() bool {
+			answer := read(t, base, path)
+			asOf, err := time.Parse(time.RFC3339, answer["asOf"].(string))
+			if err != nil || time.Since(asOf) > 2500*time.Millisecond {
+				t.Errorf("%s as of %v", path, answer["asOf"])
+			}
+			return len(answer["data"].([]any)) > 0
+		})
+	}
+	if _, answer, _ := send(http.MethodGet, base+"/readyz", nil); answer["standbyLagSeconds"].(float64) <= 0 || answer["standbyLagSeconds"].(float64) > 2 {
+		t.Errorf("the lag is said to be %v", answer["standbyLagSeconds"])
+	}
 
 	p.sql(t, p.standby, "SELECT pg_wal_replay_pause()")
 	record()
+	if n := len(read(t, base, "/v1/events")["data"].([]any)); n != 1 {
+		t.Errorf("%d events are listed by a standby that has one: it was not asked", n)
+	}
 	stale := 0
 	for range 40 { // never older than two seconds, whoever answers
 		if n, asOf := reported(); n == 1 && time.Since(asOf) > 2500*time.Millisecond || n == 0 {
@@ -75,6 +92,14 @@ func TestReportsFromStandby(t *testing.T) {
 		t.Fatal(err)
 	}
 	record()
+	for path := range lists { // before anybody has noticed, and after
+		if answer := read(t, base, path); len(answer["data"].([]any)) == 0 {
+			t.Errorf("%s without the standby: %v", path, answer)
+		}
+	}
+	if n, _ := reported(); n != 3 {
+		t.Errorf("%v requests are reported when the standby is just gone", n)
+	}
 	eventually(t, "the primary is asked", func() bool { return strings.Contains(state(), "read from the primary") })
 	if n, _ := reported(); n != 3 {
 		t.Errorf("%v requests without the standby", n)

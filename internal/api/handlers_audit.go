@@ -58,11 +58,15 @@ func (s *Server) ListAudit(ctx context.Context, r ListAuditRequestObject) (ListA
 		}
 		p.BeforeID = &id
 	}
-	rows, err := s.DB.AuditTrail(ctx, p)
+	var rows []db.AuditLog
+	asOf, err := s.list(func(from *db.DB) (err error) {
+		rows, err = from.AuditTrail(ctx, p)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the audit trail: %w", err)
 	}
-	answer := ListAudit200JSONResponse{Data: []auditRow{}}
+	answer := ListAudit200JSONResponse{Data: []auditRow{}, AsOf: asOf}
 	rows, answer.NextCursor = page(rows, size, func(last db.AuditLog) []string { return []string{strconv.FormatInt(last.ID, 10)} })
 	for _, row := range rows {
 		answer.Data = append(answer.Data, auditRow{auditEntry(row), row.TargetType, row.TargetID})

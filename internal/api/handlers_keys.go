@@ -43,7 +43,7 @@ func (s *Server) CreateKey(ctx context.Context, r CreateKeyRequestObject) (Creat
 }
 
 func (s *Server) issuedAnswer(ctx context.Context, made keys.Issued) (IssuedKeyAnswerJSONResponse, error) {
-	now, err := s.numbers(ctx, made.Row.APIKey.ID)
+	now, err := s.numbers(ctx, s.DB, made.Row.APIKey.ID)
 	if err != nil {
 		return IssuedKeyAnswerJSONResponse{}, err
 	}
@@ -54,12 +54,12 @@ func (s *Server) issuedAnswer(ctx context.Context, made keys.Issued) (IssuedKeyA
 }
 
 // numbers reads what keys have used and hold: two statements, however many keys.
-func (s *Server) numbers(ctx context.Context, ids ...uuid.UUID) (map[uuid.UUID]numbers, error) {
-	periods, err := s.Stats.Keys(ctx, ids, nil)
+func (s *Server) numbers(ctx context.Context, from *db.DB, ids ...uuid.UUID) (map[uuid.UUID]numbers, error) {
+	periods, err := s.Stats.From(from).Keys(ctx, ids, nil)
 	if err != nil {
 		return nil, err
 	}
-	held, err := s.DB.AdmissionsHeld(ctx, db.AdmissionsHeldParams{KeyIDs: ids})
+	held, err := from.AdmissionsHeld(ctx, db.AdmissionsHeldParams{KeyIDs: ids})
 	if err != nil {
 		return nil, fmt.Errorf("reading what keys hold: %w", err)
 	}
@@ -139,22 +139,26 @@ func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKey
 		return nil, err
 	}
 	params.RowLimit = read
-	rows, err := s.DB.KeyList(ctx, params)
-	if err != nil {
-		return nil, fmt.Errorf("listing keys: %w", err)
-	}
-	answer := ListKeys200JSONResponse{Data: []KeyDetails{}}
-	rows, answer.NextCursor = page(rows, size, func(last db.KeyListRow) []string {
-		return []string{sortName(r.Params.Sort), last.ByText, last.ByTime, last.ByNumber, last.APIKey.ID.String()}
+	var rows []db.KeyListRow
+	var now map[uuid.UUID]numbers
+	asOf, err := s.list(func(from *db.DB) (err error) {
+		if rows, err = from.KeyList(ctx, params); err != nil {
+			return fmt.Errorf("listing keys: %w", err)
+		}
+		ids := make([]uuid.UUID, len(rows))
+		for i, row := range rows {
+			ids[i] = row.APIKey.ID
+		}
+		now, err = s.numbers(ctx, from, ids...)
+		return err
 	})
-	ids := make([]uuid.UUID, len(rows))
-	for i, row := range rows {
-		ids[i] = row.APIKey.ID
-	}
-	now, err := s.numbers(ctx, ids...)
 	if err != nil {
 		return nil, err
 	}
+	answer := ListKeys200JSONResponse{Data: []KeyDetails{}, AsOf: asOf}
+	rows, answer.NextCursor = page(rows, size, func(last db.KeyListRow) []string {
+		return []string{sortName(r.Params.Sort), last.ByText, last.ByTime, last.ByNumber, last.APIKey.ID.String()}
+	})
 	for _, row := range rows {
 		shown := db.KeyShowRow{APIKey: row.APIKey, Hint: row.Hint, KeyCounter: row.KeyCounter, AsOf: row.AsOf}
 		answer.Data = append(answer.Data, details(shown, now[row.APIKey.ID]))
@@ -220,7 +224,7 @@ func (s *Server) GetKey(ctx context.Context, r GetKeyRequestObject) (GetKeyRespo
 }
 
 func (s *Server) keyAnswer(ctx context.Context, row db.KeyShowRow) (KeyAnswerJSONResponse, error) {
-	now, err := s.numbers(ctx, row.APIKey.ID)
+	now, err := s.numbers(ctx, s.DB, row.APIKey.ID)
 	if err != nil {
 		return KeyAnswerJSONResponse{}, err
 	}

@@ -55,20 +55,25 @@ func (s *Server) readiness(ctx context.Context) Readiness {
 		checks["schema"] = "is behind: run keyledger migrate up"
 		return Readiness{Status: Unready, Checks: checks}
 	}
-	if used, has := s.Reports.Standby(); has && !used {
-		checks["reports"] = "are read from the primary: the standby is too far behind, or does not answer"
-	} else if has {
+	behind, fit := s.Standby.Behind()
+	if fit {
 		checks["reports"] = ok
+	} else if s.Standby != nil {
+		checks["reports"] = "are read from the primary: the standby is too far behind, or does not answer"
+	}
+	var lag *float64
+	if behind > 0 {
+		lag = new(behind.Round(time.Millisecond).Seconds())
 	}
 	if !s.Listening() {
 		checks["changes"] = "are not heard: every request asks the database"
 	}
 	for _, state := range checks {
 		if state != ok {
-			return Readiness{Status: Degraded, Checks: checks}
+			return Readiness{Status: Degraded, Checks: checks, StandbyLagSeconds: lag}
 		}
 	}
-	return Readiness{Status: Ready, Checks: checks}
+	return Readiness{Status: Ready, Checks: checks, StandbyLagSeconds: lag}
 }
 
 // fullPool tells of a pool whose connections are all in use; empty: there is none.

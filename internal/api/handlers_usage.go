@@ -185,11 +185,15 @@ func (s *Server) ListAccountUsage(ctx context.Context, r ListAccountUsageRequest
 		}
 		after = &usage.AccountsAfter{Tokens: tokens, ID: cursor[1]}
 	}
-	found, err := s.Stats.AccountList(ctx, after, timeIn(r.Params.AsOf), read)
+	var found []usage.Account
+	asOf, err := s.list(func(from *db.DB) (err error) {
+		found, err = s.Stats.From(from).AccountList(ctx, after, timeIn(r.Params.AsOf), read)
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}
-	answer := ListAccountUsage200JSONResponse{Data: []AccountUsage{}}
+	answer := ListAccountUsage200JSONResponse{Data: []AccountUsage{}, AsOf: asOf}
 	found, answer.NextCursor = page(found, size, func(last usage.Account) []string {
 		return []string{strconv.FormatInt(last.Daily.All(), 10), last.ID}
 	})
@@ -230,11 +234,15 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 		}
 		params.AfterID, params.AfterChunk = &id, &chunk
 	}
-	rows, err := s.DB.EventList(ctx, params)
+	var rows []db.EventListRow
+	asOf, err := s.list(func(from *db.DB) (err error) {
+		rows, err = from.EventList(ctx, params)
+		return err
+	})
 	if err != nil {
 		return nil, fmt.Errorf("listing events: %w", err)
 	}
-	answer := ListEvents200JSONResponse{Data: []Event{}}
+	answer := ListEvents200JSONResponse{Data: []Event{}, AsOf: asOf}
 	rows, answer.NextCursor = page(rows, size, func(last db.EventListRow) []string {
 		return []string{last.LedgerRow.EventID.String(), strconv.FormatInt(last.LedgerRow.Chunk, 10)}
 	})

@@ -30,6 +30,7 @@ import (
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/standby"
 	"github.com/keyledger/keyledger/internal/upkeep"
 	"github.com/keyledger/keyledger/internal/usage"
 	"github.com/keyledger/keyledger/internal/verify"
@@ -55,6 +56,9 @@ type Options struct {
 	Webhooks *alert.Webhooks
 	Clients  []config.Client
 	LeaseTTL time.Duration // length of a lease that asks for none
+	// Standby is what lists may be read from, by the pool Copy; nil: there is none.
+	Standby *standby.Standby
+	Copy    *db.DB
 	// Hot is the pool of the hot path: without it nothing that a relay needs works.
 	Hot *db.DB
 	// Listening tells whether changes are heard.

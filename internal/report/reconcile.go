@@ -9,12 +9,14 @@ import (
 
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/fault"
+	"github.com/keyledger/keyledger/internal/standby"
 )
 
 // Reports reads. It is safe for concurrent use.
 type Reports struct {
 	db       *db.DB
-	standby  *standby // nil: there is none
+	copied   *db.DB // on the standby
+	standby  *standby.Standby
 	timezone string
 	busy     sync.Mutex
 }
@@ -22,6 +24,17 @@ type Reports struct {
 // New makes reports of a database that parts its days in an IANA time zone. Each takes a
 // connection of the pool for as long as it is sent.
 func New(d *db.DB, timezone string) *Reports { return &Reports{db: d, timezone: timezone} }
+
+// NewWithStandby is New that reads usage from another pool, one on a standby of the database, as
+// long as that may be read from.
+func NewWithStandby(primary, copied *db.DB, s *standby.Standby, timezone string) *Reports {
+	return &Reports{db: primary, copied: copied, standby: s, timezone: timezone}
+}
+
+// source is where a report is read from, and how far that is behind.
+func (r *Reports) source() (from *db.DB, behind time.Duration) {
+	return r.standby.Pick(r.db, r.copied)
+}
 
 // PoolStat tells how many connections reports have: open, in use and allowed.
 func (r *Reports) PoolStat() (open, inUse, most int32) { return r.db.PoolStat() }

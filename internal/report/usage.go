@@ -95,12 +95,25 @@ func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) err
 }
 
 // read runs fn on one snapshot, for a report that the ledger reaches back far enough for, and
-// tells the instant that the snapshot is as of.
+// tells the instant that the snapshot is as of. Where the standby fails before anything of the
+// report was read, it is read from the primary.
 func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) (asOf time.Time, err error) {
 	if err := q.check(); err != nil {
 		return asOf, err
 	}
-	source, behind := r.source()
+	begun := false
+	from, behind := r.source()
+	asOf, err = r.readFrom(ctx, from, behind, q, func(reader *db.Reader) error {
+		begun = true
+		return fn(reader)
+	})
+	if err != nil && from != r.db && !begun {
+		return r.readFrom(ctx, r.db, 0, q, fn)
+	}
+	return asOf, err
+}
+
+func (r *Reports) readFrom(ctx context.Context, source *db.DB, behind time.Duration, q Query, fn func(*db.Reader) error) (asOf time.Time, err error) {
 	if q.needsLedger() {
 		if err := r.reaches(ctx, source, q.From); err != nil {
 			return asOf, err

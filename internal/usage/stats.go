@@ -66,6 +66,9 @@ type Stats struct {
 // NewStats makes Stats of a database that parts its days in an IANA time zone.
 func NewStats(d *db.DB, timezone string) *Stats { return &Stats{db: d, timezone: timezone} }
 
+// From are the Stats of the same service that read from another pool.
+func (s *Stats) From(d *db.DB) *Stats { return NewStats(d, s.timezone) }
+
 // OfKey is a key's all-time block.
 func OfKey(t db.KeyCounter) Block {
 	return block(t.Requests, t.InputTokens, t.OutputTokens, t.CacheCreateTokens, t.CacheReadTokens, t.Ephemeral1hTokens, t.Cost)

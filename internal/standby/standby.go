@@ -1,4 +1,6 @@
-package report
+// Package standby knows how far a streaming standby of the database is behind, and so whether lists
+// and reports may be read from it.
+package standby
 
 import (
 	"context"
@@ -10,11 +12,11 @@ import (
 	"github.com/keyledger/keyledger/db"
 )
 
-// standby is a copy of the database that reports are read from as long as it is not far behind.
-// It is safe for concurrent use.
-type standby struct {
-	primary, copy *db.DB
-	maxLag        time.Duration
+// Standby is a copy of the database that is read from as long as it is not far behind. A nil one is
+// never read from. It is safe for concurrent use.
+type Standby struct {
+	primary, copied *db.DB
+	maxLag          time.Duration
 
 	mu      sync.Mutex
 	samples []sample  // of the primary, the oldest first
@@ -31,19 +33,15 @@ type sample struct {
 // maxSamples bounds what is remembered of the primary: a standby further behind is of no use.
 const maxSamples = 1000
 
-// NewWithStandby is New that reads usage from a standby of the database instead, as long as that
-// is not further behind than maxLag. Measure must be called again and again.
-func NewWithStandby(primary, from *db.DB, maxLag time.Duration, timezone string) *Reports {
-	return &Reports{db: primary, timezone: timezone, standby: &standby{primary: primary, copy: from, maxLag: maxLag}}
+// New makes a Standby that may be maxLag behind. Measure must be called again and again; until it
+// was, nothing is read from the copy.
+func New(primary, copied *db.DB, maxLag time.Duration) *Standby {
+	return &Standby{primary: primary, copied: copied, maxLag: maxLag}
 }
 
 // Measure finds out how far the standby is behind. What it cannot find out it does not trust. Of
 // failures one after another it tells the first.
-func (r *Reports) Measure(ctx context.Context) error {
-	s := r.standby
-	if s == nil {
-		return nil
-	}
+func (s *Standby) Measure(ctx context.Context) error {
 	err := s.measure(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -54,13 +52,13 @@ func (r *Reports) Measure(ctx context.Context) error {
 	return err
 }
 
-func (s *standby) measure(ctx context.Context) error {
+func (s *Standby) measure(ctx context.Context) error {
 	now := time.Now()
 	there, err := s.primary.WalPosition(ctx)
 	if err != nil {
 		return fmt.Errorf("asking how far the primary has come: %w", err)
 	}
-	here, err := s.copy.WalPosition(ctx)
+	here, err := s.copied.WalPosition(ctx)
 	if err != nil {
 		return fmt.Errorf("asking how far the standby has come: %w", err)
 	}
@@ -68,7 +66,7 @@ func (s *standby) measure(ctx context.Context) error {
 	defer s.mu.Unlock()
 	if !here.InRecovery && !here.StartedAt.Equal(there.StartedAt) {
 		s.samples, s.upTo = nil, time.Time{}
-		return fmt.Errorf("the server of KEYLEDGER_REPORTS_URL is no standby any more: reports are read from the primary")
+		return fmt.Errorf("the server of KEYLEDGER_REPORTS_URL is no standby any more: lists and reports are read from the primary")
 	}
 	s.samples = append(s.samples, sample{now, there.Position})
 	reached := 0
@@ -85,22 +83,26 @@ func (s *standby) measure(ctx context.Context) error {
 	return nil
 }
 
-// source is where a report is read from, and how far that is behind.
-func (r *Reports) source() (from *db.DB, behind time.Duration) {
-	s := r.standby
+// Behind tells how far the standby is behind at the most, 0 where nobody knows; fit: it is known,
+// and not further than it may be.
+func (s *Standby) Behind() (behind time.Duration, fit bool) {
 	if s == nil {
-		return r.db, 0
+		return 0, false
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if behind = time.Since(s.upTo); s.upTo.IsZero() || behind > s.maxLag {
-		return r.db, 0
+	if s.upTo.IsZero() {
+		return 0, false
 	}
-	return s.copy, behind
+	behind = time.Since(s.upTo)
+	return behind, behind <= s.maxLag
 }
 
-// Standby tells whether reports are read from the standby at the moment; has: there is one.
-func (r *Reports) Standby() (used, has bool) {
-	from, _ := r.source()
-	return from != r.db, r.standby != nil
+// Pick is the pool to read from, of one on the primary and one on the standby, and how far it is
+// behind.
+func (s *Standby) Pick(primary, copied *db.DB) (from *db.DB, behind time.Duration) {
+	if behind, fit := s.Behind(); fit {
+		return copied, behind
+	}
+	return primary, 0
 }
