@@ -249,14 +249,7 @@ func (d *DB) InTx(ctx context.Context, fn func(*Queries) error) error {
 // reads is of the same instant.
 func (d *DB) Snapshot(ctx context.Context, fn func(*Reader) error) error {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return pgx.BeginTxFunc(ctx, d.pool, options, func(tx pgx.Tx) error {
-		// Before the snapshot is taken, and until its end: a day that moved to the archive in
-		// between would be in neither of the two tables that it sees.
-		if _, err := tx.Exec(ctx, "LOCK TABLE usage_events IN ACCESS SHARE MODE"); err != nil {
-			return err
-		}
-		return fn(&Reader{New(tx), tx})
-	})
+	return pgx.BeginTxFunc(ctx, d.pool, options, func(tx pgx.Tx) error { return fn(&Reader{New(tx), tx}) })
 }
 
 // Reader reads from one connection.

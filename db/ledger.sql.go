@@ -89,29 +89,47 @@ func (q *Queries) AdmissionKeys(ctx context.Context, admissionIds []uuid.UUID) (
 }
 
 const archiveDay = `-- name: ArchiveDay :one
-SELECT archive_ledger_day($1::date)::bigint AS moved
+SELECT archive_day($1::date)::bigint AS copied
 `
 
-// Moves a day's ledger rows into the archive, whole, and returns how many. After ArchiveTurn in the
-// same transaction.
+// Copies a day's ledger rows to where the archive's next month is made, and returns how many. After
+// ArchiveTurn in the same transaction.
 func (q *Queries) ArchiveDay(ctx context.Context, day time.Time) (int64, error) {
 	row := q.db.QueryRow(ctx, archiveDay, day)
-	var moved int64
-	err := row.Scan(&moved)
-	return moved, err
+	var copied int64
+	err := row.Scan(&copied)
+	return copied, err
 }
 
 const archiveDue = `-- name: ArchiveDue :many
-SELECT f.day::date AS day
-  FROM (SELECT ledger_first_day() AS day) AS f
- CROSS JOIN rollup_state AS s
- WHERE f.day < (now() AT TIME ZONE 'UTC')::date - $1::integer
-   AND f.day < (s.tail_since AT TIME ZONE 'UTC')::date
+WITH edge AS MATERIALIZED (
+    SELECT least((now() AT TIME ZONE 'UTC')::date - $1::integer,
+                 (s.tail_since AT TIME ZONE 'UTC')::date,
+                 (SELECT min(a.opened_at AT TIME ZONE 'UTC')::date FROM alert_state AS a WHERE a.chunk > 0)) AS day
+      FROM rollup_state AS s
+), due AS MATERIALIZED (
+    SELECT date_trunc('month', min(p.first_day)::timestamp)::date AS month
+      FROM ledger_partitions() AS p
+     WHERE p.of_table = 'usage_events'
+       AND date_trunc('month', p.first_day::timestamp) >= (now() AT TIME ZONE 'UTC')::date - $2::integer
+)
+SELECT p.first_day::date AS day
+  FROM due AS d
+  JOIN edge AS e ON (d.month + interval '1 month')::date <= e.day
+  JOIN ledger_partitions() AS p ON p.of_table = 'usage_events'
+       AND p.first_day >= d.month AND p.next_day <= (d.month + interval '1 month')::date
+ ORDER BY day
 `
 
-// The first UTC day of the ledger that is older than so many days, if the rollups hold all of it.
-func (q *Queries) ArchiveDue(ctx context.Context, days int32) ([]time.Time, error) {
-	rows, err := q.db.Query(ctx, archiveDue, days)
+type ArchiveDueParams struct {
+	Days          int32
+	RetentionDays int32
+}
+
+// The days that have partitions, of the first UTC month of the ledger that is older than so many
+// days, that the rollups hold and every event was told of, and that retention leaves whole.
+func (q *Queries) ArchiveDue(ctx context.Context, arg ArchiveDueParams) ([]time.Time, error) {
+	rows, err := q.db.Query(ctx, archiveDue, arg.Days, arg.RetentionDays)
 	if err != nil {
 		return nil, err
 	}
@@ -130,24 +148,25 @@ func (q *Queries) ArchiveDue(ctx context.Context, days int32) ([]time.Time, erro
 	return items, nil
 }
 
-const archivePartitionMake = `-- name: ArchivePartitionMake :one
-SELECT make_archive_partition($1::date)::boolean AS made
+const archiveMonth = `-- name: ArchiveMonth :one
+SELECT archive_month($1::date)::bigint AS moved
 `
 
-// Makes the archive's partition for a day, if it is missing.
-func (q *Queries) ArchivePartitionMake(ctx context.Context, day time.Time) (bool, error) {
-	row := q.db.QueryRow(ctx, archivePartitionMake, day)
-	var made bool
-	err := row.Scan(&made)
-	return made, err
+// Makes the copy of a day's month part of the archive, and returns how many rows it has. After
+// ArchiveTurn in the same transaction; every transaction that ArchiveDay ran beside has ended.
+func (q *Queries) ArchiveMonth(ctx context.Context, day time.Time) (int64, error) {
+	row := q.db.QueryRow(ctx, archiveMonth, day)
+	var moved int64
+	err := row.Scan(&moved)
+	return moved, err
 }
 
 const archiveTurn = `-- name: ArchiveTurn :one
 SELECT pg_try_advisory_xact_lock(hashtext('keyledger.archive'))::boolean AS turn
 `
 
-// Whether it is this session's turn, until its transaction ends, to move days into the archive: one
-// at a time, over all replicas. It waits for nobody.
+// Whether it is this session's turn, until its transaction ends, to move a month into the archive:
+// one at a time, over all replicas. It waits for nobody.
 func (q *Queries) ArchiveTurn(ctx context.Context) (bool, error) {
 	row := q.db.QueryRow(ctx, archiveTurn)
 	var turn bool
@@ -887,4 +906,17 @@ func (q *Queries) LedgerWhole(ctx context.Context, timezone string) (time.Time, 
 	var since time.Time
 	err := row.Scan(&since)
 	return since, err
+}
+
+const transactionsUnderWay = `-- name: TransactionsUnderWay :one
+SELECT transactions_under_way()::text[] AS names
+`
+
+// Those of this database at this moment, but for this one, by names that only this run of the server
+// gives them.
+func (q *Queries) TransactionsUnderWay(ctx context.Context) ([]string, error) {
+	row := q.db.QueryRow(ctx, transactionsUnderWay)
+	var names []string
+	err := row.Scan(&names)
+	return names, err
 }

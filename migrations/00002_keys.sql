@@ -194,12 +194,10 @@ COMMENT ON COLUMN key_counters.cost IS 'USD of all time.';
 COMMENT ON COLUMN key_counters.last_used_at IS 'Latest occurred_at of its usage; null: never used.';
 
 CREATE TABLE ledger_holders (
-    ledger_id uuid        PRIMARY KEY,
-    added_at  timestamptz NOT NULL DEFAULT now()
+    ledger_id uuid PRIMARY KEY
 );
 COMMENT ON TABLE  ledger_holders IS 'Ids that the ledger and the rollups know and no key has: those of purged keys, and the holder of usage that was imported for accounts alone.';
 COMMENT ON COLUMN ledger_holders.ledger_id IS 'The id.';
-COMMENT ON COLUMN ledger_holders.added_at IS 'When the key was purged, or the id first used.';
 
 -- Reports list keys by it: those that there are, and what is left of those that are gone.
 CREATE VIEW ledger_keys AS

@@ -105,18 +105,31 @@ END $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION make_ledger_partitions(date, date) IS 'Makes the ledger partitions of these UTC days, both included, where they are missing; returns how many. Gives up after 50 ms of waiting for a lock. Safe to run at once from many sessions.';
 
--- Old days of the ledger, moved here whole (KEYLEDGER_ARCHIVE_AFTER_DAYS): a partition a month in place
--- of one a day, which may lie in another tablespace. Nothing that a request waits for reads or
--- writes it.
+-- Old months of the ledger (KEYLEDGER_ARCHIVE_AFTER_DAYS): one partition each, in place of one a day.
+-- Nothing that a request waits for reads or writes it.
+--
+-- A month is copied first, a day at a time, to a partition of usage_archiving, which no reader looks
+-- at. Once every transaction has ended that began before the copy was there, one short transaction
+-- makes that partition the archive's and drops those of the days. So whatever a reader's
+-- snapshot is, and whenever it takes its locks, it finds each row in one place: what
+-- changes hands are tables, which are seen as they are now, and not rows.
 CREATE TABLE usage_archive (
     LIKE usage_events INCLUDING CONSTRAINTS,
     PRIMARY KEY (event_id, ledger_id, received_at)
 ) PARTITION BY RANGE (received_at);
 CREATE INDEX usage_archive_key ON usage_archive (ledger_id, chunk, event_id);
-CREATE INDEX usage_archive_received ON usage_archive USING brin (received_at);
 CREATE INDEX usage_archive_unpriced ON usage_archive (model) WHERE NOT priced;
 SELECT explain_ledger_partition('usage_archive',
-    'Ledger rows of old days, which were moved here whole. Partitioned by UTC month of receipt.');
+    'Ledger rows of old months, moved here whole. Partitioned by UTC month of receipt.');
+
+CREATE TABLE usage_archiving (
+    LIKE usage_events INCLUDING CONSTRAINTS,
+    PRIMARY KEY (event_id, ledger_id, received_at)
+) PARTITION BY RANGE (received_at);
+CREATE INDEX usage_archiving_key ON usage_archiving (ledger_id, chunk, event_id);
+CREATE INDEX usage_archiving_unpriced ON usage_archiving (model) WHERE NOT priced;
+SELECT explain_ledger_partition('usage_archiving',
+    'Copies of ledger rows, of a month that is on its way to the archive: no part of the ledger yet.');
 
 CREATE VIEW ledger AS
 SELECT u.* FROM usage_events AS u
@@ -125,74 +138,101 @@ SELECT a.* FROM usage_archive AS a;
 COMMENT ON VIEW ledger IS 'All of the retained ledger: usage_events and usage_archive. Each row is in one of them.';
 
 -- +goose StatementBegin
-CREATE FUNCTION ledger_first_day() RETURNS date LANGUAGE sql STABLE AS $$
-    SELECT least((SELECT min(CASE WHEN c.relname ~ '^usage_events_\d{8}$'
-                                  THEN to_date(right(c.relname, 8), 'YYYYMMDD') END)
-                    FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-                   WHERE i.inhparent = 'usage_events'::regclass),
-                 (SELECT (min(u.received_at) AT TIME ZONE 'UTC')::date FROM usage_events_default AS u))
+CREATE FUNCTION ledger_partitions() RETURNS TABLE (name text, of_table text, first_day date, next_day date)
+    LANGUAGE sql STABLE AS $$
+    SELECT c.relname::text, i.inhparent::regclass::text, p.first_day, p.next_day
+      FROM pg_inherits AS i
+      JOIN pg_class AS c ON c.oid = i.inhrelid
+     CROSS JOIN LATERAL (
+           SELECT CASE WHEN c.relname ~ '^usage_events_\d{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD')
+                       WHEN c.relname ~ '^usage_archive_\d{6}$' THEN to_date(right(c.relname, 6), 'YYYYMM') END,
+                  CASE WHEN c.relname ~ '^usage_events_\d{8}$' THEN to_date(right(c.relname, 8), 'YYYYMMDD') + 1
+                       WHEN c.relname ~ '^usage_archive_\d{6}$'
+                       THEN (to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month')::date END
+     ) AS p (first_day, next_day)
+     WHERE i.inhparent IN ('usage_events'::regclass, 'usage_archive'::regclass, 'usage_archiving'::regclass)
+       AND p.first_day IS NOT NULL
 $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION ledger_first_day() IS 'The first UTC day that usage_events has a partition or a row of.';
+COMMENT ON FUNCTION ledger_partitions() IS 'The partitions of usage_events, usage_archive and usage_archiving (of_table), but for the default one: the first UTC day that rows of each were received on, and the day after the last.';
+
+CREATE FUNCTION transactions_under_way() RETURNS text[] LANGUAGE sql AS $$
+    SELECT coalesce(array_agg(l.virtualtransaction::text), '{}')
+      FROM pg_locks AS l
+      JOIN pg_stat_activity AS a ON a.pid = l.pid
+     WHERE l.locktype = 'virtualxid' AND l.granted AND l.pid <> pg_backend_pid()
+       AND a.datid = (SELECT d.oid FROM pg_database AS d WHERE d.datname = current_database())
+$$;
+COMMENT ON FUNCTION transactions_under_way() IS 'The transactions that there are in this database at this moment, but for the one that asks.';
 
 -- +goose StatementBegin
-CREATE FUNCTION make_archive_partition(of_day date) RETURNS boolean LANGUAGE plpgsql AS $$
-DECLARE
-    month date := date_trunc('month', of_day::timestamp)::date;
-    part  text := 'usage_archive_' || to_char(of_day, 'YYYYMM');
-BEGIN
-    PERFORM set_config('lock_timeout', '50ms', true); -- reports wait behind it
-    PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
-    IF to_regclass(part) IS NOT NULL THEN
-        RETURN false;
-    END IF;
-    EXECUTE format('CREATE TABLE %I PARTITION OF usage_archive FOR VALUES FROM (%L) TO (%L)',
-        part, month::timestamp AT TIME ZONE 'UTC', (month::timestamp + interval '1 month') AT TIME ZONE 'UTC');
-    PERFORM explain_ledger_partition(part::regclass,
-        'Ledger rows received in ' || to_char(month, 'YYYY-MM') || ' (UTC).');
-    RETURN true;
-END $$;
--- +goose StatementEnd
-COMMENT ON FUNCTION make_archive_partition(date) IS 'Makes the partition of usage_archive for the month of this day, if it is missing, and tells whether it did. Gives up after 50 ms of waiting for a lock.';
-
--- +goose StatementBegin
-CREATE FUNCTION archive_ledger_day(of_day date) RETURNS bigint LANGUAGE plpgsql AS $$
+CREATE FUNCTION archive_day(of_day date) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
     first timestamptz := of_day::timestamp AT TIME ZONE 'UTC';
     next  timestamptz := (of_day + 1)::timestamp AT TIME ZONE 'UTC';
-    part  text := 'usage_events_' || to_char(of_day, 'YYYYMMDD');
-    moved bigint;
+    month date := date_trunc('month', of_day::timestamp)::date;
+    into_part text := 'usage_archive_' || to_char(of_day, 'YYYYMM');
+    from_part text := 'usage_events_' || to_char(of_day, 'YYYYMMDD');
+    copied bigint;
 BEGIN
-    INSERT INTO usage_archive
-    SELECT u.* FROM usage_events AS u WHERE u.received_at >= first AND u.received_at < next;
-    GET DIAGNOSTICS moved = ROW_COUNT;
-
-    -- Usage waits behind each try, and nobody while it sleeps.
-    PERFORM set_config('lock_timeout', '50ms', true);
-    FOR try IN 1..100 LOOP
-        BEGIN
-            LOCK TABLE usage_events IN ACCESS EXCLUSIVE MODE;
-            EXIT;
-        EXCEPTION WHEN lock_not_available THEN
-            IF try = 100 THEN
-                RAISE;
-            END IF;
-        END;
-        PERFORM pg_sleep(random());
-    END LOOP;
-
-    -- Keys that were purged since the copy began have lost their text in usage_events alone.
-    UPDATE usage_archive AS a SET request_id = NULL, reason = NULL
-      FROM ledger_holders AS h
-     WHERE h.added_at >= now() - interval '1 hour' AND a.ledger_id = h.ledger_id
-       AND a.received_at >= first AND a.received_at < next
-       AND (a.request_id IS NOT NULL OR a.reason IS NOT NULL);
-    EXECUTE format('DROP TABLE IF EXISTS %I', part);
-    DELETE FROM usage_events_default AS u WHERE u.received_at >= first AND u.received_at < next;
-    RETURN moved;
+    IF to_regclass(into_part) IS NULL THEN
+        EXECUTE format('CREATE TABLE %I PARTITION OF usage_archiving (
+                CONSTRAINT of_month CHECK (received_at >= %L AND received_at < %L)) FOR VALUES FROM (%2$L) TO (%3$L)',
+            into_part, month::timestamp AT TIME ZONE 'UTC', (month::timestamp + interval '1 month') AT TIME ZONE 'UTC');
+        PERFORM explain_ledger_partition(into_part::regclass,
+            'Ledger rows received in ' || to_char(month, 'YYYY-MM') || ' (UTC).');
+    END IF;
+    IF to_regclass(from_part) IS NULL
+       OR EXISTS (SELECT FROM usage_archiving AS a WHERE a.received_at >= first AND a.received_at < next) THEN
+        RETURN 0;
+    END IF;
+    EXECUTE format('INSERT INTO usage_archiving SELECT u.* FROM %I AS u', from_part);
+    GET DIAGNOSTICS copied = ROW_COUNT;
+    RETURN copied;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION archive_ledger_day(date) IS 'Moves the ledger rows received on a UTC day to usage_archive, whole or not at all, drops the partition of that day, and returns how many there were. make_archive_partition comes first, in a transaction of its own. Gives up when usage_events cannot be locked for about a minute. One at a time: see the query ArchiveTurn.';
+COMMENT ON FUNCTION archive_day(date) IS 'Copies the ledger rows of a UTC day that has a partition to usage_archiving, unless they are there, and returns how many it copied.';
+
+-- +goose StatementBegin
+CREATE FUNCTION archive_month(of_day date) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    month     date := date_trunc('month', of_day::timestamp)::date;
+    next      date := (date_trunc('month', of_day::timestamp) + interval '1 month')::date;
+    new_part  text := 'usage_archive_' || to_char(of_day, 'YYYYMM');
+    part      record;
+    there     record;
+    copied    record;
+BEGIN
+    -- Keys that were purged while a day of theirs was copied.
+    UPDATE usage_archiving AS a SET request_id = NULL, reason = NULL
+      FROM ledger_holders AS h
+     WHERE a.ledger_id = h.ledger_id AND (a.request_id IS NOT NULL OR a.reason IS NOT NULL);
+
+    SELECT count(*) AS row_count, sum(u.cost) AS cost INTO there FROM usage_events AS u
+     WHERE u.tableoid IN (SELECT to_regclass(p.name) FROM ledger_partitions() AS p WHERE p.of_table = 'usage_events')
+       AND u.received_at >= month::timestamp AT TIME ZONE 'UTC' AND u.received_at < next::timestamp AT TIME ZONE 'UTC';
+    SELECT count(*) AS row_count, sum(a.cost) AS cost INTO copied FROM usage_archiving AS a
+     WHERE a.received_at >= month::timestamp AT TIME ZONE 'UTC' AND a.received_at < next::timestamp AT TIME ZONE 'UTC';
+    IF there IS DISTINCT FROM copied THEN
+        RAISE 'the copy of % has % rows that cost %, the ledger % that cost %', to_char(month, 'YYYY-MM'),
+            copied.row_count, copied.cost, there.row_count, there.cost;
+    END IF;
+
+    PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
+    PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    LOCK TABLE ONLY usage_events, ONLY usage_archive, ONLY usage_archiving IN ACCESS EXCLUSIVE MODE;
+    EXECUTE format('ALTER TABLE usage_archiving DETACH PARTITION %I', new_part);
+    EXECUTE format('ALTER TABLE usage_archive ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+        new_part, month::timestamp AT TIME ZONE 'UTC', next::timestamp AT TIME ZONE 'UTC');
+    EXECUTE format('ALTER TABLE %I DROP CONSTRAINT of_month', new_part);
+    FOR part IN SELECT p.name FROM ledger_partitions() AS p
+                 WHERE p.of_table = 'usage_events' AND p.first_day >= month AND p.next_day <= next LOOP
+        EXECUTE format('DROP TABLE %I', part.name);
+    END LOOP;
+    RETURN copied.row_count;
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION archive_month(date) IS 'Makes the copy of a UTC month the archive''s, drops its daily partitions, and returns how many rows there are. Every day must have been copied (archive_day), and every transaction have ended that began before. Refuses a copy that has other rows than the ledger. Gives up after 50 ms of waiting for a lock.';
 
 -- +goose StatementBegin
 CREATE FUNCTION drop_ledger_partitions(before_day date) RETURNS integer LANGUAGE plpgsql AS $$
@@ -200,36 +240,30 @@ DECLARE
     part    record;
     dropped integer := 0;
     until   date := before_day;
-    rest    bigint;
-    old     bigint;
+    since   date;
 BEGIN
     PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
     -- What the rollups do not hold yet stays.
     SELECT least(until, (s.tail_since AT TIME ZONE 'UTC')::date) INTO until FROM rollup_state AS s;
-    FOR part IN
-        SELECT c.relname FROM pg_inherits AS i JOIN pg_class AS c ON c.oid = i.inhrelid
-         WHERE i.inhparent IN ('usage_events'::regclass, 'usage_archive'::regclass)
-           AND CASE WHEN c.relname ~ '^usage_events_\d{8}$'
-                    THEN to_date(right(c.relname, 8), 'YYYYMMDD') + interval '1 day'
-                    WHEN c.relname ~ '^usage_archive_\d{6}$'
-                    THEN to_date(right(c.relname, 6), 'YYYYMM') + interval '1 month' END <= until
-    LOOP
-        EXECUTE format('DROP TABLE %I', part.relname);
+    FOR part IN SELECT p.name, p.of_table, p.next_day FROM ledger_partitions() AS p WHERE p.next_day <= until LOOP
+        EXECUTE format('DROP TABLE %I', part.name);
         dropped := dropped + 1;
+        since := greatest(since, CASE part.of_table WHEN 'usage_events' THEN until
+                                                    WHEN 'usage_archive' THEN part.next_day END);
     END LOOP;
     DELETE FROM usage_events_default AS u WHERE u.received_at < until::timestamp AT TIME ZONE 'UTC';
-    GET DIAGNOSTICS rest = ROW_COUNT;
-    DELETE FROM usage_archive AS a WHERE a.received_at < until::timestamp AT TIME ZONE 'UTC';
-    GET DIAGNOSTICS old = ROW_COUNT;
-    IF dropped + rest + old > 0 THEN
-        INSERT INTO service_settings AS s (name, value) VALUES ('ledger_since', until::text)
+    IF FOUND THEN
+        since := until;
+    END IF;
+    IF since IS NOT NULL THEN
+        INSERT INTO service_settings AS s (name, value) VALUES ('ledger_since', since::text)
         ON CONFLICT (name) DO UPDATE SET value = greatest(s.value, excluded.value);
     END IF;
     RETURN dropped;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the partitions of ledger and archive with nothing but UTC days before this one, and such rows of others, but none that the rollups do not hold yet, and notes that in service_settings; returns how many it dropped. Rollups stay. Gives up after 50 ms of waiting for a lock.';
+COMMENT ON FUNCTION drop_ledger_partitions(date) IS 'Drops the partitions of ledger and archive that have nothing but UTC days before this one, but none with rows that the rollups do not hold yet, and notes that in service_settings; returns how many. Rollups stay. Gives up after 50 ms of waiting for a lock.';
 
 CREATE FUNCTION ledger_whole_since(zone text) RETURNS date LANGUAGE sql STABLE AS $$
     SELECT CASE
@@ -298,11 +332,12 @@ COMMENT ON COLUMN imported_usage.cost IS 'USD: what the source says it cost, els
 
 -- +goose Down
 DROP VIEW ledger;
-DROP TABLE imported_usage, usage_archive, usage_events, usage_dedup;
+DROP TABLE imported_usage, usage_archive, usage_archiving, usage_events, usage_dedup;
 DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);
-DROP FUNCTION archive_ledger_day(date);
-DROP FUNCTION make_archive_partition(date);
-DROP FUNCTION ledger_first_day();
+DROP FUNCTION ledger_partitions();
+DROP FUNCTION transactions_under_way();
+DROP FUNCTION archive_day(date);
+DROP FUNCTION archive_month(date);
 DROP FUNCTION ledger_whole_since(text);
 DROP FUNCTION explain_ledger_partition(regclass, text);

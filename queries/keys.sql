@@ -431,8 +431,11 @@ UPDATE usage_events AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
 
 -- name: KeyPurgeArchive :exec
--- Does the same in the archive. After KeyPurge in its transaction, and a statement of its own: where
--- KeyPurge has waited for a day that was moved there, this one sees it.
+-- Does the same in the archive, and in what is on its way there. After KeyPurge in its transaction.
+WITH copies AS (
+    UPDATE usage_archiving AS e SET request_id = NULL, reason = NULL
+     WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
+)
 UPDATE usage_archive AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
 

@@ -372,26 +372,45 @@ SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1,
 SELECT drop_ledger_partitions((now() AT TIME ZONE 'UTC')::date - @days::integer)::integer AS dropped;
 
 -- name: ArchiveTurn :one
--- Whether it is this session's turn, until its transaction ends, to move days into the archive: one
--- at a time, over all replicas. It waits for nobody.
+-- Whether it is this session's turn, until its transaction ends, to move a month into the archive:
+-- one at a time, over all replicas. It waits for nobody.
 SELECT pg_try_advisory_xact_lock(hashtext('keyledger.archive'))::boolean AS turn;
 
 -- name: ArchiveDue :many
--- The first UTC day of the ledger that is older than so many days, if the rollups hold all of it.
-SELECT f.day::date AS day
-  FROM (SELECT ledger_first_day() AS day) AS f
- CROSS JOIN rollup_state AS s
- WHERE f.day < (now() AT TIME ZONE 'UTC')::date - @days::integer
-   AND f.day < (s.tail_since AT TIME ZONE 'UTC')::date;
-
--- name: ArchivePartitionMake :one
--- Makes the archive's partition for a day, if it is missing.
-SELECT make_archive_partition(@day::date)::boolean AS made;
+-- The days that have partitions, of the first UTC month of the ledger that is older than so many
+-- days, that the rollups hold and every event was told of, and that retention leaves whole.
+WITH edge AS MATERIALIZED (
+    SELECT least((now() AT TIME ZONE 'UTC')::date - @days::integer,
+                 (s.tail_since AT TIME ZONE 'UTC')::date,
+                 (SELECT min(a.opened_at AT TIME ZONE 'UTC')::date FROM alert_state AS a WHERE a.chunk > 0)) AS day
+      FROM rollup_state AS s
+), due AS MATERIALIZED (
+    SELECT date_trunc('month', min(p.first_day)::timestamp)::date AS month
+      FROM ledger_partitions() AS p
+     WHERE p.of_table = 'usage_events'
+       AND date_trunc('month', p.first_day::timestamp) >= (now() AT TIME ZONE 'UTC')::date - @retention_days::integer
+)
+SELECT p.first_day::date AS day
+  FROM due AS d
+  JOIN edge AS e ON (d.month + interval '1 month')::date <= e.day
+  JOIN ledger_partitions() AS p ON p.of_table = 'usage_events'
+       AND p.first_day >= d.month AND p.next_day <= (d.month + interval '1 month')::date
+ ORDER BY day;
 
 -- name: ArchiveDay :one
--- Moves a day's ledger rows into the archive, whole, and returns how many. After ArchiveTurn in the
--- same transaction.
-SELECT archive_ledger_day(@day::date)::bigint AS moved;
+-- Copies a day's ledger rows to where the archive's next month is made, and returns how many. After
+-- ArchiveTurn in the same transaction.
+SELECT archive_day(@day::date)::bigint AS copied;
+
+-- name: ArchiveMonth :one
+-- Makes the copy of a day's month part of the archive, and returns how many rows it has. After
+-- ArchiveTurn in the same transaction; every transaction that ArchiveDay ran beside has ended.
+SELECT archive_month(@day::date)::bigint AS moved;
+
+-- name: TransactionsUnderWay :one
+-- Those of this database at this moment, but for this one, by names that only this run of the server
+-- gives them.
+SELECT transactions_under_way()::text[] AS names;
 
 -- name: LedgerWhole :one
 -- The first day whose every event must still be in the ledger.

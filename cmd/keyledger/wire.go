@@ -60,7 +60,7 @@ func (s *service) wire(ctx context.Context) (err error) {
 	limits := coalesce.Limits{Writers: cfg.Writers, MaxBatch: cfg.MaxBatch, MaxQueue: cfg.MaxQueue}
 	s.verifier = verify.New(verify.Options{DB: s.hot, Hasher: hasher, Log: s.log, Show: api.ShowKey, Changes: heard, Keys: cfg.CacheKeys, Limits: limits})
 	s.memories = memories{s.verifier.Memory(), tokens.Memory(), prices.Memory()}
-	s.passes = upkeep.New(upkeep.Options{DB: s.changing, Slow: s.reporting, Log: s.log, RetentionDays: cfg.RetentionDays, ArchiveDays: cfg.ArchiveDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc})
+	s.passes = upkeep.New(upkeep.Options{DB: s.changing, Slow: s.db, Log: s.log, RetentionDays: cfg.RetentionDays, ArchiveDays: cfg.ArchiveDays, DedupHorizon: cfg.DedupHorizon, Expired: m.KeysExpired.Inc})
 	if err := s.prepare(ctx, prices, tokens, webhooks); err != nil {
 		return err
 	}

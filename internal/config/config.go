@@ -77,7 +77,7 @@ type Service struct {
 	ExpiryInterval time.Duration `env:"EXPIRY_INTERVAL" envDefault:"1m" desc:"How often keys past their end are disabled."`
 	RollupInterval time.Duration `env:"ROLLUP_INTERVAL" envDefault:"5s" desc:"How often recorded usage is added to the rollups that reports read. Answers add what is missing, so nobody sees it."`
 	RetentionDays  int32         `env:"LEDGER_RETENTION_DAYS" envDefault:"90" desc:"Days that ledger rows are kept; rollups are kept for ever."`
-	ArchiveDays    int32         `env:"ARCHIVE_AFTER_DAYS" envDefault:"0" desc:"Days after which ledger rows move to the archive, a day at a time; 0: never. They stay part of the ledger."`
+	ArchiveDays    int32         `env:"ARCHIVE_AFTER_DAYS" envDefault:"0" desc:"Days after which months of the ledger move to the archive, each whole; 0: never. They stay part of the ledger."`
 	AlertInterval  time.Duration `env:"ALERT_INTERVAL" envDefault:"10s" desc:"How often the service looks for reached limits and keys near their end, while a webhook asks for them."`
 	DedupHorizon   time.Duration `env:"DEDUP_HORIZON" envDefault:"168h" desc:"How long a request id is remembered, so that its usage counts once."`
 
@@ -215,7 +215,7 @@ func (c *Loaded) check(vars map[string]string) (wrong []error) {
 	wrong = append(wrong, c.checkTracing()...)
 	wrong = append(wrong, c.checkGRPC()...)
 	rule(c.RetentionDays >= 1 && c.RetentionDays <= 36500, Prefix+"LEDGER_RETENTION_DAYS", "must be 1 to 36500")
-	rule(c.ArchiveDays == 0 || c.ArchiveDays >= 2 && c.ArchiveDays < c.RetentionDays, Prefix+"ARCHIVE_AFTER_DAYS", "must be 0, or at least 2 and less than "+Prefix+"LEDGER_RETENTION_DAYS")
+	rule(c.ArchiveDays == 0 || c.ArchiveDays >= 2 && c.ArchiveDays+31 < c.RetentionDays, Prefix+"ARCHIVE_AFTER_DAYS", "must be 0, or at least 2 and more than 31 less than "+Prefix+"LEDGER_RETENTION_DAYS: whole months move")
 	for name, d := range map[string]time.Duration{"RESERVATION_TTL": c.ReservationTTL, "LEASE_TTL": c.LeaseTTL, "EXPIRY_INTERVAL": c.ExpiryInterval, "ROLLUP_INTERVAL": c.RollupInterval, "ALERT_INTERVAL": c.AlertInterval, "REPORTS_MAX_LAG": c.ReportsLag, "DEDUP_HORIZON": c.DedupHorizon} {
 		rule(d >= time.Second && d <= 366*24*time.Hour, Prefix+name, "must be between 1s and 8784h")
 	}

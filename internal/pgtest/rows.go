@@ -2,6 +2,7 @@ package pgtest
 
 import (
 	"context"
+	"fmt"
 	"strconv"
 	"sync"
 	"testing"
@@ -97,6 +98,26 @@ func Age(t testing.TB, d *db.DB) {
 	t.Helper()
 	Exec(t, d, `UPDATE usage_events AS e SET received_at = e.occurred_at
 		 WHERE (e.chunk, e.ledger_id) <= (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s)`)
+}
+
+// Archive moves ledger rows received on days before the day before yesterday, of those that the
+// rollups hold and that have partitions, to the archive, each day as a partition of its own. It
+// returns how many days it moved.
+func Archive(t testing.TB, d *db.DB) (days int) {
+	t.Helper()
+	const due = `SELECT coalesce(min(to_char(p.first_day, 'YYYYMMDD')), '') FROM ledger_partitions() AS p, rollup_state AS s
+		 WHERE p.of_table = 'usage_events' AND p.next_day < least(s.tail_since AT TIME ZONE 'UTC', now() AT TIME ZONE 'UTC')::date - 1`
+	for ; ; days++ {
+		day := Scan[string](t, d, due)
+		if day == "" {
+			return days
+		}
+		Exec(t, d, fmt.Sprintf(`DO $$ BEGIN
+			EXECUTE format('CREATE TABLE usage_archive_%[1]s PARTITION OF usage_archive FOR VALUES FROM (%%L) TO (%%L)', '%[1]s'::timestamp AT TIME ZONE 'UTC', ('%[1]s'::timestamp + interval '1 day') AT TIME ZONE 'UTC');
+			INSERT INTO usage_archive SELECT * FROM usage_events_%[1]s;
+			DROP TABLE usage_events_%[1]s;
+		END $$`, day))
+	}
 }
 
 // Hold runs a statement in a transaction and keeps its locks, as a forgotten psql

@@ -89,17 +89,11 @@ func (b *books) step() {
 			t.Fatal(err)
 		}
 	case what == 5:
-		b.archive()
+		pgtest.Age(t, d)
+		pgtest.Archive(t, d)
 	default:
 		b.use(r.IntN(20) + 1)
 	}
-}
-
-// archive moves a day of the ledger that the rollups hold to the archive, if there is one.
-func (b *books) archive() {
-	pgtest.Age(b.t, b.db)
-	pgtest.Exec(b.t, b.db, `SELECT make_archive_partition(f.day), archive_ledger_day(f.day) FROM (SELECT ledger_first_day() AS day) AS f, rollup_state AS s
-		WHERE f.day < least(s.tail_since AT TIME ZONE 'UTC', now() AT TIME ZONE 'UTC')::date - 1`)
 }
 
 // use records events of the last ten days.

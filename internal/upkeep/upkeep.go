@@ -8,6 +8,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/keyledger/keyledger/db"
@@ -22,7 +23,7 @@ type Options struct {
 	Slow          *db.DB // a pool whose connections may be held for long
 	Log           *slog.Logger
 	RetentionDays int32         // ledger rows older than this go
-	ArchiveDays   int32         // those older than this move to the archive; 0: none does
+	ArchiveDays   int32         // months older than this move to the archive; 0: none does
 	DedupHorizon  time.Duration // remembered request ids older than this go
 	Expired       func()        // told of each key disabled; may be nil
 }
@@ -114,40 +115,87 @@ func (p *Passes) Tidy(ctx context.Context) error {
 	return nil
 }
 
-// Archive moves the days of the ledger that are old to the archive, each whole and in a
-// transaction of its own, and returns how many it moved. Those that another replica moves it
-// leaves to that one; where a long report reads the ledger, the next pass goes on.
-func (p *Passes) Archive(ctx context.Context) (days int, err error) {
+// Archive moves the months of the ledger that are old to the archive, each whole, and returns how
+// many it moved. What another replica is moving it leaves to that one; what it cannot finish, for
+// want of a lock or of time, the next pass goes on with.
+func (p *Passes) Archive(ctx context.Context) (months int, err error) {
 	for p.o.ArchiveDays > 0 {
-		due, err := p.o.Slow.ArchiveDue(ctx, p.o.ArchiveDays)
-		if err != nil {
-			return days, fmt.Errorf("looking for days to archive: %w", err)
+		moved, err := p.archive(ctx)
+		if db.Stuck(err) {
+			p.o.Log.InfoContext(ctx, "a month of the ledger waits for the archive: somebody holds a lock on it")
+			return months, nil
 		}
-		if len(due) == 0 {
-			break
+		if err != nil || !moved {
+			return months, err
 		}
-		day, turn, moved := due[0], false, int64(0)
-		if _, err = p.o.Slow.ArchivePartitionMake(ctx, day); err == nil {
-			err = p.o.Slow.InTx(ctx, func(q *db.Queries) (err error) {
-				if turn, err = q.ArchiveTurn(ctx); err == nil && turn {
-					moved, err = q.ArchiveDay(ctx, day)
-				}
-				return err
-			})
-		}
-		switch {
-		case db.Stuck(err):
-			p.o.Log.InfoContext(ctx, "the ledger is read for long, and a day waits for the archive", "day", day.Format(time.DateOnly))
-			return days, nil
-		case err != nil:
-			return days, fmt.Errorf("archiving %s: %w", day.Format(time.DateOnly), err)
-		case !turn:
-			return days, nil
-		}
-		days++
-		p.o.Log.InfoContext(ctx, "a day of the ledger moved to the archive", "day", day.Format(time.DateOnly), "rows", moved)
+		months++
 	}
-	return days, nil
+	return months, nil
+}
+
+// archive moves the next month, if one is due.
+func (p *Passes) archive(ctx context.Context) (moved bool, err error) {
+	days, err := p.o.Slow.ArchiveDue(ctx, db.ArchiveDueParams{Days: p.o.ArchiveDays, RetentionDays: p.o.RetentionDays})
+	if err != nil || len(days) == 0 {
+		return false, wrap("looking for a month to archive", err)
+	}
+	rows := int64(0)
+	for _, day := range days {
+		if turn, err := p.inTurn(ctx, func(q *db.Queries) error {
+			_, err := q.ArchiveDay(ctx, day)
+			return err
+		}); err != nil || !turn {
+			return false, wrap("copying "+day.Format(time.DateOnly)+" to the archive", err)
+		}
+	}
+	if err := p.outlive(ctx); err != nil {
+		return false, wrap("waiting for transactions that began before the copy", err)
+	}
+	month := days[0].Format("2006-01")
+	turn, err := p.inTurn(ctx, func(q *db.Queries) (err error) {
+		rows, err = q.ArchiveMonth(ctx, days[0])
+		return err
+	})
+	if err != nil || !turn {
+		return false, wrap("archiving "+month, err)
+	}
+	p.o.Log.InfoContext(ctx, "a month of the ledger moved to the archive", "month", month, "rows", rows)
+	return true, nil
+}
+
+// inTurn runs fn in a transaction that archives, unless another one does.
+func (p *Passes) inTurn(ctx context.Context, fn func(*db.Queries) error) (turn bool, err error) {
+	err = p.o.Slow.InTx(ctx, func(q *db.Queries) (err error) {
+		if turn, err = q.ArchiveTurn(ctx); err != nil || !turn {
+			return err
+		}
+		return fn(q)
+	})
+	return turn, err
+}
+
+// outlive waits until every transaction that is under way now has ended.
+func (p *Passes) outlive(ctx context.Context) error {
+	const breath = 100 * time.Millisecond
+	before, err := p.o.Slow.TransactionsUnderWay(ctx)
+	for err == nil && len(before) > 0 {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(breath):
+		}
+		var now []string
+		now, err = p.o.Slow.TransactionsUnderWay(ctx)
+		before = slices.DeleteFunc(before, func(name string) bool { return !slices.Contains(now, name) })
+	}
+	return err
+}
+
+func wrap(doing string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // untilDone repeats a batch until it finds nothing, with a breath in between.
