@@ -1289,6 +1289,8 @@ export interface components {
         KeyList: {
             data: components["schemas"]["KeyDetails"][];
             nextCursor: string;
+            /** @description Only where lists are read from a standby: what had happened by then is in the list. */
+            asOf?: components["schemas"]["Time"];
         };
         IssuedKeyList: {
             data: components["schemas"]["IssuedKey"][];
@@ -1606,6 +1608,8 @@ export interface components {
         AccountUsageList: {
             data: components["schemas"]["AccountUsage"][];
             nextCursor: string;
+            /** @description Only where lists are read from a standby: what had happened by then is in the list. */
+            asOf?: components["schemas"]["Time"];
         };
         UsageEvent: {
             /** @description Counts once per key. */
@@ -1744,6 +1748,8 @@ export interface components {
         EventList: {
             data: components["schemas"]["Event"][];
             nextCursor: string;
+            /** @description Only where lists are read from a standby: what had happened by then is in the list. */
+            asOf?: components["schemas"]["Time"];
         };
         RepriceRequest: {
             /** @description Only this model, by its normalised name; default: all. */
@@ -1913,6 +1919,8 @@ export interface components {
         AuditPage: {
             data: components["schemas"]["AuditRow"][];
             nextCursor: string;
+            /** @description Only where lists are read from a standby: what had happened by then is in the list. */
+            asOf?: components["schemas"]["Time"];
         };
         Secret: {
             /** @description Prefix, first four and last four characters. */
@@ -2284,6 +2292,11 @@ export interface components {
             checks: {
                 [key: string]: string;
             };
+            /**
+             * Format: double
+             * @description How far the standby that lists and reports are read from is behind at the most; left out where there is none, or nobody knows.
+             */
+            standbyLagSeconds?: number;
         };
         /** @description RFC 9457. */
         Problem: {
