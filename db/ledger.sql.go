@@ -152,8 +152,9 @@ const archiveMonth = `-- name: ArchiveMonth :one
 SELECT archive_month($1::date)::bigint AS moved
 `
 
-// Makes the copy of a day's month part of the archive, and returns how many rows it has. After
-// ArchiveTurn in the same transaction; every transaction that ArchiveDay ran beside has ended.
+// Makes the copy of a day's month part of the archive, and returns how many rows it has; -1: another
+// pass has done so. After ArchiveTurn in the same transaction; every transaction that ArchiveDay ran
+// beside has ended.
 func (q *Queries) ArchiveMonth(ctx context.Context, day time.Time) (int64, error) {
 	row := q.db.QueryRow(ctx, archiveMonth, day)
 	var moved int64

@@ -203,6 +203,9 @@ DECLARE
     there     record;
     copied    record;
 BEGIN
+    IF NOT EXISTS (SELECT FROM ledger_partitions() AS p WHERE p.of_table = 'usage_archiving' AND p.name = new_part) THEN
+        RETURN -1;
+    END IF;
     -- Keys that were purged while a day of theirs was copied.
     UPDATE usage_archiving AS a SET request_id = NULL, reason = NULL
       FROM ledger_holders AS h
@@ -232,7 +235,7 @@ BEGIN
     RETURN copied.row_count;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION archive_month(date) IS 'Makes the copy of a UTC month the archive''s, drops its daily partitions, and returns how many rows there are. Every day must have been copied (archive_day), and every transaction have ended that began before. Refuses a copy that has other rows than the ledger. Gives up after 50 ms of waiting for a lock.';
+COMMENT ON FUNCTION archive_month(date) IS 'Makes the copy of a UTC month the archive''s, drops its daily partitions, and returns how many rows there are; -1: there is no copy, as after another has moved it. Every day must have been copied (archive_day), and every transaction have ended that began before. Refuses a copy that has other rows than the ledger. Gives up after 50 ms of waiting for a lock.';
 
 -- +goose StatementBegin
 CREATE FUNCTION drop_ledger_partitions(before_day date) RETURNS integer LANGUAGE plpgsql AS $$

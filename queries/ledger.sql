@@ -403,8 +403,9 @@ SELECT p.first_day::date AS day
 SELECT archive_day(@day::date)::bigint AS copied;
 
 -- name: ArchiveMonth :one
--- Makes the copy of a day's month part of the archive, and returns how many rows it has. After
--- ArchiveTurn in the same transaction; every transaction that ArchiveDay ran beside has ended.
+-- Makes the copy of a day's month part of the archive, and returns how many rows it has; -1: another
+-- pass has done so. After ArchiveTurn in the same transaction; every transaction that ArchiveDay ran
+-- beside has ended.
 SELECT archive_month(@day::date)::bigint AS moved;
 
 -- name: TransactionsUnderWay :one

@@ -156,7 +156,7 @@ func (p *Passes) archive(ctx context.Context) (moved bool, err error) {
 		rows, err = q.ArchiveMonth(ctx, days[0])
 		return err
 	})
-	if err != nil || !turn {
+	if err != nil || !turn || rows < 0 { // another pass has done it
 		return false, wrap("archiving "+month, err)
 	}
 	p.o.Log.InfoContext(ctx, "a month of the ledger moved to the archive", "month", month, "rows", rows)
