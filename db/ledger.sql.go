@@ -88,12 +88,23 @@ func (q *Queries) AdmissionKeys(ctx context.Context, admissionIds []uuid.UUID) (
 	return items, nil
 }
 
+const archiveBegin = `-- name: ArchiveBegin :exec
+SELECT archive_begin($1::date)
+`
+
+// Makes the empty partition that a day's month is copied to, unless it is there. It locks what purges
+// change too, so it is a transaction of its own.
+func (q *Queries) ArchiveBegin(ctx context.Context, day time.Time) error {
+	_, err := q.db.Exec(ctx, archiveBegin, day)
+	return err
+}
+
 const archiveDay = `-- name: ArchiveDay :one
 SELECT archive_day($1::date)::bigint AS copied
 `
 
 // Copies a day's ledger rows to where the archive's next month is made, and returns how many. After
-// ArchiveTurn in the same transaction.
+// ArchiveBegin, and after ArchiveTurn in the same transaction.
 func (q *Queries) ArchiveDay(ctx context.Context, day time.Time) (int64, error) {
 	row := q.db.QueryRow(ctx, archiveDay, day)
 	var copied int64

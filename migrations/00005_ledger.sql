@@ -123,11 +123,8 @@ SELECT explain_ledger_partition('usage_archive',
     'Ledger rows of old months, moved here whole. Partitioned by UTC month of receipt.');
 
 CREATE TABLE usage_archiving (
-    LIKE usage_events INCLUDING CONSTRAINTS,
-    PRIMARY KEY (event_id, ledger_id, received_at)
+    LIKE usage_archive INCLUDING CONSTRAINTS INCLUDING INDEXES
 ) PARTITION BY RANGE (received_at);
-CREATE INDEX usage_archiving_key ON usage_archiving (ledger_id, chunk, event_id);
-CREATE INDEX usage_archiving_unpriced ON usage_archiving (model) WHERE NOT priced;
 SELECT explain_ledger_partition('usage_archiving',
     'Copies of ledger rows, of a month that is on its way to the archive: no part of the ledger yet.');
 
@@ -166,32 +163,45 @@ $$;
 COMMENT ON FUNCTION transactions_under_way() IS 'The transactions that there are in this database at this moment, but for the one that asks.';
 
 -- +goose StatementBegin
+CREATE FUNCTION archive_begin(of_day date) RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    first timestamptz := date_trunc('month', of_day::timestamp) AT TIME ZONE 'UTC';
+    next  timestamptz := (date_trunc('month', of_day::timestamp) + interval '1 month') AT TIME ZONE 'UTC';
+    part  text := 'usage_archive_' || to_char(of_day, 'YYYYMM');
+BEGIN
+    PERFORM set_config('lock_timeout', '50ms', true); -- purges wait behind it
+    PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    IF to_regclass(part) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    -- The check says what the bounds say, so that no row is looked at when it is attached elsewhere.
+    EXECUTE format('CREATE TABLE %I PARTITION OF usage_archiving (
+            CONSTRAINT of_month CHECK (received_at >= %L AND received_at < %L)) FOR VALUES FROM (%2$L) TO (%3$L)',
+        part, first, next);
+    PERFORM explain_ledger_partition(part::regclass,
+        'Ledger rows received in ' || to_char(of_day, 'YYYY-MM') || ' (UTC).');
+END $$;
+-- +goose StatementEnd
+COMMENT ON FUNCTION archive_begin(date) IS 'Makes the partition of usage_archiving for the UTC month of a day, unless that month has one or is archived. Gives up after 50 ms of waiting for a lock.';
+
+-- +goose StatementBegin
 CREATE FUNCTION archive_day(of_day date) RETURNS bigint LANGUAGE plpgsql AS $$
 DECLARE
-    first timestamptz := of_day::timestamp AT TIME ZONE 'UTC';
-    next  timestamptz := (of_day + 1)::timestamp AT TIME ZONE 'UTC';
-    month date := date_trunc('month', of_day::timestamp)::date;
-    into_part text := 'usage_archive_' || to_char(of_day, 'YYYYMM');
-    from_part text := 'usage_events_' || to_char(of_day, 'YYYYMMDD');
+    first  timestamptz := of_day::timestamp AT TIME ZONE 'UTC';
+    next   timestamptz := (of_day + 1)::timestamp AT TIME ZONE 'UTC';
+    part   text := 'usage_events_' || to_char(of_day, 'YYYYMMDD');
     copied bigint;
 BEGIN
-    IF to_regclass(into_part) IS NULL THEN
-        EXECUTE format('CREATE TABLE %I PARTITION OF usage_archiving (
-                CONSTRAINT of_month CHECK (received_at >= %L AND received_at < %L)) FOR VALUES FROM (%2$L) TO (%3$L)',
-            into_part, month::timestamp AT TIME ZONE 'UTC', (month::timestamp + interval '1 month') AT TIME ZONE 'UTC');
-        PERFORM explain_ledger_partition(into_part::regclass,
-            'Ledger rows received in ' || to_char(month, 'YYYY-MM') || ' (UTC).');
-    END IF;
-    IF to_regclass(from_part) IS NULL
+    IF to_regclass(part) IS NULL
        OR EXISTS (SELECT FROM usage_archiving AS a WHERE a.received_at >= first AND a.received_at < next) THEN
         RETURN 0;
     END IF;
-    EXECUTE format('INSERT INTO usage_archiving SELECT u.* FROM %I AS u', from_part);
+    EXECUTE format('INSERT INTO usage_archiving SELECT u.* FROM %I AS u', part);
     GET DIAGNOSTICS copied = ROW_COUNT;
     RETURN copied;
 END $$;
 -- +goose StatementEnd
-COMMENT ON FUNCTION archive_day(date) IS 'Copies the ledger rows of a UTC day that has a partition to usage_archiving, unless they are there, and returns how many it copied.';
+COMMENT ON FUNCTION archive_day(date) IS 'Copies the ledger rows of a UTC day that has a partition to usage_archiving, unless they are there, and returns how many it copied. archive_begin comes first.';
 
 -- +goose StatementBegin
 CREATE FUNCTION archive_month(of_day date) RETURNS bigint LANGUAGE plpgsql AS $$
@@ -217,8 +227,8 @@ BEGIN
     SELECT count(*) AS row_count, sum(a.cost) AS cost INTO copied FROM usage_archiving AS a
      WHERE a.received_at >= month::timestamp AT TIME ZONE 'UTC' AND a.received_at < next::timestamp AT TIME ZONE 'UTC';
     IF there IS DISTINCT FROM copied THEN
-        RAISE 'the copy of % has % rows that cost %, the ledger % that cost %', to_char(month, 'YYYY-MM'),
-            copied.row_count, copied.cost, there.row_count, there.cost;
+        RAISE 'the copy of % has % rows that cost %, the ledger % that cost %: drop table %, and it is copied anew',
+            to_char(month, 'YYYY-MM'), copied.row_count, copied.cost, there.row_count, there.cost, new_part;
     END IF;
 
     PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
@@ -340,6 +350,7 @@ DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);
 DROP FUNCTION ledger_partitions();
 DROP FUNCTION transactions_under_way();
+DROP FUNCTION archive_begin(date);
 DROP FUNCTION archive_day(date);
 DROP FUNCTION archive_month(date);
 DROP FUNCTION ledger_whole_since(text);

@@ -397,9 +397,14 @@ SELECT p.first_day::date AS day
        AND p.first_day >= d.month AND p.next_day <= (d.month + interval '1 month')::date
  ORDER BY day;
 
+-- name: ArchiveBegin :exec
+-- Makes the empty partition that a day's month is copied to, unless it is there. It locks what purges
+-- change too, so it is a transaction of its own.
+SELECT archive_begin(@day::date);
+
 -- name: ArchiveDay :one
 -- Copies a day's ledger rows to where the archive's next month is made, and returns how many. After
--- ArchiveTurn in the same transaction.
+-- ArchiveBegin, and after ArchiveTurn in the same transaction.
 SELECT archive_day(@day::date)::bigint AS copied;
 
 -- name: ArchiveMonth :one

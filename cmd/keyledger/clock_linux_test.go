@@ -33,7 +33,7 @@ func TestClockSteps(t *testing.T) {
 	clock := filepath.Join(dir, "clock")
 	step := func(to string) func() {
 		return func() {
-			// Renamed into its place: PostgreSQL dies of a clock that it reads as the empty text.
+			// Renamed into its place, so that nobody reads a file that is not written yet.
 			if err := errors.Join(os.WriteFile(clock+".new", []byte(to+"\n"), 0o644), os.Rename(clock+".new", clock)); err != nil {
 				t.Fatal(err)
 			}

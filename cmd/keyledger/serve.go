@@ -135,12 +135,13 @@ type service struct {
 	grpc      *listener      // nil: none wanted
 	relay     *relayListener // nil: none wanted
 	refusals  *admit.Refusals
-	hot       *db.DB                            // for what others wait behind
-	patient   *db.DB                            // for what may wait for a row
-	changing  *db.DB                            // for changes of keys and background passes: they wait behind no reader
-	reporting *db.DB                            // for reports
-	copies    struct{ lists, reporting *db.DB } // on the standby; nil: there is none
-	standby   *standby.Standby
+	hot       *db.DB           // for what others wait behind
+	patient   *db.DB           // for what may wait for a row
+	changing  *db.DB           // for changes of keys and background passes: they wait behind no reader
+	reporting *db.DB           // for reports
+	standby   *standby.Standby // nil: there is none
+	listsOf   *db.DB           // on the standby
+	reportsOf *db.DB           // on the standby
 	changes   *db.Listener
 	memories  memories // follow what changes hears
 	verifier  *verify.Verifier
@@ -191,12 +192,12 @@ func start(ctx context.Context, cfg config.Loaded, log *slog.Logger) (_ *service
 	}
 	if cfg.ReportsURL != "" {
 		var failed error
-		s.copies.lists, err = db.OpenLater(ctx, cfg.ReportsURL, lists)
-		s.copies.reporting, failed = db.OpenLater(ctx, cfg.ReportsURL, reports)
+		s.listsOf, err = db.OpenLater(ctx, cfg.ReportsURL, lists)
+		s.reportsOf, failed = db.OpenLater(ctx, cfg.ReportsURL, reports)
 		if err = errors.Join(err, failed); err != nil {
 			return nil, fmt.Errorf("KEYLEDGER_REPORTS_URL: %w", err)
 		}
-		s.standby = standby.New(s.db, s.copies.lists, cfg.ReportsLag)
+		s.standby = standby.New(s.db, s.listsOf, cfg.ReportsLag)
 	}
 	if s.changing, err = db.Open(ctx, cfg.DatabaseURL, changeConns); err != nil {
 		return nil, err
@@ -359,7 +360,7 @@ func (s *service) close() {
 	if s.migrator != nil {
 		_ = s.migrator.Close()
 	}
-	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.copies.lists, s.copies.reporting, s.db} {
+	for _, pool := range []*db.DB{s.hot, s.patient, s.changing, s.reporting, s.listsOf, s.reportsOf, s.db} {
 		if pool != nil {
 			pool.Close()
 		}

@@ -69,11 +69,11 @@ func (s *service) wire(ctx context.Context) (err error) {
 	})
 	s.hotPath(m, prices, limits)
 	s.rollup = rollup.New(s.changing, cfg.Timezone)
-	s.reports = report.NewWithStandby(s.reporting, s.copies.reporting, s.standby, cfg.Timezone)
+	s.reports = report.NewWithStandby(s.reporting, s.reportsOf, s.standby, cfg.Timezone)
 	m.Cache("keys", s.verifier.Memory().Stat)
 	m.Cache("tokens", tokens.Memory().Stat)
 	server := api.New(api.Options{
-		DB: s.db, Standby: s.standby, Copy: s.copies.lists, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, Sessions: sessions, MaxInFlight: int64(cfg.MaxInFlight),
+		DB: s.db, Standby: s.standby, Copy: s.listsOf, Hot: s.hot, Listening: s.changes.Live, Log: s.log, Metrics: m, Tokens: tokens, Sessions: sessions, MaxInFlight: int64(cfg.MaxInFlight),
 		Keys: keys.New(keys.Options{Changes: s.changing, Reads: s.db, Hasher: hasher, Rules: rulesOf(cfg)}), Verifier: s.verifier, Decider: s.decider, LeaseTTL: cfg.LeaseTTL,
 		Usage: s.recorder, Stats: usage.NewStats(s.db, cfg.Timezone), Reports: s.reports, Rollup: s.rollup,
 		Prices: prices, Passes: s.passes, Webhooks: webhooks, Clients: cfg.Clients, Schema: s.migrator.Versions, TrustedProxies: cfg.TrustedProxies,

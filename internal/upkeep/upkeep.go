@@ -125,8 +125,11 @@ func (p *Passes) Archive(ctx context.Context) (months int, err error) {
 			p.o.Log.InfoContext(ctx, "a month of the ledger waits for the archive: somebody holds a lock on it")
 			return months, nil
 		}
-		if err != nil || !moved {
-			return months, err
+		if err != nil {
+			return months, fmt.Errorf("archiving a month of the ledger: %w", err)
+		}
+		if !moved {
+			break
 		}
 		months++
 	}
@@ -137,29 +140,31 @@ func (p *Passes) Archive(ctx context.Context) (months int, err error) {
 func (p *Passes) archive(ctx context.Context) (moved bool, err error) {
 	days, err := p.o.Slow.ArchiveDue(ctx, db.ArchiveDueParams{Days: p.o.ArchiveDays, RetentionDays: p.o.RetentionDays})
 	if err != nil || len(days) == 0 {
-		return false, wrap("looking for a month to archive", err)
+		return false, err
 	}
-	rows := int64(0)
+	if err := p.o.Slow.ArchiveBegin(ctx, days[0]); err != nil {
+		return false, err
+	}
 	for _, day := range days {
 		if turn, err := p.inTurn(ctx, func(q *db.Queries) error {
 			_, err := q.ArchiveDay(ctx, day)
 			return err
 		}); err != nil || !turn {
-			return false, wrap("copying "+day.Format(time.DateOnly)+" to the archive", err)
+			return false, err
 		}
 	}
 	if err := p.outlive(ctx); err != nil {
-		return false, wrap("waiting for transactions that began before the copy", err)
+		return false, err
 	}
-	month := days[0].Format("2006-01")
+	rows := int64(0)
 	turn, err := p.inTurn(ctx, func(q *db.Queries) (err error) {
 		rows, err = q.ArchiveMonth(ctx, days[0])
 		return err
 	})
 	if err != nil || !turn || rows < 0 { // another pass has done it
-		return false, wrap("archiving "+month, err)
+		return false, err
 	}
-	p.o.Log.InfoContext(ctx, "a month of the ledger moved to the archive", "month", month, "rows", rows)
+	p.o.Log.InfoContext(ctx, "a month of the ledger moved to the archive", "month", days[0].Format("2006-01"), "rows", rows)
 	return true, nil
 }
 
@@ -189,13 +194,6 @@ func (p *Passes) outlive(ctx context.Context) error {
 		before = slices.DeleteFunc(before, func(name string) bool { return !slices.Contains(now, name) })
 	}
 	return err
-}
-
-func wrap(doing string, err error) error {
-	if err == nil {
-		return nil
-	}
-	return fmt.Errorf("%s: %w", doing, err)
 }
 
 // untilDone repeats a batch until it finds nothing, with a breath in between.
