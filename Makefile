@@ -28,6 +28,14 @@ test: compiler curl postgresql redis browser proxies node python web-tools ## Ru
 	$(GO) test -race -timeout 20m -skip '^TestNeighbours$$' ./...
 	KEYLEDGER_TEST_ALONE=1 $(GO) test -run '^TestNeighbours$$' ./cmd/keyledger
 
+# A dump of a cluster is Citus's own matter; and a test of plain PostgreSQL is not one of a cluster.
+.PHONY: test-citus
+test-citus: postgresql ## Run what reads and writes rollups and archive on a Citus cluster, and kill its servers: CITUS_URL=postgres://..., SOAK=10m
+	@[ -n "$(CITUS_URL)" ] || { echo "CITUS_URL is not set: the URL of a database on the coordinator of a Citus cluster, as a superuser (docs/scale-out.md)" >&2; exit 2; }
+	KEYLEDGER_TEST_CITUS='$(CITUS_URL)' $(GO) test -tags citus -count 1 -p 1 -timeout 1h -skip 'Dump|PlainPostgreSQL' \
+		./internal/scaleout ./internal/rollup ./internal/report ./internal/upkeep ./internal/usage ./internal/importer ./internal/api
+	KEYLEDGER_TEST_CITUS='$(CITUS_URL)' KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -tags citus -count 1 -run 'TestCrashCitus$$' -v -timeout 3h ./cmd/keyledger
+
 .PHONY: check
 check: lint ## Lint, and prove that generated code is current and every query fits the schema
 	rm -rf db/*.sql.go internal/api/server.gen.go client/client.gen.go web/dist
@@ -63,8 +71,8 @@ screenshots: browser postgresql web-tools ## Take the pictures of docs/screensho
 
 .PHONY: lint
 lint: lint-migrations lint-openapi lint-sql lint-files lint-proxies ## Run the linters
-	$(GO) vet ./...
-	$(TOOL) golangci-lint run ./...
+	$(GO) vet -tags citus ./...
+	$(TOOL) golangci-lint run --build-tags citus ./...
 
 .PHONY: lint-migrations
 lint-migrations: node
@@ -73,7 +81,7 @@ lint-migrations: node
 # SQL is code: no line is wider than 120 columns, but for the sentences of COMMENT ON.
 .PHONY: lint-sql
 lint-sql:
-	@! awk 'length > 120 && !/COMMENT ON/ { print FILENAME ":" FNR ": " length " columns wide, 120 are allowed" }' queries/*.sql migrations/*.sql | grep .
+	@! awk 'length > 120 && !/COMMENT ON/ { print FILENAME ":" FNR ": " length " columns wide, 120 are allowed" }' queries/*.sql migrations/*.sql internal/scaleout/*.sql | grep .
 
 .PHONY: lint-openapi
 lint-openapi: node

@@ -168,6 +168,15 @@ func keepsSettings(ctx context.Context, conn *pgx.Conn, params map[string]string
 	return nil
 }
 
+// Password is the password in a PostgreSQL URL or keyword string; empty: there is none.
+func Password(url string) (string, error) {
+	cfg, err := poolConfig(url)
+	if err != nil {
+		return "", err
+	}
+	return cfg.ConnConfig.Password, nil
+}
+
 func setDefault(cfg *pgx.ConnConfig, name, value string) {
 	if cfg.RuntimeParams[name] == "" {
 		cfg.RuntimeParams[name] = value
@@ -221,14 +230,20 @@ func (d *DB) PoolStat() (open, inUse, most int32) {
 // statement outside a transaction, and once for each transaction.
 func (d *DB) Acquired() int64 { return d.pool.Stat().AcquireCount() }
 
+// Script runs statements that no query file holds, one after another, in one transaction. A deadlock or
+// a serialization failure runs them again, as InTx does.
+func (d *DB) Script(ctx context.Context, sql string) error {
+	return retry(ctx, func() error { return d.Exec(ctx, sql) })
+}
+
 // Exec runs a statement that no query file holds: for tests and the bench.
 func (d *DB) Exec(ctx context.Context, sql string, args ...any) error {
 	_, err := d.pool.Exec(ctx, sql, args...)
 	return err
 }
 
-// Scan reads one row of a statement that no query file holds: for tests and the
-// bench.
+// Scan reads one row of a statement that no query file holds: for tests, the bench and
+// internal/scaleout, which asks what only Citus knows.
 func (d *DB) Scan(ctx context.Context, sql string, args []any, into ...any) error {
 	return d.pool.QueryRow(ctx, sql, args...).Scan(into...)
 }
@@ -246,10 +261,41 @@ func (d *DB) InTx(ctx context.Context, fn func(*Queries) error) error {
 }
 
 // Snapshot runs fn on one snapshot of the database, which changes nothing: all that fn
-// reads is of the same instant.
+// reads is of the same instant. As Steady, it may run fn twice, but not once Stream has handed on a row.
 func (d *DB) Snapshot(ctx context.Context, fn func(*Reader) error) error {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
-	return pgx.BeginTxFunc(ctx, d.pool, options, func(tx pgx.Tx) error { return fn(&Reader{New(tx), tx}) })
+	return d.steadily(ctx, func(conn *pgxpool.Conn) error {
+		return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error { return fn(&Reader{New(tx), tx}) })
+	})
+}
+
+// Steady reads rollups with their tail. Where rollups are stored elsewhere (keyledger scale-out), the
+// roll-up may take a step between one and the other, and the database says so: then it reads again.
+func Steady[T any](ctx context.Context, d *DB, read func(*Queries) (T, error)) (found T, err error) {
+	err = d.steadily(ctx, func(conn *pgxpool.Conn) (err error) {
+		found, err = read(New(conn))
+		return err
+	})
+	return found, err
+}
+
+// steadily runs fn, and once more, while the roll-up waits, where it has taken a step meanwhile.
+func (d *DB) steadily(ctx context.Context, fn func(*pgxpool.Conn) error) error {
+	err := d.pool.AcquireFunc(ctx, fn)
+	if !retryable(err) && !tableMoves(err) {
+		return err
+	}
+	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
+		q := New(conn)
+		if err := q.RollupHold(ctx); err != nil {
+			return fmt.Errorf("waiting for a step of the roll-up: %w", err)
+		}
+		defer func() { err = errors.Join(err, q.RollupRelease(context.WithoutCancel(ctx))) }()
+		if err := q.RollupSettle(ctx); err != nil {
+			return fmt.Errorf("ending a step of the roll-up: %w", err)
+		}
+		return fn(conn)
+	})
 }
 
 // Reader reads from one connection.

@@ -101,7 +101,15 @@ func Stuck(err error) bool {
 	return errors.As(err, &pg) && pg.Code == stateLocked
 }
 
+// tableMoves tells whether a statement on another server gave up waiting for a table: keyledger
+// scale-out is at the end of moving it.
+func tableMoves(err error) bool {
+	var pg *pgconn.PgError
+	return errors.As(err, &pg) && pg.Code == stateLocked && strings.HasPrefix(pg.Where, "remote SQL command")
+}
+
 func retryable(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && (pg.Code == stateSerialization || pg.Code == stateDeadlock)
+	var late *lateError
+	return !errors.As(err, &late) && errors.As(err, &pg) && (pg.Code == stateSerialization || pg.Code == stateDeadlock)
 }

@@ -586,17 +586,24 @@ func (q *Queries) KeyPurge(ctx context.Context, arg KeyPurgeParams) error {
 }
 
 const keyPurgeArchive = `-- name: KeyPurgeArchive :exec
-WITH copies AS (
-    UPDATE usage_archiving AS e SET request_id = NULL, reason = NULL
-     WHERE e.ledger_id = $1::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
-)
 UPDATE usage_archive AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = $1::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
 `
 
-// Does the same in the archive, and in what is on its way there. After KeyPurge in its transaction.
+// Does the same in the archive. After KeyPurge in its transaction.
 func (q *Queries) KeyPurgeArchive(ctx context.Context, ledgerID uuid.UUID) error {
 	_, err := q.db.Exec(ctx, keyPurgeArchive, ledgerID)
+	return err
+}
+
+const keyPurgeArchiving = `-- name: KeyPurgeArchiving :exec
+UPDATE usage_archiving AS e SET request_id = NULL, reason = NULL
+ WHERE e.ledger_id = $1::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
+`
+
+// Does the same in what is on its way to the archive. After KeyPurge in its transaction.
+func (q *Queries) KeyPurgeArchiving(ctx context.Context, ledgerID uuid.UUID) error {
+	_, err := q.db.Exec(ctx, keyPurgeArchiving, ledgerID)
 	return err
 }
 

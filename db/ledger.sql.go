@@ -284,20 +284,44 @@ func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRo
 const eventList = `-- name: EventList :many
 SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason,
        coalesce(k.id, e.ledger_id)::uuid AS key_id
-  FROM ledger AS e
+  FROM (
+    (SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason
+       FROM usage_events AS e
+      WHERE ($1::uuid IS NULL
+             OR e.ledger_id = coalesce(
+                 (SELECT x.ledger_id FROM api_keys AS x WHERE x.id = $1::uuid),
+                 $1::uuid))
+        AND ($2::text IS NULL OR e.account_id = $2::text)
+        AND ($3::text IS NULL OR e.model = $3::text)
+        AND ($4::text IS NULL OR e.request_id = $4::text)
+        AND ($5::text IS NULL OR e.kind = $5::text)
+        AND ($6::timestamptz IS NULL OR e.occurred_at >= $6::timestamptz)
+        AND ($7::timestamptz IS NULL OR e.occurred_at < $7::timestamptz)
+        AND ($8::uuid IS NULL
+             OR CASE WHEN $1::uuid IS NULL THEN e.event_id < $8::uuid
+                     ELSE (e.chunk, e.event_id) < ($9::bigint, $8::uuid) END)
+      ORDER BY CASE WHEN $1::uuid IS NOT NULL THEN e.chunk END DESC, e.event_id DESC
+      LIMIT $10)
+    UNION ALL
+    (SELECT e.event_id, e.received_at, e.kind, e.ledger_id, e.chunk, e.account_id, e.model, e.model_received, e.request_id, e.occurred_at, e.day, e.tag_set, e.requests, e.input_tokens, e.output_tokens, e.cache_create_tokens, e.cache_read_tokens, e.ephemeral_1h_tokens, e.cost, e.priced, e.estimated, e.via, e.adjusts, e.reason
+       FROM stored_usage_archive AS e
+      WHERE ($1::uuid IS NULL
+             OR e.ledger_id = coalesce(
+                 (SELECT x.ledger_id FROM api_keys AS x WHERE x.id = $1::uuid),
+                 $1::uuid))
+        AND ($2::text IS NULL OR e.account_id = $2::text)
+        AND ($3::text IS NULL OR e.model = $3::text)
+        AND ($4::text IS NULL OR e.request_id = $4::text)
+        AND ($5::text IS NULL OR e.kind = $5::text)
+        AND ($6::timestamptz IS NULL OR e.occurred_at >= $6::timestamptz)
+        AND ($7::timestamptz IS NULL OR e.occurred_at < $7::timestamptz)
+        AND ($8::uuid IS NULL
+             OR CASE WHEN $1::uuid IS NULL THEN e.event_id < $8::uuid
+                     ELSE (e.chunk, e.event_id) < ($9::bigint, $8::uuid) END)
+      ORDER BY CASE WHEN $1::uuid IS NOT NULL THEN e.chunk END DESC, e.event_id DESC
+      LIMIT $10)
+       ) AS e
   LEFT JOIN api_keys AS k ON k.ledger_id = e.ledger_id
- WHERE ($1::uuid IS NULL
-        OR e.ledger_id = coalesce(
-            (SELECT x.ledger_id FROM api_keys AS x WHERE x.id = $1::uuid), $1::uuid))
-   AND ($2::text IS NULL OR e.account_id = $2::text)
-   AND ($3::text IS NULL OR e.model = $3::text)
-   AND ($4::text IS NULL OR e.request_id = $4::text)
-   AND ($5::text IS NULL OR e.kind = $5::text)
-   AND ($6::timestamptz IS NULL OR e.occurred_at >= $6::timestamptz)
-   AND ($7::timestamptz IS NULL OR e.occurred_at < $7::timestamptz)
-   AND ($8::uuid IS NULL
-        OR CASE WHEN $1::uuid IS NULL THEN e.event_id < $8::uuid
-                ELSE (e.chunk, e.event_id) < ($9::bigint, $8::uuid) END)
  ORDER BY CASE WHEN $1::uuid IS NOT NULL THEN e.chunk END DESC, e.event_id DESC
  LIMIT $10
 `
@@ -316,13 +340,14 @@ type EventListParams struct {
 }
 
 type EventListRow struct {
-	LedgerRow LedgerRow
-	KeyID     uuid.UUID
+	StoredUsageArchive StoredUsageArchive
+	KeyID              uuid.UUID
 }
 
 // A page of the ledger, newest first, after the event a cursor names: by event id (they sort
 // by time of receipt), or for one key by chunk and event id, as its index has them. Times
-// bound occurred_at: from included, to not. of_key is the id itself for a purged key.
+// bound occurred_at: from included, to not. of_key is the id itself for a purged key. Ledger and
+// archive give a page each, so that no more of the archive is asked for, wherever it is stored.
 func (q *Queries) EventList(ctx context.Context, arg EventListParams) ([]EventListRow, error) {
 	rows, err := q.db.Query(ctx, eventList,
 		arg.OfKey,
@@ -344,30 +369,30 @@ func (q *Queries) EventList(ctx context.Context, arg EventListParams) ([]EventLi
 	for rows.Next() {
 		var i EventListRow
 		if err := rows.Scan(
-			&i.LedgerRow.EventID,
-			&i.LedgerRow.ReceivedAt,
-			&i.LedgerRow.Kind,
-			&i.LedgerRow.LedgerID,
-			&i.LedgerRow.Chunk,
-			&i.LedgerRow.AccountID,
-			&i.LedgerRow.Model,
-			&i.LedgerRow.ModelReceived,
-			&i.LedgerRow.RequestID,
-			&i.LedgerRow.OccurredAt,
-			&i.LedgerRow.Day,
-			&i.LedgerRow.TagSet,
-			&i.LedgerRow.Requests,
-			&i.LedgerRow.InputTokens,
-			&i.LedgerRow.OutputTokens,
-			&i.LedgerRow.CacheCreateTokens,
-			&i.LedgerRow.CacheReadTokens,
-			&i.LedgerRow.Ephemeral1hTokens,
-			&i.LedgerRow.Cost,
-			&i.LedgerRow.Priced,
-			&i.LedgerRow.Estimated,
-			&i.LedgerRow.Via,
-			&i.LedgerRow.Adjusts,
-			&i.LedgerRow.Reason,
+			&i.StoredUsageArchive.EventID,
+			&i.StoredUsageArchive.ReceivedAt,
+			&i.StoredUsageArchive.Kind,
+			&i.StoredUsageArchive.LedgerID,
+			&i.StoredUsageArchive.Chunk,
+			&i.StoredUsageArchive.AccountID,
+			&i.StoredUsageArchive.Model,
+			&i.StoredUsageArchive.ModelReceived,
+			&i.StoredUsageArchive.RequestID,
+			&i.StoredUsageArchive.OccurredAt,
+			&i.StoredUsageArchive.Day,
+			&i.StoredUsageArchive.TagSet,
+			&i.StoredUsageArchive.Requests,
+			&i.StoredUsageArchive.InputTokens,
+			&i.StoredUsageArchive.OutputTokens,
+			&i.StoredUsageArchive.CacheCreateTokens,
+			&i.StoredUsageArchive.CacheReadTokens,
+			&i.StoredUsageArchive.Ephemeral1hTokens,
+			&i.StoredUsageArchive.Cost,
+			&i.StoredUsageArchive.Priced,
+			&i.StoredUsageArchive.Estimated,
+			&i.StoredUsageArchive.Via,
+			&i.StoredUsageArchive.Adjusts,
+			&i.StoredUsageArchive.Reason,
 			&i.KeyID,
 		); err != nil {
 			return nil, err

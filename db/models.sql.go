@@ -302,6 +302,34 @@ type ModelPrice struct {
 	CreatedAt time.Time
 }
 
+// usage_archive, wherever it is stored: readers name this view, writers the table.
+type StoredUsageArchive struct {
+	EventID           uuid.UUID
+	ReceivedAt        time.Time
+	Kind              string
+	LedgerID          uuid.UUID
+	Chunk             int64
+	AccountID         *string
+	Model             string
+	ModelReceived     string
+	RequestID         *string
+	OccurredAt        time.Time
+	Day               time.Time
+	TagSet            uuid.UUID
+	Requests          int64
+	InputTokens       int64
+	OutputTokens      int64
+	CacheCreateTokens int64
+	CacheReadTokens   int64
+	Ephemeral1hTokens int64
+	Cost              decimal.Decimal
+	Priced            bool
+	Estimated         bool
+	Via               *string
+	Adjusts           *uuid.UUID
+	Reason            *string
+}
+
 // Addresses that are told of events, by HTTP.
 type Webhook struct {
 	// Identity of the webhook.

@@ -36,7 +36,7 @@ WITH ledger AS MATERIALIZED (
            sum(x.cache_read_tokens) AS cache_read_tokens,
            sum(x.ephemeral_1h_tokens) AS ephemeral_1h_tokens,
            sum(x.cost) AS cost
-      FROM usage_daily AS x
+      FROM stored_usage_daily AS x
      GROUP BY x.tag_set, x.day, x.model
 ), period AS MATERIALIZED ( -- the day, week and month that the counters of each key are of
     SELECT k.ledger_id, p.name::text AS name, p.first::date AS first, p.next::date AS next, p.cost::numeric AS cost
@@ -63,7 +63,7 @@ WITH ledger AS MATERIALIZED (
            SELECT x.ledger_id, x.day, x.model, x.tag_set,
                   ARRAY[x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens,
                       x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost]::numeric[] AS sums
-             FROM usage_daily AS x
+             FROM stored_usage_daily AS x
             WHERE x.day BETWEEN $2 AND $3
       ) AS b USING (ledger_id, day, model, tag_set)
     UNION ALL
@@ -136,9 +136,9 @@ WITH ledger AS MATERIALIZED (
     SELECT 'daily_cost', '', coalesce(a.ledger_id, b.ledger_id), '', '', coalesce(a.day, b.day), '',
            ARRAY[0, 0, 0, 0, 0, 0, coalesce(a.cost, 0)], ARRAY[0, 0, 0, 0, 0, 0, coalesce(b.cost, 0)]
       FROM (
-           SELECT x.ledger_id, x.day, sum(x.cost) AS cost FROM usage_daily AS x GROUP BY x.ledger_id, x.day
+           SELECT x.ledger_id, x.day, sum(x.cost) AS cost FROM stored_usage_daily AS x GROUP BY x.ledger_id, x.day
       ) AS a
-      FULL JOIN daily_cost AS b USING (ledger_id, day)
+      FULL JOIN stored_daily_cost AS b USING (ledger_id, day)
     UNION ALL
     SELECT 'key_counters', '', k.ledger_id, '', '', NULL, '', a.sums,
            ARRAY[c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens,

@@ -352,6 +352,82 @@ func (q *Queries) ChunkWait(ctx context.Context) error {
 	return err
 }
 
+const forgetAccounts = `-- name: ForgetAccounts :exec
+DELETE FROM account_usage AS t WHERE t.day BETWEEN $1::date AND $2::date
+`
+
+type ForgetAccountsParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+}
+
+// Empties account_usage of some days.
+func (q *Queries) ForgetAccounts(ctx context.Context, arg ForgetAccountsParams) error {
+	_, err := q.db.Exec(ctx, forgetAccounts, arg.FromDay, arg.ToDay)
+	return err
+}
+
+const forgetCosts = `-- name: ForgetCosts :exec
+DELETE FROM daily_cost AS t WHERE t.day BETWEEN $1::date AND $2::date
+`
+
+type ForgetCostsParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+}
+
+// Empties daily_cost of some days.
+func (q *Queries) ForgetCosts(ctx context.Context, arg ForgetCostsParams) error {
+	_, err := q.db.Exec(ctx, forgetCosts, arg.FromDay, arg.ToDay)
+	return err
+}
+
+const forgetKeys = `-- name: ForgetKeys :exec
+DELETE FROM usage_daily AS t WHERE t.day BETWEEN $1::date AND $2::date
+`
+
+type ForgetKeysParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+}
+
+// Empties usage_daily of some days, to be derived anew from the ledger; so does each statement that
+// begins with Forget with its rollup.
+func (q *Queries) ForgetKeys(ctx context.Context, arg ForgetKeysParams) error {
+	_, err := q.db.Exec(ctx, forgetKeys, arg.FromDay, arg.ToDay)
+	return err
+}
+
+const forgetModels = `-- name: ForgetModels :exec
+DELETE FROM model_usage AS t WHERE t.day BETWEEN $1::date AND $2::date
+`
+
+type ForgetModelsParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+}
+
+// Empties model_usage of some days.
+func (q *Queries) ForgetModels(ctx context.Context, arg ForgetModelsParams) error {
+	_, err := q.db.Exec(ctx, forgetModels, arg.FromDay, arg.ToDay)
+	return err
+}
+
+const forgetTags = `-- name: ForgetTags :exec
+DELETE FROM tag_usage AS t WHERE t.day BETWEEN $1::date AND $2::date
+`
+
+type ForgetTagsParams struct {
+	FromDay time.Time
+	ToDay   time.Time
+}
+
+// Empties tag_usage of some days.
+func (q *Queries) ForgetTags(ctx context.Context, arg ForgetTagsParams) error {
+	_, err := q.db.Exec(ctx, forgetTags, arg.FromDay, arg.ToDay)
+	return err
+}
+
 const keyUsageDays = `-- name: KeyUsageDays :many
 SELECT u.day,
        sum(u.requests)::bigint AS requests,
@@ -898,27 +974,25 @@ func (q *Queries) RollTags(ctx context.Context, arg RollTagsParams) error {
 	return err
 }
 
-const rollupForget = `-- name: RollupForget :exec
-WITH keys AS (
-    DELETE FROM usage_daily AS t WHERE t.day BETWEEN $1::date AND $2::date
-), accounts AS (
-    DELETE FROM account_usage AS t WHERE t.day BETWEEN $1 AND $2
-), models AS (
-    DELETE FROM model_usage AS t WHERE t.day BETWEEN $1 AND $2
-), tags AS (
-    DELETE FROM tag_usage AS t WHERE t.day BETWEEN $1 AND $2
-)
-DELETE FROM daily_cost AS t WHERE t.day BETWEEN $1 AND $2
+const rollupAlone = `-- name: RollupAlone :exec
+SELECT pg_advisory_xact_lock(hashtext('keyledger.step'))
 `
 
-type RollupForgetParams struct {
-	FromDay time.Time
-	ToDay   time.Time
+// Waits for those who read rollups that are stored elsewhere (keyledger scale-out), where no snapshot
+// of this server reaches, and keeps others from it until the transaction ends. Otherwise nobody
+// has this lock.
+func (q *Queries) RollupAlone(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, rollupAlone)
+	return err
 }
 
-// Empties the rollups of some days, to be derived anew from the ledger.
-func (q *Queries) RollupForget(ctx context.Context, arg RollupForgetParams) error {
-	_, err := q.db.Exec(ctx, rollupForget, arg.FromDay, arg.ToDay)
+const rollupHold = `-- name: RollupHold :exec
+SELECT pg_advisory_lock_shared(hashtext('keyledger.step'))
+`
+
+// Keeps the roll-up from taking a step (RollupAlone) until RollupRelease, or until the session ends.
+func (q *Queries) RollupHold(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, rollupHold)
 	return err
 }
 
@@ -938,6 +1012,26 @@ type RollupMarkParams struct {
 // Moves the mark to the end of a part, and notes since when rows of the tail were received.
 func (q *Queries) RollupMark(ctx context.Context, arg RollupMarkParams) error {
 	_, err := q.db.Exec(ctx, rollupMark, arg.MarkChunk, arg.MarkLedgerID, arg.TailSince)
+	return err
+}
+
+const rollupRelease = `-- name: RollupRelease :exec
+SELECT pg_advisory_unlock_shared(hashtext('keyledger.step'))
+`
+
+// Lets the roll-up go on.
+func (q *Queries) RollupRelease(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, rollupRelease)
+	return err
+}
+
+const rollupSettle = `-- name: RollupSettle :exec
+SELECT rollup_settle()
+`
+
+// Ends steps that were broken off while several servers committed them. After RollupAlone or RollupHold.
+func (q *Queries) RollupSettle(ctx context.Context) error {
+	_, err := q.db.Exec(ctx, rollupSettle)
 	return err
 }
 

@@ -28,17 +28,27 @@ func Stream[T any](ctx context.Context, r *Reader, ask func(*Queries) error, eac
 		return err
 	}
 	defer rows.Close()
+	handed := false
 	for rows.Next() {
 		row, err := pgx.RowToStructByPos[T](rows)
 		if err != nil {
 			return err
 		}
+		handed = true
 		if err := each(row); err != nil {
 			return err
 		}
 	}
+	if err := rows.Err(); err != nil && handed {
+		return &lateError{err}
+	}
 	return rows.Err()
 }
+
+// lateError is an error after rows were handed on: what it ended is not run again.
+type lateError struct{ error }
+
+func (e *lateError) Unwrap() error { return e.error }
 
 var errNoted = errors.New("noted")
 

@@ -128,10 +128,16 @@ CREATE TABLE usage_archiving (
 SELECT explain_ledger_partition('usage_archiving',
     'Copies of ledger rows, of a month that is on its way to the archive: no part of the ledger yet.');
 
+-- Where the archive is read. On one PostgreSQL it is the table; keyledger scale-out makes it lead to
+-- where the table has gone.
+CREATE VIEW stored_usage_archive AS
+SELECT a.* FROM usage_archive AS a;
+COMMENT ON VIEW stored_usage_archive IS 'usage_archive, wherever it is stored: readers name this view, writers the table.';
+
 CREATE VIEW ledger AS
 SELECT u.* FROM usage_events AS u
 UNION ALL
-SELECT a.* FROM usage_archive AS a;
+SELECT a.* FROM stored_usage_archive AS a;
 COMMENT ON VIEW ledger IS 'All of the retained ledger: usage_events and usage_archive. Each row is in one of them.';
 
 -- +goose StatementBegin
@@ -193,7 +199,7 @@ DECLARE
     copied bigint;
 BEGIN
     IF to_regclass(part) IS NULL
-       OR EXISTS (SELECT FROM usage_archiving AS a WHERE a.received_at >= first AND a.received_at < next) THEN
+       OR EXISTS (SELECT 1 FROM usage_archiving AS a WHERE a.received_at >= first AND a.received_at < next) THEN
         RETURN 0;
     END IF;
     EXECUTE format('INSERT INTO usage_archiving SELECT u.* FROM %I AS u', part);
@@ -218,8 +224,8 @@ BEGIN
     END IF;
     -- Keys that were purged while a day of theirs was copied.
     UPDATE usage_archiving AS a SET request_id = NULL, reason = NULL
-      FROM ledger_holders AS h
-     WHERE a.ledger_id = h.ledger_id AND (a.request_id IS NOT NULL OR a.reason IS NOT NULL);
+     WHERE a.ledger_id IN (SELECT h.ledger_id FROM ledger_holders AS h)
+       AND (a.request_id IS NOT NULL OR a.reason IS NOT NULL);
 
     SELECT count(*) AS row_count, sum(u.cost) AS cost INTO there FROM usage_events AS u
      WHERE u.tableoid IN (SELECT to_regclass(p.name) FROM ledger_partitions() AS p WHERE p.of_table = 'usage_events')
@@ -344,7 +350,7 @@ COMMENT ON COLUMN imported_usage.ephemeral_1h_tokens IS 'Part of cache_create_to
 COMMENT ON COLUMN imported_usage.cost IS 'USD: what the source says it cost, else at the prices of the day.';
 
 -- +goose Down
-DROP VIEW ledger;
+DROP VIEW ledger, stored_usage_archive;
 DROP TABLE imported_usage, usage_archive, usage_archiving, usage_events, usage_dedup;
 DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);

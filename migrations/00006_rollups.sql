@@ -31,6 +31,13 @@ COMMENT ON COLUMN rollup_state.tail_since IS 'No row of the tail was received ea
 INSERT INTO rollup_state (open_chunk, opened_at, mark_chunk, mark_ledger_id, tail_since)
 VALUES (1, now(), 1, '00000000-0000-0000-0000-000000000000', now());
 
+-- On one PostgreSQL a step of the roll-up is committed or it is not. keyledger scale-out makes this
+-- function end what several servers have not ended together.
+CREATE FUNCTION rollup_settle() RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+END $$;
+COMMENT ON FUNCTION rollup_settle() IS 'Ends steps of the roll-up that were broken off while several servers committed them; on one PostgreSQL there are none.';
+
 CREATE TABLE usage_daily (
     ledger_id           uuid           NOT NULL,
     day                 date           NOT NULL,
@@ -156,6 +163,16 @@ SELECT e.*
  WHERE (e.chunk, e.ledger_id) <= (SELECT s.mark_chunk, s.mark_ledger_id FROM rollup_state AS s);
 COMMENT ON VIEW ledger_rolled IS 'The ledger rows that the rollups hold, of those that are retained.';
 
+-- Where those two rollups are read that grow with the number of keys. On one PostgreSQL it is the
+-- tables; keyledger scale-out makes these views lead to where the tables have gone.
+CREATE VIEW stored_usage_daily AS
+SELECT t.* FROM usage_daily AS t;
+COMMENT ON VIEW stored_usage_daily IS 'usage_daily, wherever it is stored: readers name this view, the roll-up the table.';
+
+CREATE VIEW stored_daily_cost AS
+SELECT t.* FROM daily_cost AS t;
+COMMENT ON VIEW stored_daily_cost IS 'daily_cost, wherever it is stored: readers name this view, the roll-up the table.';
+
 -- One view for each rollup: the rollup and the tail, in rows to be added up. Where all keys
 -- are read, the tail is added up first, so that processors share it and a long one stays
 -- bearable. Where one key's rows are read, key_days and cost_days, it is not.
@@ -171,7 +188,7 @@ SELECT t.ledger_id,
        t.cache_read_tokens,
        t.ephemeral_1h_tokens,
        t.cost
-  FROM usage_daily AS t
+  FROM stored_usage_daily AS t
 UNION ALL
 SELECT e.ledger_id,
        e.day,
@@ -318,7 +335,7 @@ CREATE VIEW cost_days AS
 SELECT t.ledger_id,
        t.day,
        t.cost
-  FROM daily_cost AS t
+  FROM stored_daily_cost AS t
 UNION ALL
 SELECT e.ledger_id,
        e.day,
@@ -383,6 +400,7 @@ BEGIN
                      ('last_used_at',        'Latest occurred_at.')
                  ) AS m (name, meaning) ON m.name = a.attname
                 WHERE c.oid = ANY ('{usage_daily,account_usage,account_totals,model_usage,tag_usage,
+                      stored_usage_daily,stored_daily_cost,
                       key_days,account_days,model_days,tag_days,cost_days,account_sums}'::regclass[])
                   AND col_description(c.oid, a.attnum) IS NULL
     LOOP
@@ -392,6 +410,7 @@ BEGIN
                  FROM pg_attribute AS a
                 WHERE a.attrelid = 'usage_events'::regclass AND a.attnum > 0 AND NOT a.attisdropped
     LOOP
+        EXECUTE format('COMMENT ON COLUMN stored_usage_archive.%I IS %L', col.attname, col.meaning);
         EXECUTE format('COMMENT ON COLUMN ledger.%I IS %L', col.attname, col.meaning);
         EXECUTE format('COMMENT ON COLUMN ledger_tail.%I IS %L', col.attname, col.meaning);
         EXECUTE format('COMMENT ON COLUMN ledger_rolled.%I IS %L', col.attname, col.meaning);
@@ -401,6 +420,7 @@ END $$;
 
 -- +goose Down
 DROP VIEW key_days, account_days, model_days, tag_days, cost_days, account_sums,
-    ledger_tail, ledger_rolled;
+    stored_usage_daily, stored_daily_cost, ledger_tail, ledger_rolled;
 DROP FUNCTION ledger_tail_since();
+DROP FUNCTION rollup_settle();
 DROP TABLE rollup_state, usage_daily, account_usage, account_totals, daily_cost, model_usage, tag_usage;

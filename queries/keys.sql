@@ -431,12 +431,13 @@ UPDATE usage_events AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
 
 -- name: KeyPurgeArchive :exec
--- Does the same in the archive, and in what is on its way there. After KeyPurge in its transaction.
-WITH copies AS (
-    UPDATE usage_archiving AS e SET request_id = NULL, reason = NULL
-     WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL)
-)
+-- Does the same in the archive. After KeyPurge in its transaction.
 UPDATE usage_archive AS e SET request_id = NULL, reason = NULL
+ WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
+
+-- name: KeyPurgeArchiving :exec
+-- Does the same in what is on its way to the archive. After KeyPurge in its transaction.
+UPDATE usage_archiving AS e SET request_id = NULL, reason = NULL
  WHERE e.ledger_id = @ledger_id::uuid AND (e.request_id IS NOT NULL OR e.reason IS NOT NULL);
 
 -- name: IdempotencyClaim :one

@@ -276,23 +276,48 @@ DELETE FROM usage_dedup AS d
 -- name: EventList :many
 -- A page of the ledger, newest first, after the event a cursor names: by event id (they sort
 -- by time of receipt), or for one key by chunk and event id, as its index has them. Times
--- bound occurred_at: from included, to not. of_key is the id itself for a purged key.
+-- bound occurred_at: from included, to not. of_key is the id itself for a purged key. Ledger and
+-- archive give a page each, so that no more of the archive is asked for, wherever it is stored.
 SELECT sqlc.embed(e),
        coalesce(k.id, e.ledger_id)::uuid AS key_id
-  FROM ledger AS e
+  FROM (
+    (SELECT e.*
+       FROM usage_events AS e
+      WHERE (sqlc.narg('of_key')::uuid IS NULL
+             OR e.ledger_id = coalesce(
+                 (SELECT x.ledger_id FROM api_keys AS x WHERE x.id = sqlc.narg('of_key')::uuid),
+                 sqlc.narg('of_key')::uuid))
+        AND (sqlc.narg('account_id')::text IS NULL OR e.account_id = sqlc.narg('account_id')::text)
+        AND (sqlc.narg('model')::text IS NULL OR e.model = sqlc.narg('model')::text)
+        AND (sqlc.narg('request_id')::text IS NULL OR e.request_id = sqlc.narg('request_id')::text)
+        AND (sqlc.narg('kind')::text IS NULL OR e.kind = sqlc.narg('kind')::text)
+        AND (sqlc.narg('from')::timestamptz IS NULL OR e.occurred_at >= sqlc.narg('from')::timestamptz)
+        AND (sqlc.narg('to')::timestamptz IS NULL OR e.occurred_at < sqlc.narg('to')::timestamptz)
+        AND (sqlc.narg('after_id')::uuid IS NULL
+             OR CASE WHEN sqlc.narg('of_key')::uuid IS NULL THEN e.event_id < sqlc.narg('after_id')::uuid
+                     ELSE (e.chunk, e.event_id) < (sqlc.narg('after_chunk')::bigint, sqlc.narg('after_id')::uuid) END)
+      ORDER BY CASE WHEN sqlc.narg('of_key')::uuid IS NOT NULL THEN e.chunk END DESC, e.event_id DESC
+      LIMIT @row_limit)
+    UNION ALL
+    (SELECT e.*
+       FROM stored_usage_archive AS e
+      WHERE (sqlc.narg('of_key')::uuid IS NULL
+             OR e.ledger_id = coalesce(
+                 (SELECT x.ledger_id FROM api_keys AS x WHERE x.id = sqlc.narg('of_key')::uuid),
+                 sqlc.narg('of_key')::uuid))
+        AND (sqlc.narg('account_id')::text IS NULL OR e.account_id = sqlc.narg('account_id')::text)
+        AND (sqlc.narg('model')::text IS NULL OR e.model = sqlc.narg('model')::text)
+        AND (sqlc.narg('request_id')::text IS NULL OR e.request_id = sqlc.narg('request_id')::text)
+        AND (sqlc.narg('kind')::text IS NULL OR e.kind = sqlc.narg('kind')::text)
+        AND (sqlc.narg('from')::timestamptz IS NULL OR e.occurred_at >= sqlc.narg('from')::timestamptz)
+        AND (sqlc.narg('to')::timestamptz IS NULL OR e.occurred_at < sqlc.narg('to')::timestamptz)
+        AND (sqlc.narg('after_id')::uuid IS NULL
+             OR CASE WHEN sqlc.narg('of_key')::uuid IS NULL THEN e.event_id < sqlc.narg('after_id')::uuid
+                     ELSE (e.chunk, e.event_id) < (sqlc.narg('after_chunk')::bigint, sqlc.narg('after_id')::uuid) END)
+      ORDER BY CASE WHEN sqlc.narg('of_key')::uuid IS NOT NULL THEN e.chunk END DESC, e.event_id DESC
+      LIMIT @row_limit)
+       ) AS e
   LEFT JOIN api_keys AS k ON k.ledger_id = e.ledger_id
- WHERE (sqlc.narg('of_key')::uuid IS NULL
-        OR e.ledger_id = coalesce(
-            (SELECT x.ledger_id FROM api_keys AS x WHERE x.id = sqlc.narg('of_key')::uuid), sqlc.narg('of_key')::uuid))
-   AND (sqlc.narg('account_id')::text IS NULL OR e.account_id = sqlc.narg('account_id')::text)
-   AND (sqlc.narg('model')::text IS NULL OR e.model = sqlc.narg('model')::text)
-   AND (sqlc.narg('request_id')::text IS NULL OR e.request_id = sqlc.narg('request_id')::text)
-   AND (sqlc.narg('kind')::text IS NULL OR e.kind = sqlc.narg('kind')::text)
-   AND (sqlc.narg('from')::timestamptz IS NULL OR e.occurred_at >= sqlc.narg('from')::timestamptz)
-   AND (sqlc.narg('to')::timestamptz IS NULL OR e.occurred_at < sqlc.narg('to')::timestamptz)
-   AND (sqlc.narg('after_id')::uuid IS NULL
-        OR CASE WHEN sqlc.narg('of_key')::uuid IS NULL THEN e.event_id < sqlc.narg('after_id')::uuid
-                ELSE (e.chunk, e.event_id) < (sqlc.narg('after_chunk')::bigint, sqlc.narg('after_id')::uuid) END)
  ORDER BY CASE WHEN sqlc.narg('of_key')::uuid IS NOT NULL THEN e.chunk END DESC, e.event_id DESC
  LIMIT @row_limit;
 

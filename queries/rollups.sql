@@ -3,6 +3,24 @@
 -- their state: one at a time, over all replicas. It waits for nobody.
 SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
 
+-- name: RollupAlone :exec
+-- Waits for those who read rollups that are stored elsewhere (keyledger scale-out), where no snapshot
+-- of this server reaches, and keeps others from it until the transaction ends. Otherwise nobody
+-- has this lock.
+SELECT pg_advisory_xact_lock(hashtext('keyledger.step'));
+
+-- name: RollupSettle :exec
+-- Ends steps that were broken off while several servers committed them. After RollupAlone or RollupHold.
+SELECT rollup_settle();
+
+-- name: RollupHold :exec
+-- Keeps the roll-up from taking a step (RollupAlone) until RollupRelease, or until the session ends.
+SELECT pg_advisory_lock_shared(hashtext('keyledger.step'));
+
+-- name: RollupRelease :exec
+-- Lets the roll-up go on.
+SELECT pg_advisory_unlock_shared(hashtext('keyledger.step'));
+
 -- name: RollupState :one
 -- How far the roll-up has come.
 SELECT s.open_chunk, s.opened_at, s.mark_chunk, s.mark_ledger_id, s.tail_since FROM rollup_state AS s;
@@ -221,18 +239,26 @@ UPDATE rollup_state SET
        mark_ledger_id = @mark_ledger_id,
        tail_since = @tail_since;
 
--- name: RollupForget :exec
--- Empties the rollups of some days, to be derived anew from the ledger.
-WITH keys AS (
-    DELETE FROM usage_daily AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date
-), accounts AS (
-    DELETE FROM account_usage AS t WHERE t.day BETWEEN @from_day AND @to_day
-), models AS (
-    DELETE FROM model_usage AS t WHERE t.day BETWEEN @from_day AND @to_day
-), tags AS (
-    DELETE FROM tag_usage AS t WHERE t.day BETWEEN @from_day AND @to_day
-)
-DELETE FROM daily_cost AS t WHERE t.day BETWEEN @from_day AND @to_day;
+-- name: ForgetKeys :exec
+-- Empties usage_daily of some days, to be derived anew from the ledger; so does each statement that
+-- begins with Forget with its rollup.
+DELETE FROM usage_daily AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date;
+
+-- name: ForgetAccounts :exec
+-- Empties account_usage of some days.
+DELETE FROM account_usage AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date;
+
+-- name: ForgetModels :exec
+-- Empties model_usage of some days.
+DELETE FROM model_usage AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date;
+
+-- name: ForgetTags :exec
+-- Empties tag_usage of some days.
+DELETE FROM tag_usage AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date;
+
+-- name: ForgetCosts :exec
+-- Empties daily_cost of some days.
+DELETE FROM daily_cost AS t WHERE t.day BETWEEN @from_day::date AND @to_day::date;
 
 -- name: AccountTotalsDerive :exec
 -- Makes the sums of account_totals those of account_usage. First and last uses stay.

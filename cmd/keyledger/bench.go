@@ -36,6 +36,9 @@ func benchCommand() *cobra.Command {
 			if o.Keys < 100 || o.BigKeys < 100 || o.Ledger < 0 || o.BigLedger < 0 || o.Tail < 1 || o.LongChunk < 1 || o.Rounds < 1 || o.Round < time.Second {
 				return usageError{errors.New("--keys and --big-keys must be at least 100, --ledger and --big-ledger not negative, --tail and --long-chunk at least 1, --rounds at least 1, --round at least 1s")}
 			}
+			if o.URL != "" && len(o.Only) > 0 {
+				return usageError{errors.New("--url measures P5, P9 and P18 and goes with no --only")}
+			}
 			if full {
 				fullSize(c, &o)
 			}
@@ -67,6 +70,7 @@ func benchCommand() *cobra.Command {
 	f.IntVar(&o.Rounds, "rounds", 3, "rounds of each pair, of which the median counts")
 	f.DurationVar(&o.Round, "round", 2*time.Second, "length of each side of a round")
 	f.StringSliceVar(&o.Only, "only", nil, "run these only, of "+strings.Join(bench.Names(), ", "))
+	f.StringVar(&o.URL, "url", "", "measure P5, P9 and P18 on an empty database of this URL too, which is filled and, with Citus, scaled out (needs a superuser), beside a plain PostgreSQL")
 	f.StringVar(&o.Dir, "dir", "", "where the database goes (default: a temporary folder)")
 	f.BoolVar(&full, "full", false, "the sizes of the bar: a million keys, ten million ledger rows, five rounds of 5s")
 	f.BoolVar(&asJSON, "json", false, "print JSON")

@@ -24,12 +24,124 @@ import (
 type crash struct {
 	*testing.T
 
-	url, dbURL string
-	args       []string
-	dir        string
-	keys       []any // secrets
-	ids        []string
-	process    *process
+	urls  []string // of its replicas
+	dbURL string
+	keys  []any // secrets
+	ids   []string
+
+	noted        map[string]*atomic.Int64 // what clients know of each key: input tokens
+	acknowledged atomic.Int64
+	agreed       atomic.Int64 // reconciliations
+}
+
+// soak is how long a test kills, and with how many keys: briefly, unless make soak asks for more.
+func soak(t *testing.T, brief time.Duration) (length time.Duration, keys int) {
+	text := os.Getenv("KEYLEDGER_TEST_SOAK")
+	if text == "" {
+		return brief, 60
+	}
+	length, err := time.ParseDuration(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return length, 500
+}
+
+// makeKeys makes so many keys.
+func (c *crash) makeKeys(keys int) {
+	c.noted = map[string]*atomic.Int64{}
+	for i := range keys {
+		_, made := post(c.T, c.urls[0], "/v1/keys", map[string]any{"name": fmt.Sprint("k", i), "concurrencyLimit": 1000, "rateLimitWindow": 1, "totalCostLimit": "1000"})
+		c.keys, c.ids = append(c.keys, made["apiKey"]), append(c.ids, made["id"].(string))
+		c.noted[made["id"].(string)] = &atomic.Int64{}
+	}
+}
+
+// load is the clients, and whoever reconciles at random moments; the function that it returns ends them.
+func (c *crash) load(length time.Duration) (end func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.Cleanup(cancel)
+	var all sync.WaitGroup
+	for client := range 8 {
+		all.Go(func() { c.client(ctx, client) })
+	}
+	all.Go(func() {
+		for ctx.Err() == nil {
+			time.Sleep(rand.N(length / 200))
+			if c.agrees(ctx) {
+				c.agreed.Add(1)
+			}
+		}
+	})
+	return func() {
+		cancel()
+		all.Wait()
+	}
+}
+
+// client is one of a relay: it asks for admission, and repeats usage until it is acknowledged.
+func (c *crash) client(ctx context.Context, client int) {
+	r := rand.New(rand.NewPCG(uint64(client), 1))
+	zipf := rand.NewZipf(r, 1.1, 1, uint64(len(c.keys)-1))
+	for n := 0; ctx.Err() == nil; n++ {
+		k := zipf.Uint64()
+		event := map[string]any{"requestId": fmt.Sprintf("c%d-%d", client, n), "accountId": fmt.Sprint("account-", r.IntN(5)), "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": n%7 + 1}}
+		if answer, ok := c.post("/v1/admissions", map[string]any{"apiKey": c.keys[k], "leaseSeconds": 60}); ok && answer["allowed"] == true {
+			event["admissionId"] = answer["admissionId"]
+		} else {
+			event["keyId"] = c.ids[k] // nobody there to ask, and the request went on
+		}
+		for { // until it is acknowledged, as a relay would
+			if _, ok := c.post("/v1/usage", event); ok {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		c.acknowledged.Add(1)
+		c.noted[c.ids[k]].Add(int64(n%7 + 1))
+	}
+}
+
+// verdict holds the ledger against what clients know, and rollups against the ledger, also when they are
+// rolled up twice, or derived anew.
+func (c *crash) verdict(length time.Duration) {
+	d := pgtest.Open(c, c.dbURL)
+	if n := pgtest.Scan[int64](c, d, "SELECT count(*) FROM usage_events"); n != c.acknowledged.Load() || n < 20 {
+		c.Errorf("the ledger holds %d events, clients saw %d acknowledged", n, c.acknowledged.Load())
+	}
+	for id, counter := range c.noted {
+		if n := pgtest.Scan[int64](c, d, "SELECT input_tokens FROM key_counters WHERE key_id = $1", id); n != counter.Load() {
+			c.Errorf("key %s used %d tokens, clients know of %d", id, n, counter.Load())
+		}
+	}
+	if want := int64(length / (6 * time.Second)); c.agreed.Load() < max(1, min(want, 100)) {
+		c.Errorf("the ledger was held against its sums %d times while it was killed, want %d", c.agreed.Load(), want)
+	}
+	zone := pgtest.Scan[string](c, d, "SELECT value FROM service_settings WHERE name = 'timezone'")
+	roll := rollup.New(d, zone)
+	eventually(c.T, "all is rolled up, here or by the service", func() bool {
+		if _, err := roll.Roll(context.Background()); err != nil {
+			c.Fatal(err)
+		}
+		return pgtest.Scan[int64](c, d, "SELECT count(*) FROM ledger_tail") == 0
+	})
+	whole := c.rollups(d)
+	today := time.Now().UTC().Truncate(24 * time.Hour)
+	for range 2 {
+		eventually(c.T, "the service's own roll-up is not at work", func() bool {
+			err := roll.Rebuild(context.Background(), db.Actor{Name: "test"}, today.AddDate(0, 0, -2), today.AddDate(0, 0, 1))
+			if err != nil && fault.CodeOf(err) != fault.Unavailable {
+				c.Fatal(err)
+			}
+			return err == nil
+		})
+		if again := c.rollups(d); again != whole {
+			c.Errorf("rolled up anew, the rollups are\n%s\nand were\n%s", again, whole)
+		}
+	}
+	if !c.agrees(context.Background()) {
+		c.Error("it could not be reconciled in the end")
+	}
 }
 
 // Guarantee: under the load of a relay (keys by Zipf, 5 accounts, admissions and usage), with
@@ -39,134 +151,44 @@ type crash struct {
 // What is rolled up twice, or derived anew, is what it was. make soak runs it for long.
 func TestCrash(t *testing.T) {
 	t.Parallel()
-	length, keys := 6*time.Second, 60
-	if text := os.Getenv("KEYLEDGER_TEST_SOAK"); text != "" {
-		var err error
-		if length, err = time.ParseDuration(text); err != nil {
-			t.Fatal(err)
-		}
-		keys = 500
-	}
-	c := &crash{T: t, dir: openDir(t, nil)}
-	c.args = []string{"dev", "--addr", freePort(t), "--data-dir", filepath.Join(c.dir, "data")}
-	c.process = launch(t, nil, []string{"KEYLEDGER_BOOTSTRAP_TOKEN=" + bootstrap, "KEYLEDGER_ROLLUP_INTERVAL=1s"}, c.args...)
-	c.url, c.dbURL = c.process.wait(`KEYLEDGER_URL=(\S+)`), c.process.wait(`psql '([^']+)'`)
-	c.process.wait("msg=serving")
-	for i := range keys {
-		_, made := post(t, c.url, "/v1/keys", map[string]any{"name": fmt.Sprint("k", i), "concurrencyLimit": 1000, "rateLimitWindow": 1, "totalCostLimit": "1000"})
-		c.keys, c.ids = append(c.keys, made["apiKey"]), append(c.ids, made["id"].(string))
-	}
+	length, keys := soak(t, 6*time.Second)
+	dir := openDir(t, nil)
+	args := []string{"dev", "--addr", freePort(t), "--data-dir", filepath.Join(dir, "data")}
+	process := launch(t, nil, []string{"KEYLEDGER_BOOTSTRAP_TOKEN=" + bootstrap, "KEYLEDGER_ROLLUP_INTERVAL=1s"}, args...)
+	c := &crash{T: t, urls: []string{process.wait(`KEYLEDGER_URL=(\S+)`)}, dbURL: process.wait(`psql '([^']+)'`)}
+	process.wait("msg=serving")
+	c.makeKeys(keys)
 
-	var noted sync.Map // what clients know of each key: *atomic.Int64 of input tokens
-	for _, id := range c.ids {
-		noted.Store(id, &atomic.Int64{})
-	}
-	var acknowledged atomic.Int64
-	ctx, cancel := context.WithCancel(context.Background())
-	defer cancel()
-	var clients, checks sync.WaitGroup
-	for client := range 8 {
-		clients.Go(func() {
-			r := rand.New(rand.NewPCG(uint64(client), 1))
-			zipf := rand.NewZipf(r, 1.1, 1, uint64(keys-1))
-			for n := 0; ctx.Err() == nil; n++ {
-				k := zipf.Uint64()
-				event := map[string]any{"requestId": fmt.Sprintf("c%d-%d", client, n), "accountId": fmt.Sprint("account-", r.IntN(5)), "model": "gpt-4o", "usage": map[string]any{"prompt_tokens": n%7 + 1}}
-				if answer, ok := c.post("/v1/admissions", map[string]any{"apiKey": c.keys[k], "leaseSeconds": 60}); ok && answer["allowed"] == true {
-					event["admissionId"] = answer["admissionId"]
-				} else {
-					event["keyId"] = c.ids[k] // nobody there to ask, and the request went on
-				}
-				for { // until it is acknowledged, as a relay would
-					if _, ok := c.post("/v1/usage", event); ok {
-						break
-					}
-					time.Sleep(20 * time.Millisecond)
-				}
-				acknowledged.Add(1)
-				counter, _ := noted.Load(c.ids[k])
-				counter.(*atomic.Int64).Add(int64(n%7 + 1))
-			}
-		})
-	}
-	var agreed atomic.Int64
-	checks.Go(func() {
-		for ctx.Err() == nil {
-			time.Sleep(rand.N(length / 200))
-			if c.agrees(ctx) {
-				agreed.Add(1)
-			}
-		}
-	})
-	rolls := 0
+	stop, rolls := c.load(length), 0
 	for end := time.Now().Add(length); time.Now().Before(end); {
 		time.Sleep(300*time.Millisecond + rand.N(time.Second))
 		switch rand.N(3) {
 		case 0:
-			c.process.stop(syscall.SIGKILL)
+			process.stop(syscall.SIGKILL)
 		case 1:
-			_ = syscall.Kill(postmaster(t, c.dir), syscall.SIGKILL)
-			<-c.process.end
+			_ = syscall.Kill(postmaster(t, dir), syscall.SIGKILL)
+			<-process.end
 		default:
 			if c.breakRollup() {
 				rolls++
 			}
 			continue
 		}
-		c.process = launch(t, nil, []string{"KEYLEDGER_ROLLUP_INTERVAL=1s"}, c.args...)
-		c.process.wait("msg=serving")
+		process = launch(t, nil, []string{"KEYLEDGER_ROLLUP_INTERVAL=1s"}, args...)
+		process.wait("msg=serving")
 	}
 	time.Sleep(300 * time.Millisecond)
-	cancel()
-	clients.Wait()
-	checks.Wait()
-
-	d := pgtest.Open(t, c.dbURL)
-	if n := pgtest.Scan[int64](t, d, "SELECT count(*) FROM usage_events"); n != acknowledged.Load() || n < 20 {
-		t.Errorf("the ledger holds %d events, clients saw %d acknowledged", n, acknowledged.Load())
-	}
-	noted.Range(func(id, counter any) bool {
-		if n := pgtest.Scan[int64](t, d, "SELECT input_tokens FROM key_counters WHERE key_id = $1", id); n != counter.(*atomic.Int64).Load() {
-			t.Errorf("key %s used %d tokens, clients know of %d", id, n, counter.(*atomic.Int64).Load())
-		}
-		return true
-	})
-	if want := int64(length / (6 * time.Second)); agreed.Load() < max(1, min(want, 100)) {
-		t.Errorf("the ledger was held against its sums %d times while it was killed, want %d", agreed.Load(), want)
-	}
+	stop()
+	c.verdict(length)
 	if length >= time.Minute && rolls == 0 {
 		t.Error("no step of the roll-up was broken off")
 	}
-	zone := pgtest.Scan[string](t, d, "SELECT value FROM service_settings WHERE name = 'timezone'")
-	roll := rollup.New(d, zone)
-	for range 2 { // what was sealed when it was killed, and what came after
-		if _, err := roll.Roll(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-	}
-	whole := c.rollups(d)
-	today := time.Now().UTC().Truncate(24 * time.Hour)
-	for range 2 {
-		eventually(t, "the service's own roll-up is not at work", func() bool {
-			err := roll.Rebuild(context.Background(), db.Actor{Name: "test"}, today.AddDate(0, 0, -2), today.AddDate(0, 0, 1))
-			if err != nil && fault.CodeOf(err) != fault.Unavailable {
-				t.Fatal(err)
-			}
-			return err == nil
-		})
-		if again := c.rollups(d); again != whole {
-			t.Errorf("rolled up anew, the rollups are\n%s\nand were\n%s", again, whole)
-		}
-	}
-	if !c.agrees(context.Background()) {
-		t.Error("it could not be reconciled in the end")
-	}
-	t.Logf("%d events, %d reconciliations, %d steps of the roll-up broken off", acknowledged.Load(), agreed.Load(), rolls)
+	t.Logf("%d events, %d reconciliations, %d steps of the roll-up broken off", c.acknowledged.Load(), c.agreed.Load(), rolls)
 }
 
-// post asks the service, which may not be there.
+// post asks a replica of the service, which may not be there.
 func (c *crash) post(path string, body any) (answer map[string]any, ok bool) {
-	status, answer, err := attempt(c.url+path, body)
+	status, answer, err := attempt(c.urls[rand.N(len(c.urls))]+path, body)
 	return answer, err == nil && status == http.StatusOK && answer != nil
 }
 

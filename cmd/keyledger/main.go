@@ -80,7 +80,7 @@ Start with:  keyledger dev`,
 		SilenceUsage: true, SilenceErrors: true,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(devCommand(), serveCommand(), relayCommand(), migrateCommand(), tokensCommand(),
+	root.AddCommand(devCommand(), serveCommand(), relayCommand(), migrateCommand(), scaleOutCommand(), tokensCommand(),
 		keysCommand(), usageCommand(), reportsCommand(), pricesCommand(), webhooksCommand(), expireCommand(), importCommand(), healthCommand(), benchCommand(), versionCommand())
 	eachCommand(root, func(c *cobra.Command) {
 		if check := c.Args; check != nil {

@@ -244,10 +244,10 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 	}
 	answer := ListEvents200JSONResponse{Data: []Event{}, AsOf: asOf}
 	rows, answer.NextCursor = page(rows, size, func(last db.EventListRow) []string {
-		return []string{last.LedgerRow.EventID.String(), strconv.FormatInt(last.LedgerRow.Chunk, 10)}
+		return []string{last.StoredUsageArchive.EventID.String(), strconv.FormatInt(last.StoredUsageArchive.Chunk, 10)}
 	})
 	for _, row := range rows {
-		answer.Data = append(answer.Data, event(row.LedgerRow, row.KeyID))
+		answer.Data = append(answer.Data, event(db.LedgerRow(row.StoredUsageArchive), row.KeyID))
 	}
 	return answer, nil
 }

@@ -25,6 +25,7 @@ type Options struct {
 	Binary  string // this program
 	Version string
 	Dir     string // where the database goes; empty: a temporary folder
+	URL     string // an empty database on a server to be measured beside a plain PostgreSQL; empty: none
 	Keys    int    // of the database of P1 to P8
 	Ledger  int    // rows of its ledger
 	// BigKeys and BigLedger are those of the database of P9 to P11.
@@ -112,7 +113,11 @@ func Run(ctx context.Context, o Options) (_ Report, err error) {
 	if b.cluster, err = pgdev.Start(ctx, pgdev.Options{Dir: filepath.Join(b.dir, "pg")}); err != nil {
 		return b.report, err
 	}
-	for _, t := range tests {
+	run := tests
+	if o.URL != "" {
+		run = []test{{"--url", (*bench).beside}}
+	}
+	for _, t := range run {
 		if len(o.Only) > 0 && !slices.Contains(o.Only, t.name) {
 			continue
 		}

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -48,11 +49,16 @@ var limits = key.Columns{"rate_limit_window": 60, "rate_limit_requests": int64(1
 // fill makes a stand: so many keys, and so many ledger rows over a year with every
 // rollup they moved.
 func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand, error) {
-	b.sayf("filling a database with %d keys and %d ledger rows", keys, ledger)
 	if err := b.cluster.EnsureDatabase(ctx, name); err != nil {
 		return nil, err
 	}
-	s := &stand{name: name, url: b.cluster.URL(name), keys: keys, population: even(keys)}
+	return b.fillAt(ctx, name, b.cluster.URL(name), keys, ledger)
+}
+
+// fillAt fills an empty database.
+func (b *bench) fillAt(ctx context.Context, name, dbURL string, keys, ledger int) (*stand, error) {
+	b.sayf("filling a database with %d keys and %d ledger rows", keys, ledger)
+	s := &stand{name: name, url: dbURL, keys: keys, population: even(keys)}
 	m, err := migrations.Open(s.url)
 	if err != nil {
 		return nil, err
@@ -63,7 +69,15 @@ func (b *bench) fill(ctx context.Context, name string, keys, ledger int) (*stand
 		return nil, err
 	}
 	// Filled past the triggers: they write audit rows and announce changes.
-	loader, err := db.Open(ctx, s.url+"&session_replication_role=replica&synchronous_commit=off", 2)
+	loading, err := url.Parse(s.url)
+	if err != nil {
+		return nil, fmt.Errorf("not the URL of a database: %w", err)
+	}
+	settings := loading.Query()
+	settings.Set("session_replication_role", "replica")
+	settings.Set("synchronous_commit", "off")
+	loading.RawQuery = settings.Encode()
+	loader, err := db.Open(ctx, loading.String(), 2)
 	if err != nil {
 		return nil, err
 	}

@@ -108,25 +108,42 @@ func (b *bench) reports(ctx context.Context) (results []Result, err error) {
 
 // reportTimes asks for every report again and again.
 func (b *bench) reportTimes(ctx context.Context, st *stand, s *server, tail int, reach time.Duration) (Result, error) {
-	var used uuid.UUID
-	if err := st.db.Scan(ctx, "SELECT k.id FROM api_keys AS k WHERE k.ledger_id = (SELECT u.ledger_id FROM usage_daily AS u LIMIT 1)", nil, &used); err != nil {
+	samples, err := b.reportSamples(ctx, st, s)
+	if err != nil {
 		return Result{}, err
 	}
-	samples := map[string]sample{}
 	worst, of := time.Duration(0), ""
-	for _, path := range reportPaths(used.String()) {
-		got, err := repeat(ctx, s.target, path, 10*b.o.Rounds)
-		if err != nil {
-			return Result{}, err
-		}
-		b.sayf("P9  %s: p95 %s", path, short(got.P95))
-		if samples[path] = got; got.P95 > worst {
+	for path, got := range samples {
+		if got.P95 > worst {
 			worst, of = got.P95, path
 		}
 	}
 	return Result{Name: "P9", What: fmt.Sprintf("any report over %d ledger rows of 12 months and a tail of %d (but for reconcile, which reads all)", b.o.BigLedger, tail), Against: "–",
 		Reach: fmt.Sprintf("p95 < %d ms", reach.Milliseconds()), Samples: samples,
 		Measured: fmt.Sprintf("p95 %s (%s, the slowest of %d)", short(worst), of, len(samples)), Value: worst.Seconds() * 1000, Reached: worst < reach}, nil
+}
+
+// reportSamples are the times of every report, by its path.
+func (b *bench) reportSamples(ctx context.Context, st *stand, s *server) (map[string]sample, error) {
+	key, err := usedKey(ctx, st)
+	if err != nil {
+		return nil, err
+	}
+	samples := map[string]sample{}
+	for _, path := range reportPaths(key) {
+		if samples[path], err = repeat(ctx, s.target, path, 10*b.o.Rounds); err != nil {
+			return nil, err
+		}
+		b.sayf("P9  %s: p95 %s", path, short(samples[path].P95))
+	}
+	return samples, nil
+}
+
+// usedKey is the id of the first key that has a history.
+func usedKey(ctx context.Context, st *stand) (string, error) {
+	var id uuid.UUID
+	err := st.db.Scan(ctx, "SELECT k.id FROM api_keys AS k JOIN key_counters AS c ON c.key_id = k.id WHERE c.requests > 0 ORDER BY k.id LIMIT 1", nil, &id)
+	return id.String(), err
 }
 
 // feedRows records so many events by the statement, past the service.
@@ -162,19 +179,24 @@ func (b *bench) rollUp(ctx context.Context) (results []Result, err error) {
 		rows  int
 		reach float64
 	}{{"the roll-up, of what comes in its interval", b.o.Tail, 50_000}, {"the roll-up, of a long chunk", b.o.LongChunk, 100_000}} {
-		if err := b.feedRows(ctx, st, side.rows); err != nil {
-			return nil, err
-		}
-		start := time.Now()
-		rows, err := roll.Roll(ctx)
+		rate, err := b.rollRate(ctx, st, roll, side.rows)
 		if err != nil {
 			return nil, err
 		}
-		rate := float64(rows) / time.Since(start).Seconds()
-		results = append(results, Result{Name: "P18", What: fmt.Sprintf("%s, %d ledger rows of %d keys", side.what, rows, st.keys), Against: "–",
+		results = append(results, Result{Name: "P18", What: fmt.Sprintf("%s, %d ledger rows of %d keys", side.what, side.rows, st.keys), Against: "–",
 			Reach: fmt.Sprintf("≥ %.0f rows/s", side.reach), Measured: fmt.Sprintf("%.0f rows/s", rate), Value: rate, Reached: rate >= side.reach})
 	}
 	return results, nil
+}
+
+// rollRate records so many events and adds them to the rollups, and returns how many a second it added.
+func (b *bench) rollRate(ctx context.Context, st *stand, roll *rollup.Rollup, rows int) (float64, error) {
+	if err := b.feedRows(ctx, st, rows); err != nil {
+		return 0, err
+	}
+	start := time.Now()
+	added, err := roll.Roll(ctx)
+	return float64(added) / time.Since(start).Seconds(), err
 }
 
 // reportPaths are the reports that P9 asks for: every kind, over all of the year, where it

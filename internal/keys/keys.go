@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -352,7 +353,7 @@ func (k *Store) Purge(ctx context.Context, who db.Actor, id uuid.UUID) error {
 		if err := q.KeyPurge(ctx, db.KeyPurgeParams{KeyID: id, LedgerID: ledgerID}); err != nil {
 			return fmt.Errorf("purging a key: %w", err)
 		}
-		if err := q.KeyPurgeArchive(ctx, ledgerID); err != nil {
+		if err := errors.Join(q.KeyPurgeArchive(ctx, ledgerID), q.KeyPurgeArchiving(ctx, ledgerID)); err != nil {
 			return fmt.Errorf("purging a key from the archive: %w", err)
 		}
 		// The audit trigger has just written the erased row down: take it out.

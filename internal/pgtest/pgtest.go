@@ -36,6 +36,11 @@ var (
 // that uses New or URL calls it from TestMain.
 func Main(m *testing.M) {
 	code := m.Run()
+	if citus != nil {
+		if err := citus.stop(); err != nil {
+			fmt.Fprintln(os.Stderr, "pgtest:", err)
+		}
+	}
 	if cluster != nil {
 		_ = cluster.Stop()
 		sweep()
@@ -80,6 +85,9 @@ func clone(t testing.TB, from string) string {
 		t.Fatalf("starting PostgreSQL for the tests: %v", errBoot)
 	}
 	name := fmt.Sprintf("test_%d", serial.Add(1))
+	if citus != nil && from == template {
+		return citus.clone(t, name)
+	}
 	admin(t, fmt.Sprintf("CREATE DATABASE %s TEMPLATE %s STRATEGY file_copy", name, from))
 	url := cluster.URL(name)
 	t.Cleanup(func() {
@@ -108,6 +116,11 @@ func admin(t testing.TB, sql string) {
 // boot starts the cluster and migrates the template.
 func boot() {
 	ctx := context.Background()
+	if url := os.Getenv("KEYLEDGER_TEST_CITUS"); url != "" {
+		if citus, errBoot = openCitus(ctx, url); errBoot != nil {
+			return
+		}
+	}
 	sweep()
 	dir, err := os.MkdirTemp(base(), dirName)
 	if err != nil {

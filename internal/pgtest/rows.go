@@ -154,9 +154,9 @@ func Fill(t testing.TB, d *db.DB, keys, days int) {
 		`INSERT INTO key_counters (key_id) SELECT id FROM api_keys`,
 		`INSERT INTO usage_daily SELECT ledger_id, current_date - n, 'gpt-4o', tag_set, 10, 1000, 100, 0, 0, 0, (hashtext(id::text) & 1023) / 1000.0 FROM api_keys, generate_series(0, ` + strconv.Itoa(days-1) + `) AS n`,
 		`INSERT INTO model_usage (day, model, requests, input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-			SELECT day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM usage_daily GROUP BY day, model`,
+			SELECT day, model, sum(requests), sum(input_tokens), sum(output_tokens), 0, 0, 0, sum(cost) FROM stored_usage_daily GROUP BY day, model`,
 		`UPDATE key_counters AS c SET day = current_date, day_cost = s.cost / 10, month = date_trunc('month', current_date), month_cost = s.cost, requests = s.requests, input_tokens = s.input, output_tokens = s.output, cost = s.cost, last_used_at = now() - (hashtext(c.key_id::text) & 65535) * interval '1 second'
-			FROM (SELECT k.id, sum(u.requests) AS requests, sum(u.input_tokens) AS input, sum(u.output_tokens) AS output, sum(u.cost) AS cost FROM usage_daily AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id GROUP BY k.id) AS s WHERE s.id = c.key_id`,
+			FROM (SELECT k.id, sum(u.requests) AS requests, sum(u.input_tokens) AS input, sum(u.output_tokens) AS output, sum(u.cost) AS cost FROM stored_usage_daily AS u JOIN api_keys AS k ON k.ledger_id = u.ledger_id GROUP BY k.id) AS s WHERE s.id = c.key_id`,
 		`ANALYZE`,
 	} {
 		Exec(t, d, sql)

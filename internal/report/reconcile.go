@@ -68,7 +68,9 @@ func (r *Reports) Reconcile(ctx context.Context, from, to time.Time) (Reconcilia
 		return Reconciliation{}, fmt.Errorf("finding the days to reconcile: %w", err)
 	}
 	found := Reconciliation{From: days.FromDay, To: days.ToDay, LedgerRows: days.LedgerRows}
-	found.Differences, err = r.db.Reconcile(ctx, db.ReconcileParams{FromDay: days.FromDay, ToDay: days.ToDay, Timezone: r.timezone, RowLimit: MostDifferences})
+	found.Differences, err = db.Steady(ctx, r.db, func(q *db.Queries) ([]db.ReconcileRow, error) {
+		return q.Reconcile(ctx, db.ReconcileParams{FromDay: days.FromDay, ToDay: days.ToDay, Timezone: r.timezone, RowLimit: MostDifferences})
+	})
 	if err != nil {
 		return Reconciliation{}, fmt.Errorf("reconciling: %w", err)
 	}

@@ -129,6 +129,9 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 		if err != nil || !turn {
 			return err
 		}
+		if err := errors.Join(q.RollupAlone(ctx), q.RollupSettle(ctx)); err != nil {
+			return err
+		}
 		// A statement of its own, so that it sees what the last one to have a turn did.
 		state, err := q.RollupState(ctx)
 		if err != nil || state.MarkChunk == state.OpenChunk {
@@ -152,7 +155,10 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 		}
 		return q.RollupMark(ctx, mark)
 	})
-	if err != nil {
+	switch {
+	case db.Stuck(err): // somebody reads, or moves the tables; the next pass does it
+		return 0, false, nil
+	case err != nil:
 		return 0, false, fmt.Errorf("adding to the rollups: %w", err)
 	}
 	return rows, more, nil
@@ -194,6 +200,17 @@ func addPart(ctx context.Context, q *db.Queries, part db.RollKeysParams) error {
 	)
 }
 
+// forget empties the rollups of some days.
+func forget(ctx context.Context, q *db.Queries, days db.ForgetKeysParams) error {
+	return errors.Join(
+		q.ForgetKeys(ctx, days),
+		q.ForgetAccounts(ctx, db.ForgetAccountsParams(days)),
+		q.ForgetModels(ctx, db.ForgetModelsParams(days)),
+		q.ForgetTags(ctx, db.ForgetTagsParams(days)),
+		q.ForgetCosts(ctx, db.ForgetCostsParams(days)),
+	)
+}
+
 // Rebuild derives the rollups of some days anew from the ledger, for when Reconcile says
 // that they differ. Days are midnights in UTC, both included. An audit row tells of it.
 // Faults: Invalid for days whose every event need not be in the ledger any more;
@@ -221,11 +238,14 @@ func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) 
 		if !turn {
 			return fault.New(fault.Unavailable, "The roll-up is at work. Try again.")
 		}
+		if err := errors.Join(q.RollupAlone(ctx), q.RollupSettle(ctx)); err != nil {
+			return fmt.Errorf("waiting for readers of the rollups: %w", err)
+		}
 		state, err := q.RollupState(ctx)
 		if err != nil {
 			return fmt.Errorf("asking how far the roll-up has come: %w", err)
 		}
-		if err := q.RollupForget(ctx, db.RollupForgetParams{FromDay: from, ToDay: to}); err != nil {
+		if err := forget(ctx, q, db.ForgetKeysParams{FromDay: from, ToDay: to}); err != nil {
 			return fmt.Errorf("emptying rollups: %w", err)
 		}
 		const dayBefore = -1 // wherever the zone's midnight lies

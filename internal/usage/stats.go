@@ -81,7 +81,9 @@ func block(requests, in, out, create, read, e1h int64, cost decimal.Decimal) Blo
 
 // Keys reads the periods of many keys in one statement. asOf nil is now.
 func (s *Stats) Keys(ctx context.Context, ids []uuid.UUID, asOf *time.Time) (map[uuid.UUID]Periods, error) {
-	rows, err := s.db.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.timezone, AsOf: asOf})
+	rows, err := db.Steady(ctx, s.db, func(q *db.Queries) ([]db.KeyUsagePeriodsRow, error) {
+		return q.KeyUsagePeriods(ctx, db.KeyUsagePeriodsParams{KeyIDs: ids, Timezone: s.timezone, AsOf: asOf})
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading usage of keys: %w", err)
 	}
@@ -107,7 +109,7 @@ func (p *Periods) set(name string, b Block) {
 
 // KeyModels reads a key's usage by model, dearest first.
 func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, error) {
-	rows, err := s.db.KeyUsageModels(ctx, id)
+	rows, err := db.Steady(ctx, s.db, func(q *db.Queries) ([]db.KeyUsageModelsRow, error) { return q.KeyUsageModels(ctx, id) })
 	if err != nil {
 		return nil, fmt.Errorf("reading models of a key: %w", err)
 	}
@@ -121,7 +123,9 @@ func (s *Stats) KeyModels(ctx context.Context, id uuid.UUID) ([]ModelBlock, erro
 // KeyDays reads what a key used on each of the last days, oldest first; none for a day
 // without use.
 func (s *Stats) KeyDays(ctx context.Context, id uuid.UUID, days int32) ([]db.KeyUsageDaysRow, error) {
-	rows, err := s.db.KeyUsageDays(ctx, db.KeyUsageDaysParams{KeyID: id, Timezone: s.timezone, Days: days})
+	rows, err := db.Steady(ctx, s.db, func(q *db.Queries) ([]db.KeyUsageDaysRow, error) {
+		return q.KeyUsageDays(ctx, db.KeyUsageDaysParams{KeyID: id, Timezone: s.timezone, Days: days})
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading days of a key: %w", err)
 	}

@@ -1,0 +1,199 @@
+//go:build citus
+
+package scaleout_test
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/report"
+	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/scaleout"
+)
+
+// holder is a key, and the id that the ledger has for it.
+type holder struct{ key, ledger uuid.UUID }
+
+func makeHolder(t *testing.T, d *db.DB) holder {
+	t.Helper()
+	id, _ := pgtest.Key(t, d, pgtest.KeyRow{})
+	return holder{id, pgtest.Scan[uuid.UUID](t, d, "SELECT ledger_id FROM api_keys WHERE id = $1", id)}
+}
+
+// record puts so many requests of a key into the ledger, as a writer does: it keeps the chunk open.
+func (h holder) record(t *testing.T, d *db.DB, n int) {
+	t.Helper()
+	pgtest.Exec(t, d, fmt.Sprintf(`BEGIN;
+		SELECT pg_advisory_xact_lock_shared(hashtext('keyledger.chunk'));
+		INSERT INTO usage_events (event_id, received_at, kind, ledger_id, chunk, account_id, model, model_received, occurred_at, day, tag_set, requests,
+			input_tokens, output_tokens, cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, priced, estimated)
+		SELECT gen_random_uuid(), clock_timestamp(), 'usage', '%s', s.open_chunk, 'a', 'm', 'm', now(), current_date, '00000000-0000-0000-0000-000000000000', 1, 1, 1, 0, 0, 0, 0.5, true, false
+		  FROM rollup_state AS s, generate_series(1, %d);
+		COMMIT`, h.ledger, n))
+}
+
+// shape is what the schema says of the tables that move.
+func shape(t *testing.T, d *db.DB) string {
+	t.Helper()
+	return pgtest.Scan[string](t, d, `SELECT string_agg(x.line, E'\n' ORDER BY x.line) FROM (
+		SELECT c.relname || ' ' || coalesce(obj_description(c.oid), '') AS line FROM pg_class AS c WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
+		UNION ALL SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || a.attnotnull || coalesce(col_description(c.oid, a.attnum), '')
+		  FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
+		UNION ALL SELECT i.tablename || ' ' || i.indexdef FROM pg_indexes AS i WHERE i.tablename ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving)$') AS x`)
+}
+
+// Guarantee: rollups and archive go to the workers and come back beside writers, the roll-up and
+// readers: no sum is ever wrong, a second apply has nothing to do, what was broken off goes on, and what
+// comes back has the columns, indexes and comments that it went with.
+func TestApplyAndBack(t *testing.T) {
+	ctx := context.Background()
+	d := pgtest.New(t)
+	s := scaleout.New(d, scaleout.Options{Shards: 4})
+	quiet := func(scaleout.Step, time.Duration) {}
+	if err := s.Undo(ctx, quiet); err != nil { // pgtest has scaled it out
+		t.Fatal(err)
+	}
+	before := shape(t, d)
+	if strings.Contains(before, "scale_out") {
+		t.Errorf("undone, it is\n%s", before)
+	}
+	holders := []holder{makeHolder(t, d), makeHolder(t, d)}
+	stop, failed := make(chan struct{}), atomic.Int64{}
+	var all sync.WaitGroup
+	var recorded atomic.Int64
+	all.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(5 * time.Millisecond):
+				holders[1].record(t, d, 3)
+				holders[0].record(t, d, 3)
+				recorded.Add(3)
+			}
+		}
+	})
+	all.Go(func() {
+		roll := rollup.New(d, "UTC")
+		for {
+			select {
+			case <-stop:
+				return
+			case <-time.After(20 * time.Millisecond):
+				if _, err := roll.Roll(ctx); err != nil {
+					t.Errorf("rolling up: %v", err)
+				}
+			}
+		}
+	})
+	var read atomic.Int64
+	all.Go(func() {
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			least := recorded.Load()
+			models, err := db.Steady(ctx, d, func(q *db.Queries) ([]db.KeyUsageModelsRow, error) { return q.KeyUsageModels(ctx, holders[0].key) })
+			if err != nil { // told, and to be tried again
+				failed.Add(1)
+				continue
+			}
+			read.Add(1)
+			sum := int64(0)
+			for _, one := range models {
+				sum += one.Requests
+			}
+			if most := recorded.Load() + 3; sum < least || sum > most {
+				t.Errorf("%d requests were read of %d to %d", sum, least, most)
+			}
+		}
+	})
+	for round := range 2 {
+		var steps []string
+		if err := s.Apply(ctx, func(step scaleout.Step, _ time.Duration) { steps = append(steps, step.Name) }); err != nil {
+			t.Fatal(err)
+		}
+		if len(steps) < 6 {
+			t.Errorf("apply did %v", steps)
+		}
+		if err := s.Apply(ctx, func(step scaleout.Step, _ time.Duration) {
+			if step.Name != "leftovers" { // the roll-up may have written while tables moved
+				t.Errorf("applied again, it did %s", step.Name)
+			}
+		}); err != nil {
+			t.Fatal(err)
+		}
+		st, err := s.Status(ctx)
+		if err != nil || st.Workers == 0 {
+			t.Fatalf("status: %+v, %v", st, err)
+		}
+		for _, table := range st.Tables {
+			if !table.Distributed || table.Shards != 4 {
+				t.Errorf("scaled out: %+v", table)
+			}
+		}
+		time.Sleep(2 * time.Second)
+		if round == 0 { // broken off: half of it comes back, and all of it goes again
+			pgtest.Exec(t, d, "CREATE OR REPLACE VIEW stored_daily_cost AS SELECT t.ledger_id, t.day, t.cost FROM daily_cost AS t")
+			if st, err := s.Status(ctx); err != nil || st.Whole {
+				t.Errorf("in part: %+v, %v", st, err)
+			}
+			if err := s.Apply(ctx, quiet); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := s.Undo(ctx, quiet); err != nil {
+			t.Fatal(err)
+		}
+		if after := shape(t, d); after != before {
+			t.Errorf("come back, it is\n%s\nand was\n%s", after, before)
+		}
+	}
+	close(stop)
+	all.Wait()
+	found, err := report.New(d, "UTC").Reconcile(ctx, time.Now().AddDate(0, 0, -2), time.Now().AddDate(0, 0, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, one := range found.Differences {
+		if one.Rollup != "key_counters" { // these events were recorded past them
+			t.Errorf("sums disagree: %+v", one)
+		}
+	}
+	if read.Load() < 20 {
+		t.Errorf("only %d sums were read, and %d times it was to be tried again", read.Load(), failed.Load())
+	}
+	t.Logf("%d requests, %d sums read, %d to be tried again", recorded.Load(), read.Load(), failed.Load())
+}
+
+// Guarantee: whoever reads the bill reads rows on workers too, and no table, so no hash.
+func TestReader(t *testing.T) {
+	ctx := context.Background()
+	d := pgtest.New(t)
+	makeHolder(t, d).record(t, d, 5)
+	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	as := func(sql string) error {
+		return d.Exec(ctx, "BEGIN; SET LOCAL ROLE keyledger_reader; "+sql+"; COMMIT")
+	}
+	if err := as("SELECT 1 / (CASE WHEN sum(requests) = 5 THEN 1 ELSE 0 END) FROM reporting.usage_by_key_day"); err != nil {
+		t.Errorf("reading as keyledger_reader: %v", err)
+	}
+	for _, table := range []string{"usage_daily", "scale_out.usage_daily", "api_key_secrets", "stored_usage_daily"} {
+		if err := as(fmt.Sprintf("SELECT count(*) FROM %s", table)); err == nil || !strings.Contains(err.Error(), "permission denied") {
+			t.Errorf("keyledger_reader reads %s: %v", table, err)
+		}
+	}
+}

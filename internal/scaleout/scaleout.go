@@ -1,0 +1,231 @@
+// Package scaleout moves what grows without end, rollups by key and the archive of the ledger, to the
+// workers of a Citus cluster whose coordinator is the service's database, and back. What the service
+// asks stays the same: its passes write distributed tables as they wrote plain ones, and
+// its readers name views, which lead to those tables by a connection back to this server. So
+// PostgreSQL hands each query's conditions on to them, and no query mixes local with distributed
+// tables, which Citus would read whole.
+package scaleout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keyledger/keyledger/db"
+)
+
+// Options say how this server reaches itself, and over how many shards rows are spread.
+type Options struct {
+	Host     string // as it reaches itself; empty: as Citus knows the coordinator
+	Port     int    // 0: as Citus knows the coordinator
+	User     string // whom it connects as; empty: the connection's own user
+	Password string // empty: none is asked for, which needs a superuser
+	Shards   int    // shards a table, 1 to 1024; 0: 32
+}
+
+// ScaleOut is one database that may be scaled out.
+type ScaleOut struct {
+	db      *db.DB
+	options Options
+}
+
+// New makes the ScaleOut of a database, whose user owns the service's tables.
+func New(d *db.DB, o Options) *ScaleOut {
+	if o.Shards == 0 {
+		o.Shards = 32
+	}
+	return &ScaleOut{db: d, options: o}
+}
+
+// ErrNoCitus says that the database is a plain PostgreSQL.
+var ErrNoCitus = errors.New("this PostgreSQL has no Citus: everything is on this server. docs/scale-out.md says how it gets one")
+
+// Table is a table that goes to the workers, as it is stored now.
+type Table struct {
+	Name        string
+	Distributed bool   // by ledger_id, over all workers; otherwise it is on this server
+	Size        string // with its indexes, as PostgreSQL writes sizes
+	Shards      int64  // 0: it is not distributed
+	Least, Most string // the smallest and the largest shard; empty: it is not distributed
+}
+
+// Status is how the database is stored.
+type Status struct {
+	Citus   string // version; empty: there is none
+	Workers int64  // that take shards, besides this server
+	Tables  []Table
+	Whole   bool // every step of Apply is done
+}
+
+// Status tells how the database is stored.
+func (s *ScaleOut) Status(ctx context.Context) (Status, error) {
+	var st Status
+	err := s.db.Scan(ctx, `SELECT coalesce((SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'citus'), '')`, nil, &st.Citus)
+	if err != nil {
+		return st, fmt.Errorf("looking for Citus: %w", err)
+	}
+	if st.Citus != "" {
+		const workers = `SELECT count(*) FROM pg_dist_node AS n WHERE n.groupid > 0 AND n.isactive AND n.shouldhaveshards AND n.noderole = 'primary'`
+		if err := s.db.Scan(ctx, workers, nil, &st.Workers); err != nil {
+			return st, fmt.Errorf("counting workers: %w", err)
+		}
+	}
+	for _, t := range tables {
+		stored, err := s.stored(ctx, t.name, st.Citus != "")
+		if err != nil {
+			return st, fmt.Errorf("measuring %s: %w", t.name, err)
+		}
+		st.Tables = append(st.Tables, stored)
+	}
+	if st.Citus == "" {
+		return st, nil
+	}
+	plan, err := s.Plan(ctx)
+	st.Whole = err == nil
+	for _, step := range plan {
+		st.Whole = st.Whole && step.Done
+	}
+	if errors.Is(err, errNotReady) {
+		err = nil
+	}
+	return st, err
+}
+
+// stored measures one table with its partitions.
+func (s *ScaleOut) stored(ctx context.Context, name string, citus bool) (Table, error) {
+	t := Table{Name: name}
+	const parts = `SELECT $1::text::regclass AS relid UNION SELECT x.relid FROM pg_partition_tree($1::text::regclass) AS x`
+	const here = `SELECT pg_size_pretty(coalesce(sum(pg_total_relation_size(p.relid)), 0)::bigint) FROM (` + parts + `) AS p`
+	if !citus {
+		return t, s.db.Scan(ctx, here, []any{name}, &t.Size)
+	}
+	const there = `SELECT EXISTS (SELECT 1 FROM pg_dist_partition AS d WHERE d.logicalrelid = $1::text::regclass)`
+	if err := s.db.Scan(ctx, there, []any{name}, &t.Distributed); err != nil || !t.Distributed {
+		return t, errors.Join(err, s.db.Scan(ctx, here, []any{name}, &t.Size))
+	}
+	const shards = `SELECT pg_size_pretty(coalesce(sum(x.size), 0)::bigint), count(*),
+		       pg_size_pretty(coalesce(min(x.size), 0)::bigint), pg_size_pretty(coalesce(max(x.size), 0)::bigint)
+		FROM (SELECT sum(c.shard_size) AS size
+		        FROM citus_shards AS c
+		        JOIN pg_dist_shard AS d ON d.shardid = c.shardid
+		       WHERE c.table_name IN (SELECT p.relid FROM (` + parts + `) AS p)
+		       GROUP BY d.shardminvalue) AS x`
+	return t, s.db.Scan(ctx, shards, []any{name}, &t.Size, &t.Shards, &t.Least, &t.Most)
+}
+
+// Step is one of the steps of Apply and Undo.
+type Step struct {
+	Name  string
+	What  string // what it does
+	Locks string // what waits while it runs; empty: nothing
+	Done  bool
+}
+
+// errNotReady says what a database lacks before anything can be distributed.
+var errNotReady = errors.New("this database cannot be scaled out yet")
+
+// Plan is what Apply does, in order. ErrNoCitus for a plain PostgreSQL.
+func (s *ScaleOut) Plan(ctx context.Context) ([]Step, error) {
+	all, err := s.steps(ctx)
+	if err != nil {
+		return nil, err
+	}
+	plan := make([]Step, len(all))
+	for i, one := range all {
+		plan[i] = Step{Name: one.name, What: one.what, Locks: one.locks}
+		if err := s.db.Scan(ctx, one.done, nil, &plan[i].Done); err != nil {
+			return nil, fmt.Errorf("%s: finding out whether it is done: %w", one.name, err)
+		}
+	}
+	return plan, nil
+}
+
+// Apply does what is not done yet, each step in a transaction of its own, and tells of each as it ends.
+// Broken off, it goes on where it stopped. The service may run meanwhile: no request writes
+// these tables.
+func (s *ScaleOut) Apply(ctx context.Context, tell func(Step, time.Duration)) error {
+	all, err := s.steps(ctx)
+	if err != nil {
+		return err
+	}
+	for _, one := range all {
+		if err := s.run(ctx, one, one.apply, true, tell); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Undo brings everything back to this server, in the opposite order. It must have room for it.
+func (s *ScaleOut) Undo(ctx context.Context, tell func(Step, time.Duration)) error {
+	all, err := s.steps(ctx)
+	if err != nil {
+		return err
+	}
+	for i := len(all) - 1; i >= 0; i-- {
+		if err := s.run(ctx, all[i], all[i].undo, false, tell); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// run runs a step's SQL, unless the step is already as it is to be.
+func (s *ScaleOut) run(ctx context.Context, one step, sql string, apply bool, tell func(Step, time.Duration)) error {
+	told := Step{Name: one.name, What: one.what, Locks: one.locks, Done: apply}
+	if apply {
+		var done bool
+		if err := s.db.Scan(ctx, one.done, nil, &done); err != nil {
+			return fmt.Errorf("%s: finding out whether it is done: %w", one.name, err)
+		}
+		if done {
+			return nil
+		}
+	}
+	begun := time.Now()
+	// Readers and passes hold what it needs for as long as a statement takes.
+	if err := s.db.Script(ctx, "SET LOCAL lock_timeout = '60s';\n"+sql); err != nil {
+		return fmt.Errorf("%s: %w", one.name, err)
+	}
+	tell(told, time.Since(begun))
+	return nil
+}
+
+// steps are those of this database, which must be ready for them.
+func (s *ScaleOut) steps(ctx context.Context) ([]step, error) {
+	var citus bool
+	if err := s.db.Scan(ctx, `SELECT EXISTS (SELECT 1 FROM pg_extension AS e WHERE e.extname = 'citus')`, nil, &citus); err != nil {
+		return nil, fmt.Errorf("looking for Citus: %w", err)
+	}
+	if !citus {
+		return nil, ErrNoCitus
+	}
+	o := s.options
+	var host, user string
+	var port, workers int
+	const cluster = `SELECT coalesce(max(n.nodename) FILTER (WHERE n.groupid = 0), ''),
+		       coalesce(max(n.nodeport) FILTER (WHERE n.groupid = 0), 0),
+		       count(*) FILTER (WHERE n.groupid > 0 AND n.isactive AND n.shouldhaveshards AND n.noderole = 'primary'),
+		       current_user
+		  FROM pg_dist_node AS n`
+	if err := s.db.Scan(ctx, cluster, nil, &host, &port, &workers, &user); err != nil {
+		return nil, fmt.Errorf("reading the nodes of Citus: %w", err)
+	}
+	switch {
+	case host == "":
+		return nil, fmt.Errorf("%w: Citus does not know the coordinator's own address: SELECT citus_set_coordinator_host(...)", errNotReady)
+	case workers == 0:
+		return nil, fmt.Errorf("%w: there is no worker that takes shards: SELECT citus_add_node(...)", errNotReady)
+	}
+	if o.Host == "" {
+		o.Host = host
+	}
+	if o.Port == 0 {
+		o.Port = port
+	}
+	if o.User == "" {
+		o.User = user
+	}
+	return steps(o), nil
+}

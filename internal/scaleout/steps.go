@@ -1,0 +1,92 @@
+package scaleout
+
+import (
+	_ "embed"
+	"fmt"
+	"strings"
+)
+
+// Each step is a piece of SQL that runs as one transaction. A step that is done is passed over, so that
+// what was broken off goes on where it stopped. They are done in this order, and taken back in the
+// other.
+type step struct {
+	name  string
+	what  string // what it does
+	locks string // what waits meanwhile
+	done  string // a query: whether it is done
+	apply string
+	undo  string
+}
+
+// table is one that goes to the workers, each row by its key's ledger id.
+type table struct {
+	name   string
+	view   string // what readers name; empty: nobody reads it
+	steady bool   // readers add the tail to it, so that a step of the roll-up must not come between
+	lock   string // whoever changes it has this advisory lock
+	locks  string
+}
+
+// The roll-up comes after the tables that it writes in the order of locks, and the archive's pass after
+// the roll-up.
+var tables = []table{
+	{name: "usage_daily", view: "stored_usage_daily", steady: true, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
+	{name: "daily_cost", view: "stored_daily_cost", steady: true, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
+	{name: "usage_archive", view: "stored_usage_archive", lock: "keyledger.archive", locks: "the archive's pass, and purges"},
+	{name: "usage_archiving", lock: "keyledger.archive", locks: "the archive's pass, and purges"},
+}
+
+//go:embed connection.sql
+var connectionSQL string
+
+//go:embed twophase.sql
+var twoPhaseSQL string
+
+//go:embed table.sql
+var tableSQL string
+
+//go:embed leftovers.sql
+var leftoversSQL string
+
+// part is what lies between the line "-- name" and the next such line.
+func part(of, name string) string {
+	_, rest, found := strings.Cut("\n"+of, "\n-- "+name+":\n")
+	if !found {
+		panic("scaleout: no part " + name)
+	}
+	text, _, _ := strings.Cut(rest, "\n-- end\n")
+	return text
+}
+
+func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+
+// steps are all of them, with what this database fills in.
+func steps(o Options) []step {
+	fill := func(of string, t table) step {
+		steady := ""
+		if t.steady {
+			steady = " WHERE scale_out.steady((SELECT s.mark_chunk FROM rollup_state AS s), (SELECT s.mark_ledger_id FROM rollup_state AS s))"
+		}
+		values := strings.NewReplacer(
+			"{table}", t.name, "{view}", t.view, "{lock}", t.lock, "{steady}", steady,
+			"{shards}", fmt.Sprint(o.Shards), "{host}", quote(o.Host), "{port}", quote(fmt.Sprint(o.Port)), "{user}", quote(o.User), "{password}", quote(o.Password))
+		s := step{name: t.name, locks: t.locks, done: values.Replace(part(of, "done")), apply: values.Replace(part(of, "apply")), undo: values.Replace(part(of, "undo"))}
+		return s
+	}
+	connection := fill(connectionSQL, table{name: "connection"})
+	connection.what = "a foreign server that leads back to this one, by which views read what lies on workers"
+	twoPhase := fill(twoPhaseSQL, table{name: "two-phase"})
+	twoPhase.what = "a table on every node that each step of the roll-up changes, so that it commits in two phases"
+	all := []step{connection, twoPhase}
+	for _, t := range tables {
+		s := fill(tableSQL, t)
+		s.what = "its rows to the workers, by ledger_id"
+		if t.view != "" {
+			s.what += "; readers follow"
+		}
+		all = append(all, s)
+	}
+	leftovers := fill(leftoversSQL, table{name: "leftovers"})
+	leftovers.what, leftovers.locks = "what was copied to the workers is deleted here", "for an instant, all that reads these tables"
+	return append(all, leftovers)
+}
