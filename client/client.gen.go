@@ -3768,7 +3768,7 @@ type ClientInterface interface {
 
 	// ReportFocus Cost and usage in FOCUS
 	//
-	// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+	// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. All rows are as of the instant in the header `X-As-Of`. An answer that is cut off ends with a broken connection.
 	//
 	// Corresponds with GET /v1/reports/focus (the `ReportFocus` operationId).
 	ReportFocus(ctx context.Context, params *ReportFocusParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -3800,7 +3800,7 @@ type ClientInterface interface {
 
 	// ReportUsage What was used, by period and by key, model, account or tag
 	//
-	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; rows and totals are of one snapshot, that of `asOf`. `format=csv` is the whole report in one answer of any size, with the same columns, as of the instant in the header `X-As-Of`; one that is cut off ends with a broken connection.
 	//
 	// Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
 	ReportUsage(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error)
@@ -4948,7 +4948,7 @@ func (c *Client) GetRelay(ctx context.Context, reqEditors ...RequestEditorFn) (*
 
 // ReportFocus Cost and usage in FOCUS
 //
-// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. All rows are as of the instant in the header `X-As-Of`. An answer that is cut off ends with a broken connection.
 //
 // Corresponds with GET /v1/reports/focus (the `ReportFocus` operationId).
 func (c *Client) ReportFocus(ctx context.Context, params *ReportFocusParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -5020,7 +5020,7 @@ func (c *Client) Reconcile(ctx context.Context, params *ReconcileParams, reqEdit
 
 // ReportUsage What was used, by period and by key, model, account or tag
 //
-// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; rows and totals are of one snapshot, that of `asOf`. `format=csv` is the whole report in one answer of any size, with the same columns, as of the instant in the header `X-As-Of`; one that is cut off ends with a broken connection.
 //
 // Corresponds with GET /v1/reports/usage (the `ReportUsage` operationId).
 func (c *Client) ReportUsage(ctx context.Context, params *ReportUsageParams, reqEditors ...RequestEditorFn) (*http.Response, error) {
@@ -8883,7 +8883,7 @@ type ClientWithResponsesInterface interface {
 
 	// ReportFocusWithResponse Cost and usage in FOCUS
 	//
-	// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+	// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. All rows are as of the instant in the header `X-As-Of`. An answer that is cut off ends with a broken connection.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -8919,7 +8919,7 @@ type ClientWithResponsesInterface interface {
 
 	// ReportUsageWithResponse What was used, by period and by key, model, account or tag
 	//
-	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+	// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; rows and totals are of one snapshot, that of `asOf`. `format=csv` is the whole report in one answer of any size, with the same columns, as of the instant in the header `X-As-Of`; one that is cut off ends with a broken connection.
 	//
 	// Returns a wrapper object for the known response body format(s).
 	//
@@ -13175,7 +13175,7 @@ func (c *ClientWithResponses) GetRelayWithResponse(ctx context.Context, reqEdito
 
 // ReportFocusWithResponse Cost and usage in FOCUS
 //
-// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+// The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. All rows are as of the instant in the header `X-As-Of`. An answer that is cut off ends with a broken connection.
 //
 // Returns a wrapper object for the known response body format(s).
 //
@@ -13235,7 +13235,7 @@ func (c *ClientWithResponses) ReconcileWithResponse(ctx context.Context, params 
 
 // ReportUsageWithResponse What was used, by period and by key, model, account or tag
 //
-// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+// Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; rows and totals are of one snapshot, that of `asOf`. `format=csv` is the whole report in one answer of any size, with the same columns, as of the instant in the header `X-As-Of`; one that is cut off ends with a broken connection.
 //
 // Returns a wrapper object for the known response body format(s).
 //

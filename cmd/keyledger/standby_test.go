@@ -44,6 +44,21 @@ func TestReportsFromStandby(t *testing.T) {
 	record()
 	eventually(t, "the standby is used", func() bool { return state() == "ok" })
 	eventually(t, "what was recorded is reported", func() bool { n, _ := reported(); return n == 1 })
+	for _, path := range []string{"/v1/reports/usage?format=csv", "/v1/reports/focus"} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, base+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Header.Set("Authorization", "Bearer "+bootstrap)
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = resp.Body.Close()
+		if asOf, err := time.Parse(time.RFC3339, resp.Header.Get("X-As-Of")); err != nil || time.Since(asOf) > 2500*time.Millisecond {
+			t.Errorf("%s: %d as of %q", path, resp.StatusCode, resp.Header.Get("X-As-Of"))
+		}
+	}
 	if _, asOf := reported(); time.Since(asOf) > 2*time.Second {
 		t.Errorf("as of %v", asOf)
 	}

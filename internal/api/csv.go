@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/keyledger/keyledger/client/wire"
 	"github.com/keyledger/keyledger/internal/fault"
 )
 
@@ -23,7 +24,7 @@ type csvAnswer struct {
 	server *Server
 	name   string // of the file
 	head   []string
-	rows   func(each func([]string) error) error
+	rows   func(begin func(asOf time.Time), each func([]string) error) error
 }
 
 // csvName names the file of a report of some days.
@@ -47,12 +48,14 @@ func (c csvAnswer) write(w http.ResponseWriter) error {
 		return fault.New(fault.Unavailable, "As many CSV reports as this service has connections for are under way. Try again.")
 	}
 	out, control, rows := csv.NewWriter(w), http.NewResponseController(w), 0
+	var asOf time.Time
 	begin := func() {
+		w.Header().Set("X-As-Of", wire.At(asOf).String())
 		w.Header().Set("Content-Type", "text/csv; charset=utf-8")
 		w.Header().Set("Content-Disposition", fmt.Sprintf(`attachment; filename=%q`, c.name))
 		_ = out.Write(c.head) // errors stay until Flush
 	}
-	err := c.rows(func(row []string) error {
+	err := c.rows(func(at time.Time) { asOf = at }, func(row []string) error {
 		if rows == 0 {
 			begin()
 		}

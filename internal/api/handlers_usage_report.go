@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
@@ -45,8 +46,8 @@ func (s *Server) ReportUsage(ctx context.Context, r ReportUsageRequestObject) (R
 	}
 	if format == "csv" {
 		q.Limit = 0
-		return csvAnswer{ctx, s, csvName("usage", q.From, q.To), csvHead(q.By), func(each func([]string) error) error {
-			return s.Reports.Usage(ctx, q, func(row db.ReportRow) error { return each(csvRow(row, q.By)) })
+		return csvAnswer{ctx, s, csvName("usage", q.From, q.To), csvHead(q.By), func(begin func(time.Time), each func([]string) error) error {
+			return s.Reports.Usage(ctx, q, begin, func(row db.ReportRow) error { return each(csvRow(row, q.By)) })
 		}}, nil
 	}
 	return s.reportPage(ctx, q, after)
@@ -67,8 +68,8 @@ func (s *Server) ReportFocus(ctx context.Context, r ReportFocusRequestObject) (R
 			return nil, fault.Fields(field.Error{Field: "keyId", Message: "must be the id of a key"})
 		}
 	}
-	return csvAnswer{ctx, s, csvName("focus", from, to), report.FocusColumns, func(each func([]string) error) error {
-		return s.Reports.Focus(ctx, from, to, key, func(cells []string) error {
+	return csvAnswer{ctx, s, csvName("focus", from, to), report.FocusColumns, func(begin func(time.Time), each func([]string) error) error {
+		return s.Reports.Focus(ctx, from, to, key, begin, func(cells []string) error {
 			for i, cell := range cells {
 				if _, err := decimal.NewFromString(cell); err != nil { // a number may begin with its sign
 					cells[i] = harmless(cell)

@@ -184,6 +184,9 @@ func TestUsageReport(t *testing.T) {
 	}
 	a := h.want(h.do("GET", all+"&format=csv", nil), 200)
 	table, err := csv.NewReader(strings.NewReader(a.raw)).ReadAll()
+	if at, err := time.Parse(time.RFC3339, a.header.Get("X-As-Of")); err != nil || time.Since(at).Abs() > time.Minute {
+		t.Errorf("as of %q", a.header.Get("X-As-Of"))
+	}
 	if err != nil || len(table) != 13 || strings.Join(table[0], ",") != "period,keyId,keyName,model,tag,requests,inputTokens,outputTokens,cacheCreateTokens,cacheReadTokens,ephemeral5mTokens,ephemeral1hTokens,allTokens,costUsd" {
 		t.Fatalf("%v %q", err, a.raw)
 	}

@@ -254,7 +254,7 @@ func TestRecorded(t *testing.T) {
 		t.Errorf("accounts: %s", got)
 	}
 	var rows []string
-	if err := report.New(accounts, zone).Usage(ctx, report.Query{From: time.Now().AddDate(-1, 0, 0), To: time.Now().AddDate(0, 0, 2), Granularity: report.Total, By: report.By{Account: true}}, func(row db.ReportRow) error {
+	if err := report.New(accounts, zone).Usage(ctx, report.Query{From: time.Now().AddDate(-1, 0, 0), To: time.Now().AddDate(0, 0, 2), Granularity: report.Total, By: report.By{Account: true}}, func(time.Time) {}, func(row db.ReportRow) error {
 		if row.AccountID != "" || row.Requests != 0 { // cache writes of accounts have no lifetime there, so their costs differ
 			rows = append(rows, fmt.Sprint(row.AccountID, " ", row.Requests))
 		}

@@ -27,8 +27,9 @@ var FocusColumns = []string{
 
 // Focus hands on the rows of the view reporting.focus of some days, both included, as midnights in
 // UTC: one for each key, day, model and set of tags, by day and key, each with the texts of
-// FocusColumns. The zero key: all of them. Fault: Invalid for days in the wrong order.
-func (r *Reports) Focus(ctx context.Context, from, to time.Time, keyID uuid.UUID, each func(cells []string) error) error {
+// FocusColumns. The zero key: all of them. begin is called before the first row, with the instant that all
+// of them are as of. Fault: Invalid for days in the wrong order.
+func (r *Reports) Focus(ctx context.Context, from, to time.Time, keyID uuid.UUID, begin func(asOf time.Time), each func(cells []string) error) error {
 	if from.After(to) {
 		return fault.Fields(field.Error{Field: "from", Message: "must not be after to"})
 	}
@@ -36,8 +37,8 @@ func (r *Reports) Focus(ctx context.Context, from, to time.Time, keyID uuid.UUID
 		_, err := q.ReportFocus(ctx, db.ReportFocusParams{FromDay: from, ToDay: to, KeyID: keyID})
 		return err
 	}
-	source, _ := r.source()
-	err := source.Snapshot(ctx, func(reader *db.Reader) error {
+	err := r.snapshot(ctx, func(reader *db.Reader, asOf time.Time) error {
+		begin(asOf)
 		return db.Stream(ctx, reader, ask, func(row db.FocusRow) error { return each(row.Cells) })
 	})
 	if err != nil {

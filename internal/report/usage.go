@@ -62,17 +62,21 @@ func (q Query) Overlaps() bool { return q.By.Tag }
 // What is not grouped by is empty; so are accounts that usage does not name, and tags of
 // keys without any. Days, months and totals come from rollups, for ever; hours, and
 // accounts together with keys or tags, from the ledger: then From must not be before
-// what it still holds whole, else the fault Invalid names it.
-func (r *Reports) Usage(ctx context.Context, q Query, each func(db.ReportRow) error) error {
-	_, err := r.read(ctx, q, func(from *db.Reader) error { return r.rows(ctx, from, q, each) })
-	return err
+// what it still holds whole, else the fault Invalid names it. begin is called before the first
+// row, with the instant that all of them are as of.
+func (r *Reports) Usage(ctx context.Context, q Query, begin func(asOf time.Time), each func(db.ReportRow) error) error {
+	return r.read(ctx, q, func(from *db.Reader, asOf time.Time) error {
+		begin(asOf)
+		return r.rows(ctx, from, q, each)
+	})
 }
 
 // Page is Usage that also returns the sums of all that the report covers, each request
 // counted once, and the instant that they are as of. Rows and sums are of one snapshot, and
 // mostly of one statement, so that the tail of the ledger is read once.
 func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) error) (sums db.ReportRow, asOf time.Time, err error) {
-	asOf, err = r.read(ctx, q, func(from *db.Reader) error {
+	err = r.read(ctx, q, func(from *db.Reader, at time.Time) error {
+		asOf = at
 		q.totals = !q.byKeys()
 		if err := r.rows(ctx, from, q, func(row db.ReportRow) error {
 			if row.IsTotal {
@@ -94,46 +98,46 @@ func (r *Reports) Page(ctx context.Context, q Query, each func(db.ReportRow) err
 	return sums, asOf, err
 }
 
-// read runs fn on one snapshot, for a report that the ledger reaches back far enough for, and
-// tells the instant that the snapshot is as of. Where the standby fails before anything of the
-// report was read, it is read from the primary.
-func (r *Reports) read(ctx context.Context, q Query, fn func(*db.Reader) error) (asOf time.Time, err error) {
+// read runs fn on one snapshot, for a report that the ledger reaches back far enough for.
+func (r *Reports) read(ctx context.Context, q Query, fn func(from *db.Reader, asOf time.Time) error) error {
 	if err := q.check(); err != nil {
-		return asOf, err
+		return err
 	}
-	begun := false
-	from, behind := r.source()
-	asOf, err = r.readFrom(ctx, from, behind, q, func(reader *db.Reader) error {
-		begun = true
-		return fn(reader)
+	err := r.snapshot(ctx, func(from *db.Reader, asOf time.Time) error {
+		if err := r.reaches(ctx, from.Queries, q); err != nil {
+			return err
+		}
+		return fn(from, asOf)
 	})
-	if err != nil && from != r.db && !begun {
-		return r.readFrom(ctx, r.db, 0, q, fn)
+	if err != nil {
+		return fmt.Errorf("reporting usage: %w", err)
 	}
-	return asOf, err
+	return r.reaches(ctx, r.db.Queries, q) // retention may have taken the first day meanwhile
 }
 
-func (r *Reports) readFrom(ctx context.Context, source *db.DB, behind time.Duration, q Query, fn func(*db.Reader) error) (asOf time.Time, err error) {
-	if q.needsLedger() {
-		if err := r.reaches(ctx, source, q.From); err != nil {
-			return asOf, err
-		}
+// snapshot runs fn on one snapshot, and tells it the instant that this is as of. Where the standby
+// fails before fn is called, it is one of the primary.
+func (r *Reports) snapshot(ctx context.Context, fn func(from *db.Reader, asOf time.Time) error) error {
+	begun := false
+	source, behind := r.source()
+	err := snapshotOf(ctx, source, behind, func(from *db.Reader, asOf time.Time) error {
+		begun = true
+		return fn(from, asOf)
+	})
+	if err != nil && source != r.db && !begun {
+		return snapshotOf(ctx, r.db, 0, fn)
 	}
-	err = source.Snapshot(ctx, func(from *db.Reader) error {
+	return err
+}
+
+func snapshotOf(ctx context.Context, source *db.DB, behind time.Duration, fn func(from *db.Reader, asOf time.Time) error) error {
+	return source.Snapshot(ctx, func(from *db.Reader) error {
 		now, err := from.Now(ctx)
 		if err != nil {
 			return err
 		}
-		asOf = now.Add(-behind)
-		return fn(from)
+		return fn(from, now.Add(-behind))
 	})
-	if err != nil {
-		return asOf, fmt.Errorf("reporting usage: %w", err)
-	}
-	if q.needsLedger() { // retention may have taken the first day meanwhile
-		return asOf, r.reaches(ctx, source, q.From)
-	}
-	return asOf, nil
 }
 
 func (q Query) check() error {
@@ -156,13 +160,16 @@ func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(
 	})
 }
 
-// reaches is the fault of a report that begins before the ledger does; nil: it does not.
-func (r *Reports) reaches(ctx context.Context, source *db.DB, from time.Time) error {
-	since, err := source.LedgerWhole(ctx, r.timezone)
+// reaches is the fault of a report that needs the ledger and begins before it does; nil: it does not.
+func (r *Reports) reaches(ctx context.Context, from *db.Queries, q Query) error {
+	if !q.needsLedger() {
+		return nil
+	}
+	since, err := from.LedgerWhole(ctx, r.timezone)
 	if err != nil {
 		return fmt.Errorf("asking how far back the ledger reaches: %w", err)
 	}
-	if from.Before(since) {
+	if q.From.Before(since) {
 		return fault.Fields(field.Error{Field: "from", Message: fmt.Sprintf("must not be before %s: hours, and accounts together with keys or tags, are only in the ledger, which reaches back to then", since.Format(time.DateOnly))})
 	}
 	return nil

@@ -190,7 +190,7 @@ func (b *books) got(q report.Query) (rows map[report.Place]sum, total sum) {
 	for {
 		n := 0
 		q.After = last
-		if err := b.Usage(ctx, q, func(row db.ReportRow) error {
+		if err := b.Usage(ctx, q, func(time.Time) {}, func(row db.ReportRow) error {
 			n++
 			place := report.PlaceOf(row)
 			if last != nil && slices.Compare(parts(*last), parts(place)) >= 0 {
@@ -362,7 +362,7 @@ func TestRefused(t *testing.T) {
 		"from ":       {From: now.AddDate(0, 0, -40), To: now, Granularity: report.Hour},
 		"from  ":      {From: now.AddDate(0, 0, -40), To: now, Granularity: report.Total, By: report.By{Key: true, Account: true}},
 	} {
-		err := b.Usage(ctx, q, func(db.ReportRow) error { return nil })
+		err := b.Usage(ctx, q, func(time.Time) {}, func(db.ReportRow) error { return nil })
 		if f := db.Fault(err); f.Code != fault.Invalid || f.Fields[0].Field != strings.TrimSpace(field) {
 			t.Errorf("%+v: %v", q, err)
 		}

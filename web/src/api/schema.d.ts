@@ -698,7 +698,7 @@ export interface paths {
         };
         /**
          * What was used, by period and by key, model, account or tag
-         * @description Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; they are read right after the rows, so what is recorded in between is in them. `format=csv` is the whole report in one answer of any size, with the same columns; one that is cut off ends with a broken connection.
+         * @description Rows are in order of key, period, model, account and tag, of those it is grouped by. Days, months and totals come from sums that are kept for ever. Hours, and accounts together with keys or tags, are only in the ledger, so `from` must lie within what it retains. `totals` are of all that the report covers, whatever the page, each request counted once; rows and totals are of one snapshot, that of `asOf`. `format=csv` is the whole report in one answer of any size, with the same columns, as of the instant in the header `X-As-Of`; one that is cut off ends with a broken connection.
          */
         get: operations["ReportUsage"];
         put?: never;
@@ -718,7 +718,7 @@ export interface paths {
         };
         /**
          * Cost and usage in FOCUS
-         * @description The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. An answer that is cut off ends with a broken connection.
+         * @description The rows of the view `reporting.focus` as CSV, in the columns of FOCUS, the FinOps Foundation's format for cost and usage: one for each key, day, model and set of tags. `BilledCost` adds up to the ledger. docs/sql.md says what each column means here. All rows are as of the instant in the header `X-As-Of`. An answer that is cut off ends with a broken connection.
          */
         get: operations["ReportFocus"];
         put?: never;
