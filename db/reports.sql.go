@@ -382,56 +382,80 @@ func (q *Queries) ReportFocus(ctx context.Context, arg ReportFocusParams) ([][]s
 }
 
 const reportKeys = `-- name: ReportKeys :many
-SELECT false AS is_total,
-       k.key_id::uuid AS key_id,
-       k.key_name::text AS key_name,
-       x.period::text AS period,
-       x.model::text AS model,
+WITH k AS MATERIALIZED (
+    SELECT x.key_id, x.key_name, x.ledger_id
+      FROM ledger_keys AS x
+     WHERE ($1::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR x.key_id = $1)
+       AND x.key_id >= $2::uuid
+       AND ($3::boolean OR x.key_id <> $2)
+     ORDER BY x.key_id
+     LIMIT $4::bigint
+), page AS (
+    SELECT k.key_id, k.key_name, x.period, x.model, x.tag, x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM k
+      JOIN (
+           SELECT d.ledger_id,
+                  CASE $5::text
+                      WHEN 'day' THEN d.day::text
+                      WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
+                      ELSE ''
+                  END AS period,
+                  CASE WHEN $6::boolean THEN d.model ELSE '' END AS model,
+                  g.tag,
+                  sum(d.requests)::bigint AS requests,
+                  sum(d.input_tokens)::bigint AS input_tokens,
+                  sum(d.output_tokens)::bigint AS output_tokens,
+                  sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+                  sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+                  sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+                  sum(d.cost)::numeric AS cost
+             FROM key_days AS d
+             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND ($7::boolean OR $8::text <> '')
+            CROSS JOIN LATERAL unnest(CASE WHEN $7 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
+            WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
+              AND d.day BETWEEN $9::date AND $10::date
+              AND ($11::text = '' OR d.model = $11)
+              AND ($8 = '' OR $8 = ANY (s.tags) AND g.tag IN ('', $8))
+            GROUP BY 1, 2, 3, 4
+      ) AS x ON x.ledger_id = k.ledger_id
+     WHERE ($12::boolean
+            OR (k.key_id, x.period, x.model, x.tag)
+             > ($13::uuid, $14::text, $15::text, $16::text))
+       AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
+           <> (0, 0, 0, 0, 0, 0)
+     ORDER BY k.key_id, x.period, x.model, x.tag
+     LIMIT $17::bigint
+), answer AS (
+    SELECT false AS is_total, p.key_id, p.key_name, p.period, p.model, p.tag, p.requests, p.input_tokens, p.output_tokens, p.cache_create_tokens, p.cache_read_tokens, p.ephemeral_1h_tokens, p.cost
+      FROM page AS p
+    UNION ALL
+    SELECT true, coalesce((SELECT y.key_id FROM k AS y ORDER BY y.key_id DESC LIMIT 1), $2), '', '', '', '',
+           (SELECT count(*) FROM k), 0, 0, 0, 0, 0, 0
+)
+SELECT a.is_total::boolean AS is_total,
+       a.key_id::uuid AS key_id,
+       a.key_name::text AS key_name,
+       a.period::text AS period,
+       a.model::text AS model,
        ''::text AS account_id,
-       x.tag::text AS tag,
-       x.requests::bigint AS requests,
-       x.input_tokens::bigint AS input_tokens,
-       x.output_tokens::bigint AS output_tokens,
-       x.cache_create_tokens::bigint AS cache_create_tokens,
-       x.cache_read_tokens::bigint AS cache_read_tokens,
-       x.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       x.cost::numeric AS cost
-  FROM ledger_keys AS k
- CROSS JOIN LATERAL (
-       SELECT CASE $1::text
-                  WHEN 'day' THEN d.day::text
-                  WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
-                  ELSE ''
-              END AS period,
-              CASE WHEN $2::boolean THEN d.model ELSE '' END AS model,
-              g.tag,
-              sum(d.requests)::bigint AS requests,
-              sum(d.input_tokens)::bigint AS input_tokens,
-              sum(d.output_tokens)::bigint AS output_tokens,
-              sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
-              sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
-              sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-              sum(d.cost)::numeric AS cost
-         FROM key_days AS d
-         LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND ($3::boolean OR $4::text <> '')
-        CROSS JOIN LATERAL unnest(CASE WHEN $3 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
-        WHERE d.ledger_id = k.ledger_id AND d.day BETWEEN $5::date AND $6::date
-          AND ($7::text = '' OR d.model = $7)
-          AND ($4 = '' OR $4 = ANY (s.tags) AND g.tag IN ('', $4))
-        GROUP BY 1, 2, 3
- ) AS x
- WHERE ($8::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR k.key_id = $8)
-   AND k.key_id >= $9::uuid
-   AND ($10::boolean
-        OR (k.key_id, x.period, x.model, x.tag)
-         > ($9, $11::text, $12::text, $13::text))
-   AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
-       <> (0, 0, 0, 0, 0, 0)
- ORDER BY k.key_id, x.period, x.model, x.tag
- LIMIT $14::bigint
+       a.tag::text AS tag,
+       a.requests::bigint AS requests,
+       a.input_tokens::bigint AS input_tokens,
+       a.output_tokens::bigint AS output_tokens,
+       a.cache_create_tokens::bigint AS cache_create_tokens,
+       a.cache_read_tokens::bigint AS cache_read_tokens,
+       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       a.cost::numeric AS cost
+  FROM answer AS a
+ ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.tag
 `
 
 type ReportKeysParams struct {
+	KeyID       uuid.UUID
+	FromKeyID   uuid.UUID
+	Included    bool
+	Keys        int64
 	Granularity string
 	ByModel     bool
 	ByTag       bool
@@ -439,9 +463,8 @@ type ReportKeysParams struct {
 	FromDay     time.Time
 	ToDay       time.Time
 	Model       string
-	KeyID       uuid.UUID
-	AfterKeyID  uuid.UUID
 	First       bool
+	AfterKeyID  uuid.UUID
 	AfterPeriod string
 	AfterModel  string
 	AfterTag    string
@@ -465,12 +488,17 @@ type ReportKeysRow struct {
 	Cost              decimal.Decimal
 }
 
-// What each key used in each period, by model and by tag where that is asked for, in
-// order of the keys' ids, after the row that a cursor names: it reads the rows of as
-// many keys as the page has, and no more. Otherwise as ReportSums. The zero id asks for
-// any key.
+// What each of so many keys used in each period, by model and by tag where that is asked for, in
+// order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
+// tells how many keys were read (requests) and the last of them: less than asked for, and there are
+// no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
+// first of them, if it is included. Otherwise as ReportSums. The zero id asks for any key.
 func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]ReportKeysRow, error) {
 	rows, err := q.db.Query(ctx, reportKeys,
+		arg.KeyID,
+		arg.FromKeyID,
+		arg.Included,
+		arg.Keys,
 		arg.Granularity,
 		arg.ByModel,
 		arg.ByTag,
@@ -478,9 +506,8 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 		arg.FromDay,
 		arg.ToDay,
 		arg.Model,
-		arg.KeyID,
-		arg.AfterKeyID,
 		arg.First,
+		arg.AfterKeyID,
 		arg.AfterPeriod,
 		arg.AfterModel,
 		arg.AfterTag,
@@ -752,17 +779,18 @@ WITH source AS (
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
       FROM tag_days AS t
      WHERE $1 = 'tags' AND t.day BETWEEN $2 AND $3
+       AND (t.tag IS NULL OR t.day BETWEEN $6::date AND $7::date)
        AND ($4 = '' OR t.model = $4)
-       AND ($6::text = '' OR t.tag = $6)
+       AND ($8::text = '' OR t.tag = $8)
 ), grouped AS MATERIALIZED (
-    SELECT CASE $7::text
+    SELECT CASE $9::text
                WHEN 'day' THEN d.day::text
                WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
                ELSE ''
            END AS period,
-           CASE WHEN $8::boolean THEN d.model ELSE '' END AS model,
-           CASE WHEN $9::boolean THEN d.account_id ELSE '' END AS account_id,
-           CASE WHEN $10::boolean THEN d.tag ELSE '' END AS tag,
+           CASE WHEN $10::boolean THEN d.model ELSE '' END AS model,
+           CASE WHEN $11::boolean THEN d.account_id ELSE '' END AS account_id,
+           CASE WHEN $12::boolean THEN d.tag ELSE '' END AS tag,
            sum(d.requests)::bigint AS requests,
            sum(d.input_tokens)::bigint AS input_tokens,
            sum(d.output_tokens)::bigint AS output_tokens,
@@ -776,13 +804,13 @@ WITH source AS (
     SELECT g.period, g.model, g.account_id, g.tag, g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost
       FROM grouped AS g
      WHERE g.tag IS NOT NULL
-       AND ($11::boolean
+       AND ($13::boolean
             OR (g.period, g.model, g.account_id, g.tag)
-             > ($12::text, $13::text, $14::text, $15::text))
+             > ($14::text, $15::text, $16::text, $17::text))
        AND (g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.cost)
            <> (0, 0, 0, 0, 0, 0)
      ORDER BY g.period, g.model, g.account_id, g.tag
-     LIMIT $16::bigint
+     LIMIT $18::bigint
 ), answer AS (
     SELECT false AS is_total, p.period, p.model, p.account_id, p.tag, p.requests, p.input_tokens, p.output_tokens, p.cache_create_tokens, p.cache_read_tokens, p.ephemeral_1h_tokens, p.cost
       FROM page AS p
@@ -796,8 +824,8 @@ WITH source AS (
            coalesce(sum(g.ephemeral_1h_tokens), 0),
            coalesce(sum(g.cost), 0)
       FROM grouped AS g
-     WHERE $17::boolean AND (g.tag IS NULL OR $1 <> 'tags' OR NOT $10 OR $6 <> '')
-    HAVING $17
+     WHERE $19::boolean AND (g.tag IS NULL OR $1 <> 'tags' OR NOT $12 OR $8 <> '')
+    HAVING $19
 )
 SELECT a.is_total::boolean AS is_total,
        '00000000-0000-0000-0000-000000000000'::uuid AS key_id,
@@ -823,6 +851,8 @@ type ReportSumsParams struct {
 	ToDay          time.Time
 	Model          string
 	AccountID      string
+	WindowFrom     time.Time
+	WindowTo       time.Time
 	Tag            string
 	Granularity    string
 	ByModel        bool
@@ -861,7 +891,8 @@ type ReportSumsRow struct {
 // text; so are usage that names no account, and usage without tags. Rows that are all zero
 // are left out. Where totals are asked for, one more row comes before the others, marked as
 // such: the sums of all that the report covers, each request once. Rows and totals are one
-// reading of the tail.
+// reading of the tail. Of tags, rows are read of some days alone (window_from, window_to), and totals
+// of all.
 func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]ReportSumsRow, error) {
 	rows, err := q.db.Query(ctx, reportSums,
 		arg.Source,
@@ -869,6 +900,8 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 		arg.ToDay,
 		arg.Model,
 		arg.AccountID,
+		arg.WindowFrom,
+		arg.WindowTo,
 		arg.Tag,
 		arg.Granularity,
 		arg.ByModel,

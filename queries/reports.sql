@@ -212,7 +212,8 @@ SELECT h.rollup::text AS rollup,
 -- text; so are usage that names no account, and usage without tags. Rows that are all zero
 -- are left out. Where totals are asked for, one more row comes before the others, marked as
 -- such: the sums of all that the report covers, each request once. Rows and totals are one
--- reading of the tail.
+-- reading of the tail. Of tags, rows are read of some days alone (window_from, window_to), and totals
+-- of all.
 WITH source AS (
     SELECT m.day, m.model, '' AS account_id, '' AS tag,
            m.requests, m.input_tokens, m.output_tokens, m.cache_create_tokens,
@@ -234,6 +235,7 @@ WITH source AS (
            t.cache_read_tokens, t.ephemeral_1h_tokens, t.cost
       FROM tag_days AS t
      WHERE @source = 'tags' AND t.day BETWEEN @from_day AND @to_day
+       AND (t.tag IS NULL OR t.day BETWEEN @window_from::date AND @window_to::date)
        AND (@model = '' OR t.model = @model)
        AND (@tag::text = '' OR t.tag = @tag)
 ), grouped AS MATERIALIZED (
@@ -299,57 +301,78 @@ SELECT a.is_total::boolean AS is_total,
  ORDER BY a.is_total DESC, a.period, a.model, a.account_id, a.tag;
 
 -- name: ReportKeys :many
--- What each key used in each period, by model and by tag where that is asked for, in
--- order of the keys' ids, after the row that a cursor names: it reads the rows of as
--- many keys as the page has, and no more. Otherwise as ReportSums. The zero id asks for
--- any key.
-SELECT false AS is_total,
-       k.key_id::uuid AS key_id,
-       k.key_name::text AS key_name,
-       x.period::text AS period,
-       x.model::text AS model,
+-- What each of so many keys used in each period, by model and by tag where that is asked for, in
+-- order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
+-- tells how many keys were read (requests) and the last of them: less than asked for, and there are
+-- no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
+-- first of them, if it is included. Otherwise as ReportSums. The zero id asks for any key.
+WITH k AS MATERIALIZED (
+    SELECT x.key_id, x.key_name, x.ledger_id
+      FROM ledger_keys AS x
+     WHERE (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR x.key_id = @key_id)
+       AND x.key_id >= @from_key_id::uuid
+       AND (@included::boolean OR x.key_id <> @from_key_id)
+     ORDER BY x.key_id
+     LIMIT @keys::bigint
+), page AS (
+    SELECT k.key_id, k.key_name, x.period, x.model, x.tag, x.requests, x.input_tokens, x.output_tokens,
+           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+      FROM k
+      JOIN (
+           SELECT d.ledger_id,
+                  CASE @granularity::text
+                      WHEN 'day' THEN d.day::text
+                      WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
+                      ELSE ''
+                  END AS period,
+                  CASE WHEN @by_model::boolean THEN d.model ELSE '' END AS model,
+                  g.tag,
+                  sum(d.requests)::bigint AS requests,
+                  sum(d.input_tokens)::bigint AS input_tokens,
+                  sum(d.output_tokens)::bigint AS output_tokens,
+                  sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+                  sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+                  sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+                  sum(d.cost)::numeric AS cost
+             FROM key_days AS d
+             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND (@by_tag::boolean OR @tag::text <> '')
+            CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
+            WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
+              AND d.day BETWEEN @from_day::date AND @to_day::date
+              AND (@model::text = '' OR d.model = @model)
+              AND (@tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag))
+            GROUP BY 1, 2, 3, 4
+      ) AS x ON x.ledger_id = k.ledger_id
+     WHERE (@first::boolean
+            OR (k.key_id, x.period, x.model, x.tag)
+             > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_tag::text))
+       AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
+           <> (0, 0, 0, 0, 0, 0)
+     ORDER BY k.key_id, x.period, x.model, x.tag
+     LIMIT sqlc.narg('row_limit')::bigint
+), answer AS (
+    SELECT false AS is_total, p.*
+      FROM page AS p
+    UNION ALL
+    SELECT true, coalesce((SELECT y.key_id FROM k AS y ORDER BY y.key_id DESC LIMIT 1), @from_key_id), '', '', '', '',
+           (SELECT count(*) FROM k), 0, 0, 0, 0, 0, 0
+)
+SELECT a.is_total::boolean AS is_total,
+       a.key_id::uuid AS key_id,
+       a.key_name::text AS key_name,
+       a.period::text AS period,
+       a.model::text AS model,
        ''::text AS account_id,
-       x.tag::text AS tag,
-       x.requests::bigint AS requests,
-       x.input_tokens::bigint AS input_tokens,
-       x.output_tokens::bigint AS output_tokens,
-       x.cache_create_tokens::bigint AS cache_create_tokens,
-       x.cache_read_tokens::bigint AS cache_read_tokens,
-       x.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       x.cost::numeric AS cost
-  FROM ledger_keys AS k
- CROSS JOIN LATERAL (
-       SELECT CASE @granularity::text
-                  WHEN 'day' THEN d.day::text
-                  WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
-                  ELSE ''
-              END AS period,
-              CASE WHEN @by_model::boolean THEN d.model ELSE '' END AS model,
-              g.tag,
-              sum(d.requests)::bigint AS requests,
-              sum(d.input_tokens)::bigint AS input_tokens,
-              sum(d.output_tokens)::bigint AS output_tokens,
-              sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
-              sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
-              sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-              sum(d.cost)::numeric AS cost
-         FROM key_days AS d
-         LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND (@by_tag::boolean OR @tag::text <> '')
-        CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
-        WHERE d.ledger_id = k.ledger_id AND d.day BETWEEN @from_day::date AND @to_day::date
-          AND (@model::text = '' OR d.model = @model)
-          AND (@tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag))
-        GROUP BY 1, 2, 3
- ) AS x
- WHERE (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR k.key_id = @key_id)
-   AND k.key_id >= @after_key_id::uuid
-   AND (@first::boolean
-        OR (k.key_id, x.period, x.model, x.tag)
-         > (@after_key_id, @after_period::text, @after_model::text, @after_tag::text))
-   AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
-       <> (0, 0, 0, 0, 0, 0)
- ORDER BY k.key_id, x.period, x.model, x.tag
- LIMIT sqlc.narg('row_limit')::bigint;
+       a.tag::text AS tag,
+       a.requests::bigint AS requests,
+       a.input_tokens::bigint AS input_tokens,
+       a.output_tokens::bigint AS output_tokens,
+       a.cache_create_tokens::bigint AS cache_create_tokens,
+       a.cache_read_tokens::bigint AS cache_read_tokens,
+       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       a.cost::numeric AS cost
+  FROM answer AS a
+ ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.tag;
 
 -- name: ReportLedger :many
 -- As ReportSums and ReportKeys together, from the ledger itself: for hours, and for

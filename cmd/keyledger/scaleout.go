@@ -89,7 +89,7 @@ func scaleOutPlan(c *cobra.Command, s *scaleout.ScaleOut) error {
 	if err != nil {
 		return err
 	}
-	t := newTable(c.OutOrStdout(), "STEP", "STATE", "WHAT", "WAITS MEANWHILE")
+	t := newTable(c.OutOrStdout(), "STEP", "STATE", "SIZE", "WHAT", "WAITS MEANWHILE")
 	for _, one := range plan {
 		state, locks := "to do", one.Locks
 		if one.Done {
@@ -98,7 +98,11 @@ func scaleOutPlan(c *cobra.Command, s *scaleout.ScaleOut) error {
 		if locks == "" {
 			locks = "nothing"
 		}
-		t.row(one.Name, state, one.What, locks)
+		size := one.Size
+		if size == "" {
+			size = "-"
+		}
+		t.row(one.Name, state, size, one.What, locks)
 	}
 	return t.flush()
 }

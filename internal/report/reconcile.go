@@ -19,16 +19,19 @@ type Reports struct {
 	standby  *standby.Standby
 	timezone string
 	busy     sync.Mutex
+
+	firstKeys int64 // how many keys the first statement of a report by key reads; each next one reads twice as many
+	tagDays   int   // of how many days a page by tag reads rows at first
 }
 
 // New makes reports of a database that parts its days in an IANA time zone. Each takes a
 // connection of the pool for as long as it is sent.
-func New(d *db.DB, timezone string) *Reports { return &Reports{db: d, timezone: timezone} }
+func New(d *db.DB, timezone string) *Reports { return NewWithStandby(d, nil, nil, timezone) }
 
 // NewWithStandby is New that reads usage from another pool, one on a standby of the database, as
 // long as that may be read from.
 func NewWithStandby(primary, copied *db.DB, s *standby.Standby, timezone string) *Reports {
-	return &Reports{db: primary, copied: copied, standby: s, timezone: timezone}
+	return &Reports{db: primary, copied: copied, standby: s, timezone: timezone, firstKeys: firstKeys, tagDays: tagDays}
 }
 
 // source is where a report is read from, and how far that is behind.

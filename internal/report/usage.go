@@ -150,14 +150,97 @@ func (q Query) check() error {
 	return nil
 }
 
+// What a page needs is not known before it is read: first little is, which is enough for most, and then more.
+const (
+	firstKeys = 8
+	mostKeys  = 1024
+	tagDays   = 31
+)
+
 // rows hands on the rows of a report.
 func (r *Reports) rows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
-	return db.Stream(ctx, from, r.statement(ctx, q), func(row db.ReportRow) error {
+	switch {
+	case q.byKeys():
+		return r.keyRows(ctx, from, q, each)
+	case q.daysOfTags():
+		return r.tagRows(ctx, from, q, each)
+	}
+	return db.Stream(ctx, from, r.statement(ctx, q, q.From, q.To), func(row db.ReportRow) error {
 		if !q.By.Key {
 			row.KeyID, row.KeyName = uuid.Nil, ""
 		}
 		return each(row)
 	})
+}
+
+// daysOfTags tells whether it is a page of days by tag, of which a year has more rows than any other report
+// from rollups.
+func (q Query) daysOfTags() bool {
+	return !q.needsLedger() && q.Granularity == Day && q.By.Tag && q.Tag == "" && q.Limit > 0
+}
+
+// tagRows hands on a page of days by tag, from its first days if they have enough rows.
+func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
+	first := q.From
+	if q.After != nil {
+		day, err := time.Parse(time.DateOnly, q.After.Period)
+		if err != nil {
+			return fault.Fields(field.Error{Field: "cursor", Message: "is not of this report"})
+		}
+		first = day
+	}
+	last := q
+	note := func(row db.ReportRow) error {
+		if !row.IsTotal {
+			place := PlaceOf(row)
+			last.After, last.Limit = &place, last.Limit-1
+		}
+		return each(row)
+	}
+	until := first.AddDate(0, 0, r.tagDays-1)
+	if err := db.Stream(ctx, from, r.statement(ctx, q, first, until), note); err != nil || last.Limit == 0 || !until.Before(q.To) {
+		return err
+	}
+	last.totals = false
+	return db.Stream(ctx, from, r.statement(ctx, last, first, q.To), each)
+}
+
+// keyRows hands on the rows of a report by key, some keys at a time, until the page is full.
+func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
+	p := db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
+		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, Included: true, Keys: r.firstKeys}
+	if q.After != nil {
+		p.AfterKeyID, p.AfterPeriod, p.AfterModel, p.AfterTag = q.After.KeyID, q.After.Period, q.After.Model, q.After.Tag
+		if !q.By.Key { // it is of one key, whose rows the id does not part
+			p.AfterKeyID = q.KeyID
+		}
+		p.FromKeyID = p.AfterKeyID
+	}
+	for left := q.Limit; ; {
+		if q.Limit > 0 {
+			p.RowLimit = new(int64(left))
+		}
+		read := int64(0)
+		ask := func(ask *db.Queries) error {
+			_, err := ask.ReportKeys(ctx, p)
+			return err
+		}
+		err := db.Stream(ctx, from, ask, func(row db.ReportRow) error {
+			if row.IsTotal { // the first row: which keys were read
+				read, p.FromKeyID, p.Included = row.Requests, row.KeyID, false
+				return nil
+			}
+			if !q.By.Key {
+				row.KeyID, row.KeyName = uuid.Nil, ""
+			}
+			left--
+			return each(row)
+		})
+		if err != nil || read < p.Keys || q.Limit > 0 && left == 0 {
+			return err
+		}
+		p.Keys = min(2*p.Keys, mostKeys)
+	}
 }
 
 // reaches is the fault of a report that needs the ledger and begins before it does; nil: it does not.
@@ -185,8 +268,8 @@ func (q Query) needsLedger() bool {
 // byKeys tells whether the rollup by key is what answers it.
 func (q Query) byKeys() bool { return !q.needsLedger() && (q.By.Key || q.KeyID != uuid.Nil) }
 
-// statement is the query that answers a report.
-func (r *Reports) statement(ctx context.Context, q Query) func(*db.Queries) error {
+// statement is the query that answers a report; of tags, rows of some days alone.
+func (r *Reports) statement(ctx context.Context, q Query, firstDay, lastDay time.Time) func(*db.Queries) error {
 	after, first := Place{}, q.After == nil
 	if !first {
 		after = *q.After
@@ -195,23 +278,11 @@ func (r *Reports) statement(ctx context.Context, q Query) func(*db.Queries) erro
 	if q.Limit > 0 {
 		limit = new(int64(q.Limit))
 	}
-	switch {
-	case q.needsLedger():
+	if q.needsLedger() {
 		return func(ask *db.Queries) error {
 			_, err := ask.ReportLedger(ctx, db.ReportLedgerParams{Timezone: r.timezone, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity,
 				ByKey: q.By.Key, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag, KeyID: q.KeyID, Model: q.Model, AccountID: q.AccountID, Tag: q.Tag,
 				First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag, RowLimit: limit, Totals: q.totals})
-			return err
-		}
-	case q.byKeys():
-		// Not grouped by key, it is of one key, whose rows the id does not part.
-		if !q.By.Key && !first {
-			after.KeyID = q.KeyID
-		}
-		return func(ask *db.Queries) error {
-			_, err := ask.ReportKeys(ctx, db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
-				KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: first, AfterKeyID: after.KeyID, AfterPeriod: after.Period, AfterModel: after.Model, AfterTag: after.Tag,
-				RowLimit: limit})
 			return err
 		}
 	}
@@ -225,7 +296,7 @@ func (r *Reports) statement(ctx context.Context, q Query) func(*db.Queries) erro
 	return func(ask *db.Queries) error {
 		_, err := ask.ReportSums(ctx, db.ReportSumsParams{Source: from, FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByAccount: q.By.Account, ByTag: q.By.Tag,
 			Model: q.Model, AccountID: q.AccountID, Tag: q.Tag, First: first, AfterPeriod: after.Period, AfterModel: after.Model, AfterAccountID: after.AccountID, AfterTag: after.Tag,
-			RowLimit: limit, Totals: q.totals})
+			RowLimit: limit, Totals: q.totals, WindowFrom: firstDay, WindowTo: lastDay})
 		return err
 	}
 }

@@ -10,7 +10,7 @@ CREATE EXTENSION IF NOT EXISTS postgres_fdw;
 SET LOCAL citus.enable_ddl_propagation = off;
 CREATE SCHEMA IF NOT EXISTS scale_out;
 COMMENT ON SCHEMA scale_out IS 'What keyledger scale-out made: how this server reads what lies on the workers of Citus.';
-DO $$
+DO $step$
 DECLARE
     mapping text := format('user %L', {user});
 BEGIN
@@ -36,7 +36,7 @@ BEGIN
             current_user;
     END IF;
     EXECUTE format('CREATE USER MAPPING FOR CURRENT_USER SERVER keyledger_citus OPTIONS (%s)', mapping);
-END $$;
+END $step$;
 -- end
 -- undo:
 SET LOCAL citus.enable_ddl_propagation = off;

@@ -118,6 +118,7 @@ func (s *ScaleOut) stored(ctx context.Context, name string, citus bool) (Table, 
 type Step struct {
 	Name  string
 	What  string // what it does
+	Size  string // of the table that it moves, with its indexes; empty: it moves none
 	Locks string // what waits while it runs; empty: nothing
 	Done  bool
 }
@@ -137,6 +138,14 @@ func (s *ScaleOut) Plan(ctx context.Context) ([]Step, error) {
 		if err := s.db.Scan(ctx, one.done, nil, &plan[i].Done); err != nil {
 			return nil, fmt.Errorf("%s: finding out whether it is done: %w", one.name, err)
 		}
+		if !one.moves {
+			continue
+		}
+		stored, err := s.stored(ctx, one.name, true)
+		if err != nil {
+			return nil, fmt.Errorf("measuring %s: %w", one.name, err)
+		}
+		plan[i].Size = stored.Size
 	}
 	return plan, nil
 }

@@ -13,6 +13,7 @@ type step struct {
 	name  string
 	what  string // what it does
 	locks string // what waits meanwhile
+	moves bool   // a table of this name
 	done  string // a query: whether it is done
 	apply string
 	undo  string
@@ -27,8 +28,6 @@ type table struct {
 	locks  string
 }
 
-// The roll-up comes after the tables that it writes in the order of locks, and the archive's pass after
-// the roll-up.
 var tables = []table{
 	{name: "usage_daily", view: "stored_usage_daily", steady: true, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
 	{name: "daily_cost", view: "stored_daily_cost", steady: true, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
@@ -80,7 +79,7 @@ func steps(o Options) []step {
 	all := []step{connection, twoPhase}
 	for _, t := range tables {
 		s := fill(tableSQL, t)
-		s.what = "its rows to the workers, by ledger_id"
+		s.moves, s.what = true, "its rows to the workers, by ledger_id"
 		if t.view != "" {
 			s.what += "; readers follow"
 		}

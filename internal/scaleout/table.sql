@@ -11,7 +11,7 @@ SELECT pg_advisory_xact_lock(hashtext('{lock}'));
 SELECT create_distributed_table('{table}', 'ledger_id', colocate_with => 'scale_out_marks')
  WHERE NOT EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = '{table}'::regclass);
 SET LOCAL citus.enable_ddl_propagation = off;
-DO $$
+DO $step$
 BEGIN
     IF '{view}' <> '' THEN
         EXECUTE 'CREATE OR REPLACE VIEW {view} AS SELECT t.* FROM {table} AS t';
@@ -19,7 +19,7 @@ BEGIN
         EXECUTE 'IMPORT FOREIGN SCHEMA public LIMIT TO ({table}) FROM SERVER keyledger_citus INTO scale_out';
         EXECUTE 'CREATE OR REPLACE VIEW {view} AS SELECT t.* FROM scale_out.{table} AS t{steady}';
     END IF;
-END $$;
+END $step$;
 -- end
 -- undo:
 -- A reader who plans at the very end waits for the table, and this for the reader's view: it gives up
@@ -28,11 +28,11 @@ SELECT pg_advisory_xact_lock(hashtext('{lock}'));
 SELECT undistribute_table('{table}')
  WHERE EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = '{table}'::regclass);
 SET LOCAL citus.enable_ddl_propagation = off;
-DO $$
+DO $step$
 BEGIN
     IF '{view}' <> '' THEN
         EXECUTE 'CREATE OR REPLACE VIEW {view} AS SELECT t.* FROM {table} AS t';
         EXECUTE 'DROP FOREIGN TABLE IF EXISTS scale_out.{table}';
     END IF;
-END $$;
+END $step$;
 -- end

@@ -44,7 +44,9 @@ CREATE OR REPLACE TRIGGER scale_out_two_phases AFTER UPDATE OF mark_chunk, mark_
 -- What a crash has left prepared on a worker is committed there, or rolled back, as it was here.
 CREATE OR REPLACE FUNCTION rollup_settle() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM recover_prepared_transactions();
+    IF has_function_privilege('recover_prepared_transactions()', 'EXECUTE') THEN
+        PERFORM recover_prepared_transactions();
+    END IF;
 END $$;
 
 -- No snapshot covers this server and the workers. So whoever adds the tail, which is here, to a rollup, which
