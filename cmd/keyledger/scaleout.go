@@ -102,6 +102,9 @@ func scaleOutPlan(c *cobra.Command, s *scaleout.ScaleOut) error {
 		if size == "" {
 			size = "-"
 		}
+		if one.Takes >= time.Second && !one.Done {
+			locks = fmt.Sprintf("for about %s: %s", one.Takes.Round(time.Second), locks)
+		}
 		t.row(one.Name, state, size, one.What, locks)
 	}
 	return t.flush()

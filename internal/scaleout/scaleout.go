@@ -45,7 +45,8 @@ var ErrNoCitus = errors.New("this PostgreSQL has no Citus: everything is on this
 type Table struct {
 	Name        string
 	Distributed bool   // by ledger_id, over all workers; otherwise it is on this server
-	Size        string // with its indexes, as PostgreSQL writes sizes
+	Bytes       int64  // with its indexes
+	Size        string // the same, as PostgreSQL writes it
 	Shards      int64  // 0: it is not distributed
 	Least, Most string // the smallest and the largest shard; empty: it is not distributed
 }
@@ -96,32 +97,38 @@ func (s *ScaleOut) Status(ctx context.Context) (Status, error) {
 func (s *ScaleOut) stored(ctx context.Context, name string, citus bool) (Table, error) {
 	t := Table{Name: name}
 	const parts = `SELECT $1::text::regclass AS relid UNION SELECT x.relid FROM pg_partition_tree($1::text::regclass) AS x`
-	const here = `SELECT pg_size_pretty(coalesce(sum(pg_total_relation_size(p.relid)), 0)::bigint) FROM (` + parts + `) AS p`
+	const here = `SELECT x.size, pg_size_pretty(x.size)
+		FROM (SELECT coalesce(sum(pg_total_relation_size(p.relid)), 0)::bigint AS size FROM (` + parts + `) AS p) AS x`
 	if !citus {
-		return t, s.db.Scan(ctx, here, []any{name}, &t.Size)
+		return t, s.db.Scan(ctx, here, []any{name}, &t.Bytes, &t.Size)
 	}
 	const there = `SELECT EXISTS (SELECT 1 FROM pg_dist_partition AS d WHERE d.logicalrelid = $1::text::regclass)`
 	if err := s.db.Scan(ctx, there, []any{name}, &t.Distributed); err != nil || !t.Distributed {
-		return t, errors.Join(err, s.db.Scan(ctx, here, []any{name}, &t.Size))
+		return t, errors.Join(err, s.db.Scan(ctx, here, []any{name}, &t.Bytes, &t.Size))
 	}
-	const shards = `SELECT pg_size_pretty(coalesce(sum(x.size), 0)::bigint), count(*),
+	const shards = `SELECT coalesce(sum(x.size), 0)::bigint, pg_size_pretty(coalesce(sum(x.size), 0)::bigint), count(*),
 		       pg_size_pretty(coalesce(min(x.size), 0)::bigint), pg_size_pretty(coalesce(max(x.size), 0)::bigint)
 		FROM (SELECT sum(c.shard_size) AS size
 		        FROM citus_shards AS c
 		        JOIN pg_dist_shard AS d ON d.shardid = c.shardid
 		       WHERE c.table_name IN (SELECT p.relid FROM (` + parts + `) AS p)
 		       GROUP BY d.shardminvalue) AS x`
-	return t, s.db.Scan(ctx, shards, []any{name}, &t.Size, &t.Shards, &t.Least, &t.Most)
+	return t, s.db.Scan(ctx, shards, []any{name}, &t.Bytes, &t.Size, &t.Shards, &t.Least, &t.Most)
 }
 
 // Step is one of the steps of Apply and Undo.
 type Step struct {
 	Name  string
-	What  string // what it does
-	Size  string // of the table that it moves, with its indexes; empty: it moves none
-	Locks string // what waits while it runs; empty: nothing
+	What  string        // what it does
+	Size  string        // of the table that it moves, with its indexes; empty: it moves none
+	Locks string        // what waits while it runs; empty: nothing
+	Takes time.Duration // about how long moving it would take, at copiesPerSecond
 	Done  bool
 }
+
+// copiesPerSecond is how many bytes of a table with its indexes are copied a second: as measured on two
+// processors with both workers on them (docs/scale-out.md).
+const copiesPerSecond = 50 << 20
 
 // errNotReady says what a database lacks before anything can be distributed.
 var errNotReady = errors.New("this database cannot be scaled out yet")
@@ -146,6 +153,7 @@ func (s *ScaleOut) Plan(ctx context.Context) ([]Step, error) {
 			return nil, fmt.Errorf("measuring %s: %w", one.name, err)
 		}
 		plan[i].Size = stored.Size
+		plan[i].Takes = time.Duration(float64(stored.Bytes) / copiesPerSecond * float64(time.Second))
 	}
 	return plan, nil
 }
