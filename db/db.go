@@ -265,7 +265,14 @@ func (d *DB) InTx(ctx context.Context, fn func(*Queries) error) error {
 func (d *DB) Snapshot(ctx context.Context, fn func(*Reader) error) error {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	return d.steadily(ctx, func(conn *pgxpool.Conn) error {
-		return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error { return fn(&Reader{New(tx), tx}) })
+		return pgx.BeginTxFunc(ctx, conn, options, func(tx pgx.Tx) error {
+			r := &Reader{Queries: New(tx), from: tx}
+			err := fn(r)
+			if err != nil && r.handed {
+				return &lateError{err}
+			}
+			return err
+		})
 	})
 }
 
@@ -282,7 +289,8 @@ func Steady[T any](ctx context.Context, d *DB, read func(*Queries) (T, error)) (
 // steadily runs fn, and once more, while the roll-up waits, where it has taken a step meanwhile.
 func (d *DB) steadily(ctx context.Context, fn func(*pgxpool.Conn) error) error {
 	err := d.pool.AcquireFunc(ctx, fn)
-	if !retryable(err) && !tableMoves(err) {
+	var late *lateError
+	if !retryable(err) && !Stuck(err) || errors.As(err, &late) {
 		return err
 	}
 	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
@@ -302,7 +310,8 @@ func (d *DB) steadily(ctx context.Context, fn func(*pgxpool.Conn) error) error {
 type Reader struct {
 	*Queries
 
-	from DBTX
+	from   DBTX
+	handed bool // Stream has handed on a row
 }
 
 // retry runs fn until it succeeds, fails for good, or has been tried maxTries times.

@@ -78,7 +78,7 @@ func ofState(err error, pg *pgconn.PgError) *fault.Error {
 	case retryable(err):
 		return fault.Wrap(err, fault.Unavailable, "The database is busy. Try again.")
 	case pg.Code == stateLocked:
-		return fault.Wrap(err, fault.Unavailable, "Another transaction has held a row of this key or account for too long. Try again.")
+		return fault.Wrap(err, fault.Unavailable, "Another transaction has held a row or a table that this needs for too long. Try again.")
 	case pg.Code[:2] == "08", pg.Code[:2] == "53", pg.Code[:2] == "57", pg.Code[:2] == "55", pg.Code[:2] == "58", pg.Code[:2] == "XX", pg.Code == "25006":
 		// connection lost, out of resources, operator intervention, lock not available,
 		// the system's or PostgreSQL's own failure, read-only after a failover
@@ -99,13 +99,6 @@ func OfOneRow(err error) bool {
 func Stuck(err error) bool {
 	var pg *pgconn.PgError
 	return errors.As(err, &pg) && pg.Code == stateLocked
-}
-
-// tableMoves tells whether a statement on another server gave up waiting for a table: keyledger
-// scale-out is at the end of moving it.
-func tableMoves(err error) bool {
-	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == stateLocked && strings.HasPrefix(pg.Where, "remote SQL command")
 }
 
 func retryable(err error) bool {

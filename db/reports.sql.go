@@ -411,12 +411,13 @@ WITH k AS MATERIALIZED (
                   sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
                   sum(d.cost)::numeric AS cost
              FROM key_days AS d
-             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND ($7::boolean OR $8::text <> '')
+             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND $7::boolean
             CROSS JOIN LATERAL unnest(CASE WHEN $7 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
             WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
-              AND d.day BETWEEN $9::date AND $10::date
-              AND ($11::text = '' OR d.model = $11)
-              AND ($8 = '' OR $8 = ANY (s.tags) AND g.tag IN ('', $8))
+              AND d.day BETWEEN $8::date AND $9::date
+              AND ($10::text = '' OR d.model = $10)
+              AND ($11 = '' OR g.tag IN ('', $11)
+                   AND d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE $11 = ANY (y.tags))))
             GROUP BY 1, 2, 3, 4
       ) AS x ON x.ledger_id = k.ledger_id
      WHERE ($12::boolean
@@ -459,10 +460,10 @@ type ReportKeysParams struct {
 	Granularity string
 	ByModel     bool
 	ByTag       bool
-	Tag         string
 	FromDay     time.Time
 	ToDay       time.Time
 	Model       string
+	Tag         interface{}
 	First       bool
 	AfterKeyID  uuid.UUID
 	AfterPeriod string
@@ -502,10 +503,10 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 		arg.Granularity,
 		arg.ByModel,
 		arg.ByTag,
-		arg.Tag,
 		arg.FromDay,
 		arg.ToDay,
 		arg.Model,
+		arg.Tag,
 		arg.First,
 		arg.AfterKeyID,
 		arg.AfterPeriod,
@@ -553,7 +554,7 @@ WITH summed AS (
            CASE WHEN $2 IN ('day', 'month') THEN e.day END AS day,
            CASE WHEN $3::boolean THEN e.model END AS model,
            CASE WHEN $4::boolean THEN e.account_id END AS account_id,
-           CASE WHEN $5::boolean OR $6::text <> '' THEN e.tag_set END AS tag_set,
+           CASE WHEN $5::boolean THEN e.tag_set END AS tag_set,
            sum(e.requests) AS requests,
            sum(e.input_tokens) AS input_tokens,
            sum(e.output_tokens) AS output_tokens,
@@ -564,13 +565,15 @@ WITH summed AS (
       FROM (
            SELECT x.event_id, x.received_at, x.kind, x.ledger_id, x.chunk, x.account_id, x.model, x.model_received, x.request_id, x.occurred_at, x.day, x.tag_set, x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost, x.priced, x.estimated, x.via, x.adjusts, x.reason, date_bin('15 minutes', x.occurred_at, '2000-01-01T00:00:00Z') AS quarter
              FROM ledger AS x
-            WHERE x.day BETWEEN $7::date AND $8::date
-              AND x.received_at >= (CAST($7::date AS timestamp) - interval '2 days')
-                  AT TIME ZONE ($9::text)
-              AND ($10::uuid = '00000000-0000-0000-0000-000000000000'::uuid
-                   OR x.ledger_id = (SELECT k.ledger_id FROM ledger_keys AS k WHERE k.key_id = $10))
-              AND ($11::text = '' OR x.model = $11)
-              AND ($12::text = '' OR x.account_id = $12)
+            WHERE x.day BETWEEN $6::date AND $7::date
+              AND x.received_at >= (CAST($6::date AS timestamp) - interval '2 days')
+                  AT TIME ZONE ($8::text)
+              AND ($9::uuid = '00000000-0000-0000-0000-000000000000'::uuid
+                   OR x.ledger_id = (SELECT k.ledger_id FROM ledger_keys AS k WHERE k.key_id = $9))
+              AND ($10::text = '' OR x.model = $10)
+              AND ($11::text = '' OR x.account_id = $11)
+              AND ($12::text = ''
+                   OR x.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE $12 = ANY (y.tags))))
            -- Keeps quarters from being taken for as many as there are instants: rows would be
            -- sorted on disk where workers add them up in memory. Written as 0 it would keep workers
            -- from it, since that is no constant of its type.
@@ -581,7 +584,7 @@ WITH summed AS (
     SELECT coalesce(e.ledger_id, '00000000-0000-0000-0000-000000000000') AS ledger_id,
            CASE $2
                WHEN 'hour' THEN to_char(
-                   date_trunc('hour', e.quarter, $9) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+                   date_trunc('hour', e.quarter, $8) AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
                WHEN 'day' THEN e.day::text
                WHEN 'month' THEN to_char(e.day, 'YYYY-MM')
                ELSE ''
@@ -601,7 +604,7 @@ WITH summed AS (
      CROSS JOIN LATERAL unnest(
            CASE WHEN $5 THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END
      ) AS g (tag)
-     WHERE $6 = '' OR $6 = ANY (s.tags) AND g.tag IN ('', $6)
+     WHERE $12 = '' OR g.tag IN ('', $12)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (
     SELECT g.ledger_id, g.period, g.model, g.account_id, g.tag, g.requests, g.input_tokens, g.output_tokens, g.cache_create_tokens, g.cache_read_tokens, g.ephemeral_1h_tokens, g.cost,
@@ -636,7 +639,7 @@ WITH summed AS (
            coalesce(sum(g.ephemeral_1h_tokens), 0),
            coalesce(sum(g.cost), 0)
       FROM grouped AS g
-     WHERE $20::boolean AND (g.tag IS NULL OR NOT $5 OR $6 <> '')
+     WHERE $20::boolean AND (g.tag IS NULL OR NOT $5 OR $12 <> '')
     HAVING $20
 )
 SELECT a.is_total::boolean AS is_total,
@@ -663,13 +666,13 @@ type ReportLedgerParams struct {
 	ByModel        bool
 	ByAccount      bool
 	ByTag          bool
-	Tag            string
 	FromDay        time.Time
 	ToDay          time.Time
 	Timezone       string
 	KeyID          uuid.UUID
 	Model          string
 	AccountID      string
+	Tag            string
 	First          bool
 	AfterKeyID     uuid.UUID
 	AfterPeriod    string
@@ -708,13 +711,13 @@ func (q *Queries) ReportLedger(ctx context.Context, arg ReportLedgerParams) ([]R
 		arg.ByModel,
 		arg.ByAccount,
 		arg.ByTag,
-		arg.Tag,
 		arg.FromDay,
 		arg.ToDay,
 		arg.Timezone,
 		arg.KeyID,
 		arg.Model,
 		arg.AccountID,
+		arg.Tag,
 		arg.First,
 		arg.AfterKeyID,
 		arg.AfterPeriod,

@@ -979,8 +979,8 @@ SELECT pg_advisory_xact_lock(hashtext('keyledger.step'))
 `
 
 // Waits for those who read rollups that are stored elsewhere (keyledger scale-out), where no snapshot
-// of this server reaches, and keeps others from it until the transaction ends. Otherwise nobody
-// has this lock.
+// of this server reaches, and keeps others from it until the transaction ends. Where rollups are
+// tables of this server, no reader has this lock.
 func (q *Queries) RollupAlone(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, rollupAlone)
 	return err
@@ -1029,7 +1029,7 @@ const rollupSettle = `-- name: RollupSettle :exec
 SELECT rollup_settle()
 `
 
-// Ends steps that were broken off while several servers committed them. After RollupAlone or RollupHold.
+// Ends steps that were broken off while several servers committed them. After RollupTurn or RollupHold.
 func (q *Queries) RollupSettle(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, rollupSettle)
 	return err

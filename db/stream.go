@@ -28,19 +28,15 @@ func Stream[T any](ctx context.Context, r *Reader, ask func(*Queries) error, eac
 		return err
 	}
 	defer rows.Close()
-	handed := false
 	for rows.Next() {
 		row, err := pgx.RowToStructByPos[T](rows)
 		if err != nil {
 			return err
 		}
-		handed = true
+		r.handed = true
 		if err := each(row); err != nil {
 			return err
 		}
-	}
-	if err := rows.Err(); err != nil && handed {
-		return &lateError{err}
 	}
 	return rows.Err()
 }

@@ -165,21 +165,41 @@ COMMENT ON COLUMN reporting.usage_by_key_model_day.day IS 'In the service''s tim
 COMMENT ON COLUMN reporting.usage_by_key_model_day.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_key_model_day.total_tokens IS 'Input, output, cache writes and cache reads.';
 
+-- Sums by model come from the rollup by model. Keys are counted in the one by key, which has as many rows for
+-- each as there are keys: PostgreSQL leaves that out where nobody asks for keys.
 CREATE VIEW reporting.usage_by_model_day AS
 SELECT u.model,
        u.day,
-       count(DISTINCT u.ledger_id) AS keys,
-       sum(u.requests)::bigint AS requests,
-       sum(u.input_tokens)::bigint AS input_tokens,
-       sum(u.output_tokens)::bigint AS output_tokens,
-       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
-       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
-       sum(u.cost) AS cost_usd
-  FROM public.key_days AS u
- GROUP BY u.model, u.day;
+       k.keys,
+       u.requests,
+       u.input_tokens,
+       u.output_tokens,
+       u.cache_create_tokens,
+       u.cache_read_tokens,
+       u.cache_create_tokens - u.ephemeral_1h_tokens AS ephemeral_5m_tokens,
+       u.ephemeral_1h_tokens,
+       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
+       u.cost AS cost_usd
+  FROM (
+        SELECT x.model,
+               x.day,
+               sum(x.requests)::bigint AS requests,
+               sum(x.input_tokens)::bigint AS input_tokens,
+               sum(x.output_tokens)::bigint AS output_tokens,
+               sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+               sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+               sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+               sum(x.cost) AS cost
+          FROM public.model_days AS x
+         GROUP BY x.model, x.day
+       ) AS u
+  LEFT JOIN (
+        SELECT d.model,
+               d.day,
+               count(DISTINCT d.ledger_id) AS keys
+          FROM public.key_days AS d
+         GROUP BY d.model, d.day
+       ) AS k ON k.model = u.model AND k.day = u.day;
 COMMENT ON VIEW reporting.usage_by_model_day IS 'What was used of each model on each day.';
 COMMENT ON COLUMN reporting.usage_by_model_day.keys IS 'Keys that used it.';
 COMMENT ON COLUMN reporting.usage_by_model_day.day IS 'In the service''s time zone.';
@@ -188,19 +208,37 @@ COMMENT ON COLUMN reporting.usage_by_model_day.total_tokens IS 'Input, output, c
 
 CREATE VIEW reporting.usage_by_model_month AS
 SELECT u.model,
-       date_trunc('month', u.day::timestamp)::date AS month,
-       count(DISTINCT u.ledger_id) AS keys,
-       sum(u.requests)::bigint AS requests,
-       sum(u.input_tokens)::bigint AS input_tokens,
-       sum(u.output_tokens)::bigint AS output_tokens,
-       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
-       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
-       sum(u.cost) AS cost_usd
-  FROM public.key_days AS u
- GROUP BY u.model, date_trunc('month', u.day::timestamp)::date;
+       u.month,
+       k.keys,
+       u.requests,
+       u.input_tokens,
+       u.output_tokens,
+       u.cache_create_tokens,
+       u.cache_read_tokens,
+       u.cache_create_tokens - u.ephemeral_1h_tokens AS ephemeral_5m_tokens,
+       u.ephemeral_1h_tokens,
+       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
+       u.cost AS cost_usd
+  FROM (
+        SELECT x.model,
+               date_trunc('month', x.day::timestamp)::date AS month,
+               sum(x.requests)::bigint AS requests,
+               sum(x.input_tokens)::bigint AS input_tokens,
+               sum(x.output_tokens)::bigint AS output_tokens,
+               sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+               sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+               sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+               sum(x.cost) AS cost
+          FROM public.model_days AS x
+         GROUP BY x.model, date_trunc('month', x.day::timestamp)::date
+       ) AS u
+  LEFT JOIN (
+        SELECT d.model,
+               date_trunc('month', d.day::timestamp)::date AS month,
+               count(DISTINCT d.ledger_id) AS keys
+          FROM public.key_days AS d
+         GROUP BY d.model, date_trunc('month', d.day::timestamp)::date
+       ) AS k ON k.model = u.model AND k.month = u.month;
 COMMENT ON VIEW reporting.usage_by_model_month IS 'What was used of each model in each month.';
 COMMENT ON COLUMN reporting.usage_by_model_month.keys IS 'Keys that used it.';
 COMMENT ON COLUMN reporting.usage_by_model_month.month IS 'Its first day, in the service''s time zone.';
@@ -209,20 +247,38 @@ COMMENT ON COLUMN reporting.usage_by_model_month.total_tokens IS 'Input, output,
 
 CREATE VIEW reporting.usage_by_model AS
 SELECT u.model,
-       count(DISTINCT u.ledger_id) AS keys,
-       min(u.day) AS first_day,
-       max(u.day) AS last_day,
-       sum(u.requests)::bigint AS requests,
-       sum(u.input_tokens)::bigint AS input_tokens,
-       sum(u.output_tokens)::bigint AS output_tokens,
-       sum(u.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(u.cache_read_tokens)::bigint AS cache_read_tokens,
-       (sum(u.cache_create_tokens) - sum(u.ephemeral_1h_tokens))::bigint AS ephemeral_5m_tokens,
-       sum(u.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
-       sum(u.cost) AS cost_usd
-  FROM public.key_days AS u
- GROUP BY u.model;
+       k.keys,
+       u.first_day,
+       u.last_day,
+       u.requests,
+       u.input_tokens,
+       u.output_tokens,
+       u.cache_create_tokens,
+       u.cache_read_tokens,
+       u.cache_create_tokens - u.ephemeral_1h_tokens AS ephemeral_5m_tokens,
+       u.ephemeral_1h_tokens,
+       u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens AS total_tokens,
+       u.cost AS cost_usd
+  FROM (
+        SELECT x.model,
+               min(x.day) AS first_day,
+               max(x.day) AS last_day,
+               sum(x.requests)::bigint AS requests,
+               sum(x.input_tokens)::bigint AS input_tokens,
+               sum(x.output_tokens)::bigint AS output_tokens,
+               sum(x.cache_create_tokens)::bigint AS cache_create_tokens,
+               sum(x.cache_read_tokens)::bigint AS cache_read_tokens,
+               sum(x.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+               sum(x.cost) AS cost
+          FROM public.model_days AS x
+         GROUP BY x.model
+       ) AS u
+  LEFT JOIN (
+        SELECT d.model,
+               count(DISTINCT d.ledger_id) AS keys
+          FROM public.key_days AS d
+         GROUP BY d.model
+       ) AS k ON k.model = u.model;
 COMMENT ON VIEW reporting.usage_by_model IS 'What was used of each model over all time.';
 COMMENT ON COLUMN reporting.usage_by_model.keys IS 'Keys that used it.';
 COMMENT ON COLUMN reporting.usage_by_model.cost_usd IS 'US dollars, all digits.';

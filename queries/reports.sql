@@ -335,12 +335,13 @@ WITH k AS MATERIALIZED (
                   sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
                   sum(d.cost)::numeric AS cost
              FROM key_days AS d
-             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND (@by_tag::boolean OR @tag::text <> '')
+             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND @by_tag::boolean
             CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
             WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
               AND d.day BETWEEN @from_day::date AND @to_day::date
               AND (@model::text = '' OR d.model = @model)
-              AND (@tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag))
+              AND (@tag = '' OR g.tag IN ('', @tag)
+                   AND d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE @tag = ANY (y.tags))))
             GROUP BY 1, 2, 3, 4
       ) AS x ON x.ledger_id = k.ledger_id
      WHERE (@first::boolean
@@ -385,7 +386,7 @@ WITH summed AS (
            CASE WHEN @granularity IN ('day', 'month') THEN e.day END AS day,
            CASE WHEN @by_model::boolean THEN e.model END AS model,
            CASE WHEN @by_account::boolean THEN e.account_id END AS account_id,
-           CASE WHEN @by_tag::boolean OR @tag::text <> '' THEN e.tag_set END AS tag_set,
+           CASE WHEN @by_tag::boolean THEN e.tag_set END AS tag_set,
            sum(e.requests) AS requests,
            sum(e.input_tokens) AS input_tokens,
            sum(e.output_tokens) AS output_tokens,
@@ -403,6 +404,8 @@ WITH summed AS (
                    OR x.ledger_id = (SELECT k.ledger_id FROM ledger_keys AS k WHERE k.key_id = @key_id))
               AND (@model::text = '' OR x.model = @model)
               AND (@account_id::text = '' OR x.account_id = @account_id)
+              AND (@tag::text = ''
+                   OR x.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE @tag = ANY (y.tags))))
            -- Keeps quarters from being taken for as many as there are instants: rows would be
            -- sorted on disk where workers add them up in memory. Written as 0 it would keep workers
            -- from it, since that is no constant of its type.
@@ -433,7 +436,7 @@ WITH summed AS (
      CROSS JOIN LATERAL unnest(
            CASE WHEN @by_tag THEN array_append(coalesce(s.tags, '{""}'), NULL) ELSE '{""}' END
      ) AS g (tag)
-     WHERE @tag = '' OR @tag = ANY (s.tags) AND g.tag IN ('', @tag)
+     WHERE @tag = '' OR g.tag IN ('', @tag)
      GROUP BY 1, 2, 3, 4, 5
 ), named AS (
     SELECT g.*,

@@ -5,12 +5,12 @@ SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
 
 -- name: RollupAlone :exec
 -- Waits for those who read rollups that are stored elsewhere (keyledger scale-out), where no snapshot
--- of this server reaches, and keeps others from it until the transaction ends. Otherwise nobody
--- has this lock.
+-- of this server reaches, and keeps others from it until the transaction ends. Where rollups are
+-- tables of this server, no reader has this lock.
 SELECT pg_advisory_xact_lock(hashtext('keyledger.step'));
 
 -- name: RollupSettle :exec
--- Ends steps that were broken off while several servers committed them. After RollupAlone or RollupHold.
+-- Ends steps that were broken off while several servers committed them. After RollupTurn or RollupHold.
 SELECT rollup_settle();
 
 -- name: RollupHold :exec

@@ -153,7 +153,7 @@ func (q Query) check() error {
 // What a page needs is not known before it is read: first little is, which is enough for most, and then more.
 const (
 	firstKeys = 8
-	mostKeys  = 1024
+	mostKeys  = 8192
 	tagDays   = 31
 )
 
@@ -202,7 +202,7 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 		return err
 	}
 	last.totals = false
-	return db.Stream(ctx, from, r.statement(ctx, last, first, q.To), each)
+	return db.Stream(ctx, from, r.statement(ctx, last, until.AddDate(0, 0, 1), q.To), each)
 }
 
 // keyRows hands on the rows of a report by key, some keys at a time, until the page is full.
@@ -216,6 +216,7 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 		}
 		p.FromKeyID = p.AfterKeyID
 	}
+	keys, rows := int64(0), int64(0)
 	for left := q.Limit; ; {
 		if q.Limit > 0 {
 			p.RowLimit = new(int64(left))
@@ -230,6 +231,7 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 				read, p.FromKeyID, p.Included = row.Requests, row.KeyID, false
 				return nil
 			}
+			rows++
 			if !q.By.Key {
 				row.KeyID, row.KeyName = uuid.Nil, ""
 			}
@@ -239,7 +241,11 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 		if err != nil || read < p.Keys || q.Limit > 0 && left == 0 {
 			return err
 		}
+		keys += read
 		p.Keys = min(2*p.Keys, mostKeys)
+		if q.Limit > 0 && rows > 0 { // as many as the rest of the page needs, if the others are like these
+			p.Keys = min(p.Keys, keys*int64(left)/rows+1)
+		}
 	}
 }
 

@@ -129,7 +129,7 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 		if err != nil || !turn {
 			return err
 		}
-		if err := errors.Join(q.RollupAlone(ctx), q.RollupSettle(ctx)); err != nil {
+		if err := q.RollupSettle(ctx); err != nil {
 			return err
 		}
 		// A statement of its own, so that it sees what the last one to have a turn did.
@@ -153,12 +153,13 @@ func (r *Rollup) add(ctx context.Context) (rows int64, more bool, err error) {
 		if mark.MarkChunk == state.OpenChunk {
 			mark.TailSince = state.OpenedAt
 		}
+		// Nothing of this is seen before it is committed: readers wait for that alone.
+		if err := q.RollupAlone(ctx); err != nil {
+			return err
+		}
 		return q.RollupMark(ctx, mark)
 	})
-	switch {
-	case db.Stuck(err): // somebody reads, or moves the tables; the next pass does it
-		return 0, false, nil
-	case err != nil:
+	if err != nil {
 		return 0, false, fmt.Errorf("adding to the rollups: %w", err)
 	}
 	return rows, more, nil
@@ -238,8 +239,8 @@ func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) 
 		if !turn {
 			return fault.New(fault.Unavailable, "The roll-up is at work. Try again.")
 		}
-		if err := errors.Join(q.RollupAlone(ctx), q.RollupSettle(ctx)); err != nil {
-			return fmt.Errorf("waiting for readers of the rollups: %w", err)
+		if err := q.RollupSettle(ctx); err != nil {
+			return fmt.Errorf("ending a step of the roll-up: %w", err)
 		}
 		state, err := q.RollupState(ctx)
 		if err != nil {
@@ -258,6 +259,14 @@ func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) 
 			q.RollTags(ctx, db.RollTagsParams(part)), q.RollCosts(ctx, db.RollCostsParams(part)), q.AccountTotalsDerive(ctx),
 		); err != nil {
 			return fmt.Errorf("deriving rollups: %w", err)
+		}
+		if err := q.RollupAlone(ctx); err != nil {
+			return fmt.Errorf("waiting for readers of the rollups: %w", err)
+		}
+		// It stays where it is, and tells that this is a step too (keyledger scale-out).
+		mark := db.RollupMarkParams{MarkChunk: state.MarkChunk, MarkLedgerID: state.MarkLedgerID, TailSince: state.TailSince}
+		if err := q.RollupMark(ctx, mark); err != nil {
+			return fmt.Errorf("setting the mark: %w", err)
 		}
 		return q.AuditAppend(ctx, db.AuditAppendParams{TargetType: "rollups", TargetID: "days", After: after})
 	})

@@ -3,7 +3,11 @@ SELECT EXISTS (
        SELECT 1 FROM pg_foreign_server AS s
          JOIN pg_user_mappings AS m ON m.srvid = s.oid AND m.usename = current_user
         WHERE s.srvname = 'keyledger_citus'
+          AND ({password} = '' OR m.umoptions @> ARRAY['password=' || {password}])
           AND s.srvoptions @> ARRAY['host=' || {host}, 'port=' || {port}, 'dbname=' || current_database()])
+-- end
+-- undone:
+SELECT NOT EXISTS (SELECT 1 FROM pg_foreign_server AS s WHERE s.srvname = 'keyledger_citus')
 -- end
 -- apply:
 CREATE EXTENSION IF NOT EXISTS postgres_fdw;

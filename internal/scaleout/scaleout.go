@@ -100,11 +100,16 @@ func (s *ScaleOut) stored(ctx context.Context, name string, citus bool) (Table, 
 	const here = `SELECT x.size, pg_size_pretty(x.size)
 		FROM (SELECT coalesce(sum(pg_total_relation_size(p.relid)), 0)::bigint AS size FROM (` + parts + `) AS p) AS x`
 	if !citus {
-		return t, s.db.Scan(ctx, here, []any{name}, &t.Bytes, &t.Size)
+		err := s.db.Scan(ctx, here, []any{name}, &t.Bytes, &t.Size)
+		return t, err
 	}
 	const there = `SELECT EXISTS (SELECT 1 FROM pg_dist_partition AS d WHERE d.logicalrelid = $1::text::regclass)`
-	if err := s.db.Scan(ctx, there, []any{name}, &t.Distributed); err != nil || !t.Distributed {
-		return t, errors.Join(err, s.db.Scan(ctx, here, []any{name}, &t.Bytes, &t.Size))
+	if err := s.db.Scan(ctx, there, []any{name}, &t.Distributed); err != nil {
+		return t, err
+	}
+	if !t.Distributed {
+		err := s.db.Scan(ctx, here, []any{name}, &t.Bytes, &t.Size)
+		return t, err
 	}
 	const shards = `SELECT coalesce(sum(x.size), 0)::bigint, pg_size_pretty(coalesce(sum(x.size), 0)::bigint), count(*),
 		       pg_size_pretty(coalesce(min(x.size), 0)::bigint), pg_size_pretty(coalesce(max(x.size), 0)::bigint)
@@ -113,7 +118,8 @@ func (s *ScaleOut) stored(ctx context.Context, name string, citus bool) (Table, 
 		        JOIN pg_dist_shard AS d ON d.shardid = c.shardid
 		       WHERE c.table_name IN (SELECT p.relid FROM (` + parts + `) AS p)
 		       GROUP BY d.shardminvalue) AS x`
-	return t, s.db.Scan(ctx, shards, []any{name}, &t.Bytes, &t.Size, &t.Shards, &t.Least, &t.Most)
+	err := s.db.Scan(ctx, shards, []any{name}, &t.Bytes, &t.Size, &t.Shards, &t.Least, &t.Most)
+	return t, err
 }
 
 // Step is one of the steps of Apply and Undo.
@@ -167,7 +173,7 @@ func (s *ScaleOut) Apply(ctx context.Context, tell func(Step, time.Duration)) er
 		return err
 	}
 	for _, one := range all {
-		if err := s.run(ctx, one, one.apply, true, tell); err != nil {
+		if err := s.run(ctx, one, one.done, one.apply, tell); err != nil {
 			return err
 		}
 	}
@@ -181,7 +187,7 @@ func (s *ScaleOut) Undo(ctx context.Context, tell func(Step, time.Duration)) err
 		return err
 	}
 	for i := len(all) - 1; i >= 0; i-- {
-		if err := s.run(ctx, all[i], all[i].undo, false, tell); err != nil {
+		if err := s.run(ctx, all[i], all[i].undone, all[i].undo, tell); err != nil {
 			return err
 		}
 	}
@@ -189,23 +195,20 @@ func (s *ScaleOut) Undo(ctx context.Context, tell func(Step, time.Duration)) err
 }
 
 // run runs a step's SQL, unless the step is already as it is to be.
-func (s *ScaleOut) run(ctx context.Context, one step, sql string, apply bool, tell func(Step, time.Duration)) error {
-	told := Step{Name: one.name, What: one.what, Locks: one.locks, Done: apply}
-	if apply {
-		var done bool
-		if err := s.db.Scan(ctx, one.done, nil, &done); err != nil {
-			return fmt.Errorf("%s: finding out whether it is done: %w", one.name, err)
-		}
-		if done {
-			return nil
-		}
+func (s *ScaleOut) run(ctx context.Context, one step, already, sql string, tell func(Step, time.Duration)) error {
+	var done bool
+	if err := s.db.Scan(ctx, already, nil, &done); err != nil {
+		return fmt.Errorf("%s: finding out whether it is done: %w", one.name, err)
+	}
+	if done {
+		return nil
 	}
 	begun := time.Now()
 	// Readers and passes hold what it needs for as long as a statement takes.
 	if err := s.db.Script(ctx, "SET LOCAL lock_timeout = '60s';\n"+sql); err != nil {
 		return fmt.Errorf("%s: %w", one.name, err)
 	}
-	tell(told, time.Since(begun))
+	tell(Step{Name: one.name, What: one.what, Locks: one.locks}, time.Since(begun))
 	return nil
 }
 
@@ -221,17 +224,21 @@ func (s *ScaleOut) steps(ctx context.Context) ([]step, error) {
 	o := s.options
 	var host, user string
 	var port, workers int
+	var holds bool
 	const cluster = `SELECT coalesce(max(n.nodename) FILTER (WHERE n.groupid = 0), ''),
 		       coalesce(max(n.nodeport) FILTER (WHERE n.groupid = 0), 0),
 		       count(*) FILTER (WHERE n.groupid > 0 AND n.isactive AND n.shouldhaveshards AND n.noderole = 'primary'),
+		       coalesce(bool_or(n.shouldhaveshards) FILTER (WHERE n.groupid = 0), false),
 		       current_user
 		  FROM pg_dist_node AS n`
-	if err := s.db.Scan(ctx, cluster, nil, &host, &port, &workers, &user); err != nil {
+	if err := s.db.Scan(ctx, cluster, nil, &host, &port, &workers, &holds, &user); err != nil {
 		return nil, fmt.Errorf("reading the nodes of Citus: %w", err)
 	}
 	switch {
 	case host == "":
 		return nil, fmt.Errorf("%w: Citus does not know the coordinator's own address: SELECT citus_set_coordinator_host(...)", errNotReady)
+	case holds: // a reader's snapshot of them would be older than the lock that he takes
+		return nil, fmt.Errorf("%w: the coordinator takes shards: SELECT citus_set_node_property(..., 'shouldhaveshards', false), and move those that it has", errNotReady)
 	case workers == 0:
 		return nil, fmt.Errorf("%w: there is no worker that takes shards: SELECT citus_add_node(...)", errNotReady)
 	}

@@ -10,13 +10,14 @@ import (
 // what was broken off goes on where it stopped. They are done in this order, and taken back in the
 // other.
 type step struct {
-	name  string
-	what  string // what it does
-	locks string // what waits meanwhile
-	moves bool   // a table of this name
-	done  string // a query: whether it is done
-	apply string
-	undo  string
+	name   string
+	what   string // what it does
+	locks  string // what waits meanwhile
+	moves  bool   // a table of this name
+	done   string // a query: whether it is done
+	undone string // a query: whether there is nothing to take back
+	apply  string
+	undo   string
 }
 
 // table is one that goes to the workers, each row by its key's ledger id.
@@ -69,7 +70,7 @@ func steps(o Options) []step {
 		values := strings.NewReplacer(
 			"{table}", t.name, "{view}", t.view, "{lock}", t.lock, "{steady}", steady,
 			"{shards}", fmt.Sprint(o.Shards), "{host}", quote(o.Host), "{port}", quote(fmt.Sprint(o.Port)), "{user}", quote(o.User), "{password}", quote(o.Password))
-		s := step{name: t.name, locks: t.locks, done: values.Replace(part(of, "done")), apply: values.Replace(part(of, "apply")), undo: values.Replace(part(of, "undo"))}
+		s := step{name: t.name, locks: t.locks, done: values.Replace(part(of, "done")), undone: values.Replace(part(of, "undone")), apply: values.Replace(part(of, "apply")), undo: values.Replace(part(of, "undo"))}
 		return s
 	}
 	connection := fill(connectionSQL, table{name: "connection"})

@@ -6,6 +6,10 @@ SELECT EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = '{tab
           = (SELECT array_agg(a.attname ORDER BY a.attname) FROM pg_attribute AS a
               WHERE a.attrelid = to_regclass('scale_out.{table}') AND a.attnum > 0 AND NOT a.attisdropped))
 -- end
+-- undone:
+SELECT NOT EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = '{table}'::regclass)
+   AND to_regclass('scale_out.{table}') IS NULL
+-- end
 -- apply:
 SELECT pg_advisory_xact_lock(hashtext('{lock}'));
 SELECT create_distributed_table('{table}', 'ledger_id', colocate_with => 'scale_out_marks')

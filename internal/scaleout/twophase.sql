@@ -4,6 +4,10 @@ SELECT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgname = 'scale_out_two_pha
    AND EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = to_regclass('scale_out_marks'))
    AND to_regprocedure('scale_out.steady(bigint, uuid)') IS NOT NULL
 -- end
+-- undone:
+SELECT to_regclass('scale_out_steps') IS NULL AND to_regclass('scale_out_marks') IS NULL
+   AND NOT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgname = 'scale_out_two_phases')
+-- end
 -- apply:
 -- A transaction that writes here and on one worker commits in one phase, the worker first: a crash
 -- between would leave rows in a rollup that the mark does not know of. One that writes to every
@@ -16,25 +20,33 @@ SELECT create_reference_table('scale_out_steps')
  WHERE NOT EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = 'scale_out_steps'::regclass);
 INSERT INTO scale_out_steps (only_row, taken) VALUES (true, 0) ON CONFLICT DO NOTHING;
 
--- A worker that has not committed a step yet shows it by the rows here, one for each shard: those of the
--- rollups lie with them.
-CREATE TABLE IF NOT EXISTS scale_out_marks (ledger_id uuid PRIMARY KEY, taken bigint NOT NULL);
-COMMENT ON TABLE scale_out_marks IS 'One row in every shard, which each step of the roll-up changes: they differ while a worker has not committed it.';
+-- What a step has written on a worker is there with the mark that it has set: each shard has a row for
+-- it, and those of the rollups lie with them.
+CREATE TABLE IF NOT EXISTS scale_out_marks (
+    ledger_id      uuid   PRIMARY KEY,
+    mark_chunk     bigint NOT NULL,
+    mark_ledger_id uuid   NOT NULL
+);
+COMMENT ON TABLE scale_out_marks IS 'One row in every shard: how far the roll-up has come there, as far as its worker has committed.';
 COMMENT ON COLUMN scale_out_marks.ledger_id IS 'What puts the row into its shard; no key has it.';
-COMMENT ON COLUMN scale_out_marks.taken IS 'Steps of the roll-up since the rollups were distributed.';
+COMMENT ON COLUMN scale_out_marks.mark_chunk IS 'mark_chunk of rollup_state.';
+COMMENT ON COLUMN scale_out_marks.mark_ledger_id IS 'mark_ledger_id of rollup_state.';
 SET LOCAL citus.shard_count = {shards};
 SELECT create_distributed_table('scale_out_marks', 'ledger_id', colocate_with => 'none')
  WHERE NOT EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = 'scale_out_marks'::regclass);
-INSERT INTO scale_out_marks (ledger_id, taken)
-SELECT DISTINCT ON (get_shard_id_for_distribution_column('scale_out_marks', u.id)) u.id, 0
-  FROM (SELECT gen_random_uuid() AS id FROM generate_series(1, {shards} * 40)) AS u
+SELECT pg_advisory_xact_lock(hashtext('keyledger.rollup'));
+INSERT INTO scale_out_marks (ledger_id, mark_chunk, mark_ledger_id)
+SELECT DISTINCT ON (get_shard_id_for_distribution_column('scale_out_marks', u.id)) u.id, u.mark_chunk, u.mark_ledger_id
+  FROM (SELECT gen_random_uuid() AS id, s.mark_chunk, s.mark_ledger_id
+          FROM rollup_state AS s, generate_series(1, {shards} * 40)) AS u
  WHERE NOT EXISTS (SELECT 1 FROM scale_out_marks AS m);
 
 SET LOCAL citus.enable_ddl_propagation = off;
-CREATE OR REPLACE FUNCTION scale_out.in_two_phases() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION scale_out.in_two_phases() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     UPDATE public.scale_out_steps SET taken = taken + 1;
-    UPDATE public.scale_out_marks SET taken = taken + 1;
+    UPDATE public.scale_out_marks SET mark_chunk = NEW.mark_chunk, mark_ledger_id = NEW.mark_ledger_id;
     RETURN NULL;
 END $$;
 COMMENT ON FUNCTION scale_out.in_two_phases() IS 'Makes the transaction write to every node.';
@@ -50,26 +62,21 @@ BEGIN
 END $$;
 
 -- No snapshot covers this server and the workers. So whoever adds the tail, which is here, to a rollup, which
--- is there, keeps the roll-up from taking a step until the transaction ends; must have begun to
--- read after the last step; and every node must have committed that. Two functions, since one that
--- is stable sees no more than its statement.
-CREATE OR REPLACE FUNCTION scale_out.is_at(chunk bigint, id uuid) RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock_shared(hashtext('keyledger.step'));
-    IF NOT EXISTS (SELECT 1 FROM public.rollup_state AS s WHERE s.mark_chunk = chunk AND s.mark_ledger_id = id) THEN
-        RAISE 'the roll-up went on while this was read: run it again' USING ERRCODE = 'serialization_failure';
-    END IF;
-    IF (SELECT min(m.taken) <> max(m.taken) FROM public.scale_out_marks AS m) THEN
-        RAISE 'the last step of the roll-up is not committed on every worker yet: run it again'
-            USING ERRCODE = 'serialization_failure', HINT = 'Citus does so once a minute (citus.recover_2pc_interval).';
-    END IF;
-    RETURN true;
-END $$;
+-- is there, keeps the roll-up from ending a step until his transaction does; and what he sees of
+-- the mark, by a snapshot that may be old, must be what every worker has now.
 CREATE OR REPLACE FUNCTION scale_out.steady(chunk bigint, id uuid) RETURNS boolean LANGUAGE plpgsql STABLE
     SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
-    RETURN scale_out.is_at(chunk, id);
+    IF pg_is_in_recovery() THEN
+        RAISE 'rollups that are scaled out are read on the coordinator alone, not on a standby of it'
+            USING ERRCODE = 'feature_not_supported';
+    END IF;
+    PERFORM pg_advisory_xact_lock_shared(hashtext('keyledger.step'));
+    IF EXISTS (SELECT 1 FROM public.scale_out_marks AS m WHERE m.mark_chunk <> chunk OR m.mark_ledger_id <> id) THEN
+        RAISE 'the roll-up went on while this was read, or a worker has not committed its last step: run it again'
+            USING ERRCODE = 'serialization_failure';
+    END IF;
+    RETURN true;
 END $$;
 COMMENT ON FUNCTION scale_out.steady(bigint, uuid) IS 'True, once no step of the roll-up can come between what the statement sees here and what it reads on workers; a serialization failure when one has.';
 -- end
@@ -78,7 +85,6 @@ SET LOCAL citus.enable_ddl_propagation = off;
 DROP TRIGGER IF EXISTS scale_out_two_phases ON rollup_state;
 DROP FUNCTION IF EXISTS scale_out.in_two_phases();
 DROP FUNCTION IF EXISTS scale_out.steady(bigint, uuid);
-DROP FUNCTION IF EXISTS scale_out.is_at(bigint, uuid);
 CREATE OR REPLACE FUNCTION rollup_settle() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 END $$;
