@@ -289,8 +289,7 @@ func Steady[T any](ctx context.Context, d *DB, read func(*Queries) (T, error)) (
 // steadily runs fn, and once more, while the roll-up waits, where it has taken a step meanwhile.
 func (d *DB) steadily(ctx context.Context, fn func(*pgxpool.Conn) error) error {
 	err := d.pool.AcquireFunc(ctx, fn)
-	var late *lateError
-	if !retryable(err) && !Stuck(err) || errors.As(err, &late) {
+	if !retryable(err) && !Stuck(err) || Late(err) {
 		return err
 	}
 	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {

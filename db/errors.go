@@ -103,6 +103,5 @@ func Stuck(err error) bool {
 
 func retryable(err error) bool {
 	var pg *pgconn.PgError
-	var late *lateError
-	return !errors.As(err, &late) && errors.As(err, &pg) && (pg.Code == stateSerialization || pg.Code == stateDeadlock)
+	return !Late(err) && errors.As(err, &pg) && (pg.Code == stateSerialization || pg.Code == stateDeadlock)
 }

@@ -975,12 +975,13 @@ func (q *Queries) RollTags(ctx context.Context, arg RollTagsParams) error {
 }
 
 const rollupAlone = `-- name: RollupAlone :exec
-SELECT pg_advisory_xact_lock(hashtext('keyledger.step'))
+SELECT set_config('lock_timeout', '1s', true), pg_advisory_xact_lock(hashtext('keyledger.step'))
 `
 
 // Waits for those who read rollups that are stored elsewhere (keyledger scale-out), where no snapshot
 // of this server reaches, and keeps others from it until the transaction ends. Where rollups are
-// tables of this server, no reader has this lock.
+// tables of this server, no reader has this lock. It gives up after a second, since other readers wait
+// behind it.
 func (q *Queries) RollupAlone(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, rollupAlone)
 	return err

@@ -46,6 +46,12 @@ type lateError struct{ error }
 
 func (e *lateError) Unwrap() error { return e.error }
 
+// Late tells whether rows were handed on before an error, so that what it ended must not run again.
+func Late(err error) bool {
+	var late *lateError
+	return errors.As(err, &late)
+}
+
 var errNoted = errors.New("noted")
 
 // note is a connection that notes what it is asked, since generated code reads all

@@ -6,8 +6,9 @@ SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
 -- name: RollupAlone :exec
 -- Waits for those who read rollups that are stored elsewhere (keyledger scale-out), where no snapshot
 -- of this server reaches, and keeps others from it until the transaction ends. Where rollups are
--- tables of this server, no reader has this lock.
-SELECT pg_advisory_xact_lock(hashtext('keyledger.step'));
+-- tables of this server, no reader has this lock. It gives up after a second, since other readers wait
+-- behind it.
+SELECT set_config('lock_timeout', '1s', true), pg_advisory_xact_lock(hashtext('keyledger.step'));
 
 -- name: RollupSettle :exec
 -- Ends steps that were broken off while several servers committed them. After RollupTurn or RollupHold.

@@ -116,15 +116,11 @@ func (r *Reports) read(ctx context.Context, q Query, fn func(from *db.Reader, as
 }
 
 // snapshot runs fn on one snapshot, and tells it the instant that this is as of. Where the standby
-// fails before fn is called, it is one of the primary.
+// fails before it has handed on a row, fn runs again on one of the primary.
 func (r *Reports) snapshot(ctx context.Context, fn func(from *db.Reader, asOf time.Time) error) error {
-	begun := false
 	source, behind := r.source()
-	err := snapshotOf(ctx, source, behind, func(from *db.Reader, asOf time.Time) error {
-		begun = true
-		return fn(from, asOf)
-	})
-	if err != nil && source != r.db && !begun {
+	err := snapshotOf(ctx, source, behind, fn)
+	if err != nil && source != r.db && !db.Late(err) {
 		return snapshotOf(ctx, r.db, 0, fn)
 	}
 	return err

@@ -39,7 +39,7 @@ func New(d *db.DB, o Options) *ScaleOut {
 }
 
 // ErrNoCitus says that the database is a plain PostgreSQL.
-var ErrNoCitus = errors.New("this PostgreSQL has no Citus: everything is on this server. docs/scale-out.md says how it gets one")
+var ErrNoCitus = errors.New("this PostgreSQL has no Citus, so there is nowhere to move anything (docs/scale-out.md says how to set a cluster up)")
 
 // Table is a table that goes to the workers, as it is stored now.
 type Table struct {
@@ -62,6 +62,9 @@ type Status struct {
 // Status tells how the database is stored.
 func (s *ScaleOut) Status(ctx context.Context) (Status, error) {
 	var st Status
+	if err := s.migrated(ctx); err != nil {
+		return st, err
+	}
 	err := s.db.Scan(ctx, `SELECT coalesce((SELECT e.extversion FROM pg_extension AS e WHERE e.extname = 'citus'), '')`, nil, &st.Citus)
 	if err != nil {
 		return st, fmt.Errorf("looking for Citus: %w", err)
@@ -212,8 +215,23 @@ func (s *ScaleOut) run(ctx context.Context, one step, already, sql string, tell 
 	return nil
 }
 
+// migrated is an error where the schema is not that of this version.
+func (s *ScaleOut) migrated(ctx context.Context) error {
+	var there bool
+	if err := s.db.Scan(ctx, "SELECT to_regclass('stored_usage_daily') IS NOT NULL", nil, &there); err != nil {
+		return fmt.Errorf("looking for the schema: %w", err)
+	}
+	if !there {
+		return errors.New("the database has not the schema of this version. Run: keyledger migrate up")
+	}
+	return nil
+}
+
 // steps are those of this database, which must be ready for them.
 func (s *ScaleOut) steps(ctx context.Context) ([]step, error) {
+	if err := s.migrated(ctx); err != nil {
+		return nil, err
+	}
 	var citus bool
 	if err := s.db.Scan(ctx, `SELECT EXISTS (SELECT 1 FROM pg_extension AS e WHERE e.extname = 'citus')`, nil, &citus); err != nil {
 		return nil, fmt.Errorf("looking for Citus: %w", err)

@@ -3,6 +3,7 @@ package scaleout_test
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,7 +49,15 @@ func TestPlainPostgreSQL(t *testing.T) {
 	if err := s.Undo(ctx, tell); !errors.Is(err, scaleout.ErrNoCitus) {
 		t.Errorf("undo: %v", err)
 	}
+	empty := scaleout.New(pgtest.Open(t, pgtest.EmptyURL(t)), scaleout.Options{})
+	for name, err := range map[string]error{"status": second(empty.Status(ctx)), "plan": second(empty.Plan(ctx)), "apply": empty.Apply(ctx, tell)} {
+		if err == nil || !strings.Contains(err.Error(), "keyledger migrate up") {
+			t.Errorf("%s of an empty database: %v", name, err)
+		}
+	}
 	if after := schema(); after != before {
 		t.Errorf("the schema was\n%s\nand is\n%s", before, after)
 	}
 }
+
+func second[T any](_ T, err error) error { return err }
