@@ -66,6 +66,9 @@ func TestCrashCitus(t *testing.T) {
 	time.Sleep(3 * time.Second) // servers that were killed last recover
 	stop()
 	c.verdict(length)
+	if length >= time.Minute && len(killed) < 4 {
+		t.Errorf("only these were killed: %v", killed)
+	}
 	t.Logf("%d events, %d reconciliations, killed: %v", c.acknowledged.Load(), c.agreed.Load(), killed)
 }
 

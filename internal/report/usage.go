@@ -149,7 +149,7 @@ func (q Query) check() error {
 // What a page needs is not known before it is read: first little is, which is enough for most, and then more.
 const (
 	firstKeys = 8
-	mostKeys  = 8192
+	mostKeys  = 1024
 	tagDays   = 31
 )
 
@@ -238,7 +238,11 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 			return err
 		}
 		keys += read
-		p.Keys = min(2*p.Keys, mostKeys)
+		most := int64(mostKeys)
+		if rows == 0 { // few keys have what is asked for
+			most *= 8
+		}
+		p.Keys = min(2*p.Keys, most)
 		if q.Limit > 0 && rows > 0 { // as many as the rest of the page needs, if the others are like these
 			p.Keys = min(p.Keys, keys*int64(left)/rows+1)
 		}
