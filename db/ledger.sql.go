@@ -220,16 +220,29 @@ SELECT u.event_id, u.received_at, u.kind, u.ledger_id, u.chunk, u.account_id, u.
        (u.requests + coalesce(a.requests, 0))::bigint AS requests_now,
        (u.cost + coalesce(a.cost, 0))::numeric AS cost_now,
        (u.priced OR coalesce(a.priced, false))::boolean AS priced_now,
-       coalesce(a.adjustments, 0)::bigint AS adjustments
+       coalesce(a.ids, '{}')::uuid[] AS adjustments
   FROM ledger AS u
   LEFT JOIN api_keys AS k ON k.ledger_id = u.ledger_id
   LEFT JOIN LATERAL (
-       SELECT count(*) AS adjustments, sum(x.requests) AS requests, sum(x.cost) AS cost, bool_or(x.priced) AS priced
-         FROM ledger AS x
-        WHERE x.ledger_id = u.ledger_id AND x.chunk >= u.chunk AND x.received_at >= u.received_at
-          AND x.adjusts = u.event_id
+       SELECT array_agg(x.event_id) AS ids,
+              sum(x.requests) AS requests,
+              sum(x.cost) AS cost,
+              bool_or(x.priced) AS priced
+         FROM (
+               SELECT e.event_id, e.requests, e.cost, e.priced
+                 FROM usage_events AS e
+                WHERE e.ledger_id = u.ledger_id AND e.chunk >= u.chunk AND e.received_at >= u.received_at
+                  AND e.adjusts = u.event_id
+               UNION ALL
+               SELECT e.event_id, e.requests, e.cost, e.priced
+                 FROM stored_usage_archive AS e
+                WHERE e.ledger_id = u.ledger_id AND e.chunk >= u.chunk AND e.received_at >= u.received_at
+                  AND e.adjusts = u.event_id
+                  AND u.received_at < (SELECT s.archived_until FROM archive_state AS s)
+              ) AS x
  ) AS a ON true
  WHERE u.event_id = $1
+ LIMIT 1
 `
 
 type EventFindRow struct {
@@ -238,12 +251,13 @@ type EventFindRow struct {
 	RequestsNow int64
 	CostNow     decimal.Decimal
 	PricedNow   bool
-	Adjustments int64
+	Adjustments []uuid.UUID
 }
 
 // One ledger row, which is never edited, with its key (zero: purged) and with what its
 // adjustments have made of it: requests (0 once it was taken back), cost, whether it has a
-// price, and how many adjustments there are.
+// price, and the ids of the adjustments. The archive is asked when the recent ledger has no such row, and
+// for adjustments of a row that is old enough to have some there.
 func (q *Queries) EventFind(ctx context.Context, eventID uuid.UUID) (EventFindRow, error) {
 	row := q.db.QueryRow(ctx, eventFind, eventID)
 	var i EventFindRow

@@ -128,6 +128,16 @@ CREATE TABLE usage_archiving (
 SELECT explain_ledger_partition('usage_archiving',
     'Copies of ledger rows, of a month that is on its way to the archive: no part of the ledger yet.');
 
+-- Written by the transaction that makes a month the archive's.
+CREATE TABLE archive_state (
+    only_row       boolean     PRIMARY KEY DEFAULT true CHECK (only_row),
+    archived_until timestamptz NOT NULL
+);
+COMMENT ON TABLE  archive_state IS 'One row: how far the ledger has moved to the archive.';
+COMMENT ON COLUMN archive_state.only_row IS 'Always true: there is one row.';
+COMMENT ON COLUMN archive_state.archived_until IS 'No row of the archive was received then or later; -infinity: nothing has been archived.';
+INSERT INTO archive_state (archived_until) VALUES ('-infinity');
+
 -- Where the archive is read. On one PostgreSQL it is the table; keyledger scale-out makes it lead to
 -- where the table has gone.
 CREATE VIEW stored_usage_archive AS
@@ -237,6 +247,7 @@ BEGIN
             to_char(month, 'YYYY-MM'), copied.row_count, copied.cost, there.row_count, there.cost, new_part;
     END IF;
 
+    UPDATE archive_state SET archived_until = greatest(archived_until, next::timestamp AT TIME ZONE 'UTC');
     PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
     LOCK TABLE ONLY usage_events, ONLY usage_archive, ONLY usage_archiving IN ACCESS EXCLUSIVE MODE;
@@ -351,7 +362,7 @@ COMMENT ON COLUMN imported_usage.cost IS 'USD: what the source says it cost, els
 
 -- +goose Down
 DROP VIEW ledger, stored_usage_archive;
-DROP TABLE imported_usage, usage_archive, usage_archiving, usage_events, usage_dedup;
+DROP TABLE imported_usage, archive_state, usage_archive, usage_archiving, usage_events, usage_dedup;
 DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);
 DROP FUNCTION ledger_partitions();

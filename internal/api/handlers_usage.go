@@ -236,7 +236,7 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 	}
 	var rows []db.EventListRow
 	asOf, err := s.list(func(from *db.DB) (err error) {
-		rows, err = from.EventList(ctx, params)
+		rows, err = db.Steady(ctx, from, func(q *db.Queries) ([]db.EventListRow, error) { return q.EventList(ctx, params) })
 		return err
 	})
 	if err != nil {
@@ -254,7 +254,7 @@ func (s *Server) ListEvents(ctx context.Context, r ListEventsRequestObject) (Lis
 
 // GetEvent answers GET /v1/events/{id}.
 func (s *Server) GetEvent(ctx context.Context, r GetEventRequestObject) (GetEventResponseObject, error) {
-	row, err := s.DB.EventFind(ctx, r.ID)
+	row, err := db.Steady(ctx, s.DB, func(q *db.Queries) (db.EventFindRow, error) { return q.EventFind(ctx, r.ID) })
 	if db.Missing(err) {
 		return nil, fault.New(fault.NotFound, "No such event in the retained ledger.")
 	}

@@ -32,7 +32,7 @@ var errAdjusted = fault.New(fault.Unavailable, "The event is just being adjusted
 const adjustTries = 5
 
 func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, reason string) (Result, error) {
-	row, err := r.o.Patient.EventFind(ctx, eventID)
+	row, err := db.Steady(ctx, r.o.Patient, func(q *db.Queries) (db.EventFindRow, error) { return q.EventFind(ctx, eventID) })
 	if db.Missing(err) {
 		return Result{}, fault.New(fault.NotFound, "No such event in the retained ledger.")
 	}
@@ -49,11 +49,14 @@ func (r *Recorder) void(ctx context.Context, who db.Actor, eventID uuid.UUID, re
 	}
 	alone := make([]outcome, 1)
 	err = r.adjust(ctx, []entry{back}, alone, func(q *db.Queries) error {
-		now, err := q.EventFind(ctx, eventID)
+		others, err := q.AdjustedBesides(ctx, db.AdjustedBesidesParams{
+			LedgerIDs: []uuid.UUID{row.LedgerRow.LedgerID}, Since: row.LedgerRow.ReceivedAt,
+			EventIDs: []uuid.UUID{eventID}, Known: append(row.Adjustments, back.ID),
+		})
 		if err != nil {
 			return err
 		}
-		if now.Adjustments != row.Adjustments+1 { // this one
+		if len(others) > 0 {
 			return errAdjusted
 		}
 		if err := q.AuditBegin(ctx, who.As("void")); err != nil {
