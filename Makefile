@@ -34,6 +34,7 @@ test-citus: postgresql ## Run what reads and writes rollups and archive on a Cit
 	@[ -n "$(CITUS_URL)" ] || { echo "CITUS_URL is not set: the URL of a database on the coordinator of a Citus cluster, as a superuser (docs/scale-out.md)" >&2; exit 2; }
 	KEYLEDGER_TEST_CITUS='$(CITUS_URL)' $(GO) test -tags citus -count 1 -p 1 -timeout 1h -skip 'Dump|PlainPostgreSQL' \
 		./internal/scaleout ./internal/rollup ./internal/report ./internal/upkeep ./internal/usage ./internal/importer ./internal/api
+	KEYLEDGER_TEST_CITUS='$(CITUS_URL)' $(GO) test -tags citus -count 1 -run 'TestTwentyQuestions$$|TestViewsAgree$$|TestReaderReadsViewsOnly$$' ./migrations
 	KEYLEDGER_TEST_CITUS='$(CITUS_URL)' KEYLEDGER_TEST_SOAK=$(SOAK) $(GO) test -tags citus -count 1 -run 'TestCrashCitus$$' -v -timeout 3h ./cmd/keyledger
 
 .PHONY: check

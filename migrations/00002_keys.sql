@@ -213,6 +213,12 @@ COMMENT ON COLUMN ledger_keys.key_id IS 'The key; the ledger''s id of a purged o
 COMMENT ON COLUMN ledger_keys.ledger_id IS 'The id that the ledger and the rollups have for it.';
 COMMENT ON COLUMN ledger_keys.key_name IS 'The key''s name; (purged) once it is gone.';
 
+-- Views that join a key to its rows elsewhere say so twice, the second time through this function. Here it
+-- is nothing at all. keyledger scale-out makes it one that PostgreSQL cannot look into, which then
+-- takes the rows of one key for few, asks for those alone, and does not fetch those of all keys.
+CREATE FUNCTION of_key(ledger_id uuid) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN ledger_id;
+COMMENT ON FUNCTION of_key(uuid) IS 'The id itself: what views join by when the rows of a key may be on other servers.';
+
 CREATE TABLE imported_secrets (
     source text  NOT NULL,
     key_id uuid  NOT NULL,
@@ -245,6 +251,7 @@ CREATE TRIGGER api_keys_tag_set AFTER INSERT OR UPDATE OF tags ON api_keys
     FOR EACH ROW WHEN (NEW.tags <> '{}') EXECUTE FUNCTION keep_tag_set();
 
 -- +goose Down
+DROP FUNCTION of_key(uuid);
 DROP VIEW ledger_keys;
 DROP TABLE imported_secrets, ledger_holders, key_counters, idempotency_keys, api_key_secrets, api_keys, tag_sets;
 DROP FUNCTION keep_tag_set();

@@ -7,20 +7,19 @@
 CREATE SCHEMA reporting;
 COMMENT ON SCHEMA reporting IS 'Views for SQL reports: a stable interface. See docs/sql.md.';
 
+-- Both are asked for each row of a report that filters by day. So the first is answered while PostgreSQL
+-- plans, as if it could never change (who changes the setting connects anew), and the second is a
+-- piece of SQL that becomes part of the query.
 -- +goose StatementBegin
-CREATE FUNCTION reporting.timezone() RETURNS text LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog,
-    pg_temp AS $$
+CREATE FUNCTION reporting.timezone() RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $$
     SELECT coalesce((SELECT s.value FROM public.service_settings AS s WHERE s.name = 'timezone'), 'UTC')
 $$;
 -- +goose StatementEnd
 COMMENT ON FUNCTION reporting.timezone() IS 'The time zone whose midnights part days; UTC before the service has first started.';
 
--- +goose StatementBegin
-CREATE FUNCTION reporting.today() RETURNS date LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog,
-    pg_temp AS $$
-    SELECT (now() AT TIME ZONE reporting.timezone())::date
-$$;
--- +goose StatementEnd
+CREATE FUNCTION reporting.today() RETURNS date LANGUAGE sql STABLE PARALLEL SAFE
+    RETURN (now() AT TIME ZONE reporting.timezone())::date;
 COMMENT ON FUNCTION reporting.today() IS 'The present day in the service''s time zone.';
 
 CREATE VIEW reporting.keys AS
@@ -75,7 +74,7 @@ SELECT k.key_id,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
   FROM public.ledger_keys AS k
-  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id
+  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id AND public.of_key(u.ledger_id) = public.of_key(k.ledger_id)
  GROUP BY k.key_id, k.key_name, u.day;
 COMMENT ON VIEW reporting.usage_by_key_day IS 'What each key used on each day.';
 COMMENT ON COLUMN reporting.usage_by_key_day.key_name IS 'The key''s present name; (purged) once it is gone.';
@@ -97,7 +96,7 @@ SELECT k.key_id,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
   FROM public.ledger_keys AS k
-  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id
+  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id AND public.of_key(u.ledger_id) = public.of_key(k.ledger_id)
  GROUP BY k.key_id, k.key_name, date_trunc('month', u.day::timestamp)::date;
 COMMENT ON VIEW reporting.usage_by_key_month IS 'What each key used in each month.';
 COMMENT ON COLUMN reporting.usage_by_key_month.key_name IS 'The key''s present name; (purged) once it is gone.';
@@ -157,7 +156,7 @@ SELECT k.key_id,
        sum(u.input_tokens + u.output_tokens + u.cache_create_tokens + u.cache_read_tokens)::bigint AS total_tokens,
        sum(u.cost) AS cost_usd
   FROM public.ledger_keys AS k
-  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id
+  JOIN public.key_days AS u ON u.ledger_id = k.ledger_id AND public.of_key(u.ledger_id) = public.of_key(k.ledger_id)
  GROUP BY k.key_id, k.key_name, u.model, u.day;
 COMMENT ON VIEW reporting.usage_by_key_model_day IS 'What each key used of each model on each day.';
 COMMENT ON COLUMN reporting.usage_by_key_model_day.key_name IS 'The key''s present name; (purged) once it is gone.';
@@ -432,15 +431,21 @@ COMMENT ON COLUMN reporting.usage_by_tag.cost_usd IS 'US dollars, all digits.';
 COMMENT ON COLUMN reporting.usage_by_tag.total_tokens IS 'Input, output, cache writes and cache reads.';
 
 CREATE VIEW reporting.top_spenders AS
-SELECT rank() OVER (ORDER BY sum(u.cost_usd) DESC) AS place,
-       u.key_id,
-       u.key_name,
-       sum(u.requests)::bigint AS requests,
-       sum(u.cost_usd) AS cost_usd
-  FROM reporting.usage_by_key_day AS u
- WHERE u.day >= date_trunc('month', reporting.today()::timestamp)::date
- GROUP BY u.key_id, u.key_name
- ORDER BY sum(u.cost_usd) DESC;
+SELECT rank() OVER (ORDER BY u.cost DESC) AS place,
+       k.key_id,
+       k.key_name,
+       u.requests,
+       u.cost AS cost_usd
+  FROM (
+        SELECT d.ledger_id,
+               sum(d.requests)::bigint AS requests,
+               sum(d.cost) AS cost
+          FROM public.key_days AS d
+         WHERE d.day >= (SELECT date_trunc('month', reporting.today()::timestamp)::date)
+         GROUP BY d.ledger_id
+       ) AS u
+  JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id
+ ORDER BY u.cost DESC;
 COMMENT ON VIEW reporting.top_spenders IS 'Keys by what they cost in the present month, dearest first.';
 COMMENT ON COLUMN reporting.top_spenders.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.top_spenders.cost_usd IS 'US dollars.';
@@ -587,7 +592,7 @@ SELECT u.event_id,
        u.adjusts,
        u.reason
   FROM public.ledger AS u
-  JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id;
+  JOIN public.ledger_keys AS k ON k.ledger_id = u.ledger_id AND public.of_key(k.ledger_id) = public.of_key(u.ledger_id);
 COMMENT ON VIEW reporting.ledger IS 'The retained ledger: one row an event, never edited. What is taken back has a row of its own with the opposite amounts.';
 COMMENT ON COLUMN reporting.ledger.key_name IS 'The key''s present name; (purged) once it is gone.';
 COMMENT ON COLUMN reporting.ledger.day IS 'In the service''s time zone.';

@@ -3,15 +3,12 @@
 package main_test
 
 import (
-	"context"
-	"fmt"
 	"math/rand/v2"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/pgtest"
 )
 
@@ -50,15 +47,15 @@ func TestCrashCitus(t *testing.T) {
 			replicas[i] = launchUntil(t, environments[i])
 			killed["a replica"]++
 		case 1:
-			if c.killServer(nodes[0], "query LIKE '-- name: Roll%' AND state <> 'idle'") {
+			if pgtest.KillServer(nodes[0], "query LIKE '-- name: Roll%' AND state <> 'idle'") {
 				killed["the coordinator in a step"]++
 			}
 		case 2:
-			if c.killServer(nodes[0], "backend_type = 'checkpointer'") {
+			if pgtest.KillServer(nodes[0], "backend_type = 'checkpointer'") {
 				killed["the coordinator"]++
 			}
 		default:
-			if c.killServer(nodes[1+rand.N(len(nodes)-1)], "backend_type = 'checkpointer'") {
+			if pgtest.KillServer(nodes[1+rand.N(len(nodes)-1)], "backend_type = 'checkpointer'") {
 				killed["a worker"]++
 			}
 		}
@@ -90,28 +87,4 @@ func launchUntil(t *testing.T, env []string) *process {
 	}
 	t.Fatal("the service did not start again")
 	return nil
-}
-
-// killServer kills a process of a PostgreSQL with SIGKILL, from inside: all others end with it, and it
-// recovers from its log, as when the machine stops. It waits a moment for a process that answers to the
-// condition on pg_stat_activity.
-func (c *crash) killServer(url, which string) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
-	defer cancel()
-	d, err := db.Open(ctx, url, 1)
-	if err != nil {
-		return false
-	}
-	defer d.Close()
-	for ctx.Err() == nil {
-		var pid int
-		if err := d.Scan(ctx, "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE "+which, nil, &pid); err != nil {
-			return false
-		}
-		if pid != 0 {
-			_ = d.Exec(ctx, fmt.Sprintf("COPY (SELECT 1) TO PROGRAM 'kill -9 %d'", pid)) // it does not live to tell
-			return true
-		}
-	}
-	return false
 }

@@ -75,6 +75,7 @@ func openCitus(ctx context.Context, coordinator string) (*citusCluster, error) {
 // CitusNodes are the URLs of the database postgres on every node of the cluster that tests run on, the
 // coordinator's first; none: they run on a PostgreSQL of their own.
 func CitusNodes() (urls []string) {
+	once.Do(boot)
 	if citus != nil {
 		for _, n := range citus.nodes {
 			urls = append(urls, n.on("postgres"))
@@ -214,4 +215,28 @@ func (c *citusCluster) stop() error {
 		}
 	}
 	return nil
+}
+
+// KillServer kills a process of a PostgreSQL with SIGKILL, from inside: all others end with it, and it
+// recovers from its log, as when the machine stops. It waits a moment for a process that answers to the
+// condition on pg_stat_activity, and tells whether there was one.
+func KillServer(url, which string) bool {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+	defer cancel()
+	conn, err := pgx.Connect(ctx, url)
+	if err != nil {
+		return false
+	}
+	defer func() { _ = conn.Close(context.Background()) }()
+	for ctx.Err() == nil {
+		var pid int
+		if err := conn.QueryRow(ctx, "SELECT coalesce(max(pid), 0) FROM pg_stat_activity WHERE "+which).Scan(&pid); err != nil {
+			return false
+		}
+		if pid != 0 {
+			_, _ = conn.Exec(ctx, fmt.Sprintf("COPY (SELECT 1) TO PROGRAM 'kill -9 %d'", pid)) // it does not live to tell
+			return true
+		}
+	}
+	return false
 }

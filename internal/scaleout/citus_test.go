@@ -14,10 +14,14 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/keyledger/keyledger/db"
+	"github.com/keyledger/keyledger/internal/cache"
+	"github.com/keyledger/keyledger/internal/coalesce"
 	"github.com/keyledger/keyledger/internal/pgtest"
+	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
 	"github.com/keyledger/keyledger/internal/scaleout"
+	"github.com/keyledger/keyledger/internal/usage"
 )
 
 // holder is a key, and the id that the ledger has for it.
@@ -48,6 +52,7 @@ func shape(t *testing.T, d *db.DB) string {
 		SELECT c.relname || ' ' || coalesce(obj_description(c.oid), '') AS line FROM pg_class AS c WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
 		UNION ALL SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || a.attnotnull || coalesce(col_description(c.oid, a.attnum), '')
 		  FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
+		UNION ALL SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.proname IN ('of_key', 'rollup_settle')
 		UNION ALL SELECT i.tablename || ' ' || i.indexdef FROM pg_indexes AS i WHERE i.tablename ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving)$') AS x`)
 }
 
@@ -232,5 +237,71 @@ func TestStepBetween(t *testing.T) {
 	})
 	if err != nil || tries != 2 {
 		t.Errorf("%d tries, %v", tries, err)
+	}
+}
+
+// Guarantee: while a worker takes no connections, usage is recorded, and events that are not archived are found and
+// taken back; what needs that worker is refused, and is right when it is back.
+func TestWithoutAWorker(t *testing.T) {
+	ctx := context.Background()
+	d := pgtest.New(t)
+	h := makeHolder(t, d)
+	recorder := usage.New(usage.Options{Fast: d, Patient: d, Prices: price.New(d, cache.Deaf), Timezone: "UTC", Writers: coalesce.NewWriters(1)})
+	record := func() uuid.UUID {
+		t.Helper()
+		results, err := recorder.Record(ctx, []usage.Event{{KeyID: h.key, Model: "m", ModelReceived: "m", Counts: usage.Counts{Input: 5}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return results[0].EventID
+	}
+	rolled := record()
+	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	database := pgtest.Scan[string](t, d, "SELECT current_database()")
+	allow := func(connections bool) {
+		t.Helper()
+		for _, node := range pgtest.CitusNodes()[1:] {
+			w := pgtest.Open(t, node)
+			pgtest.Exec(t, w, fmt.Sprintf("ALTER DATABASE %s ALLOW_CONNECTIONS %t", database, connections))
+			pgtest.Exec(t, w, "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = $1", database)
+		}
+	}
+	allow(false)
+	back := sync.OnceFunc(func() { allow(true) })
+	t.Cleanup(back)
+	for _, id := range []uuid.UUID{rolled, record()} {
+		found, err := db.Steady(ctx, d, func(q *db.Queries) (db.EventFindRow, error) { return q.EventFind(ctx, id) })
+		if err != nil || found.LedgerRow.InputTokens != 5 {
+			t.Errorf("finding an event: %+v, %v", found, err)
+		}
+		if _, err := recorder.Void(ctx, db.Actor{Name: "test"}, id, "a test"); err != nil {
+			t.Errorf("taking an event back: %v", err)
+		}
+	}
+	read := func() (requests int64, err error) {
+		models, err := db.Steady(ctx, d, func(q *db.Queries) ([]db.KeyUsageModelsRow, error) { return q.KeyUsageModels(ctx, h.key) })
+		for _, one := range models {
+			requests += one.Requests
+		}
+		return requests, err
+	}
+	last := record()
+	if requests, err := read(); err == nil {
+		t.Errorf("usage of a key is %d without its worker", requests)
+	}
+	back()
+	if requests, err := read(); err != nil || requests != 1 {
+		t.Errorf("usage of a key is %d, want 1: %v", requests, err)
+	}
+	if _, err := recorder.Void(ctx, db.Actor{Name: "test"}, last, "a test"); err != nil {
+		t.Error(err)
+	}
+	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
+		t.Error(err)
+	}
+	if requests, err := read(); err != nil || requests != 0 {
+		t.Errorf("usage of a key is %d, want 0: %v", requests, err)
 	}
 }

@@ -1,5 +1,7 @@
 -- done:
-SELECT EXISTS (
+SELECT (SELECT p.prolang FROM pg_proc AS p WHERE p.oid = 'of_key(uuid)'::regprocedure)
+     = (SELECT l.oid FROM pg_language AS l WHERE l.lanname = 'plpgsql')
+   AND EXISTS (
        SELECT 1 FROM pg_foreign_server AS s
          JOIN pg_user_mappings AS m ON m.srvid = s.oid AND m.usename = current_user
         WHERE s.srvname = 'keyledger_citus'
@@ -10,7 +12,20 @@ SELECT EXISTS (
 SELECT NOT EXISTS (SELECT 1 FROM pg_foreign_server AS s WHERE s.srvname = 'keyledger_citus')
 -- end
 -- apply:
-CREATE EXTENSION IF NOT EXISTS postgres_fdw;
+DO $step$
+BEGIN
+    IF NOT EXISTS (SELECT 1 FROM pg_extension AS e WHERE e.extname = 'postgres_fdw') THEN
+        CREATE EXTENSION postgres_fdw;
+    END IF;
+    IF NOT has_foreign_data_wrapper_privilege('postgres_fdw', 'USAGE') THEN
+        RAISE insufficient_privilege;
+    END IF;
+EXCEPTION WHEN insufficient_privilege THEN
+    RAISE 'the extension postgres_fdw is missing, or % may not use it. A superuser runs, in this database: '
+        'CREATE EXTENSION IF NOT EXISTS postgres_fdw; GRANT USAGE ON FOREIGN DATA WRAPPER postgres_fdw TO %; '
+        'GRANT EXECUTE ON FUNCTION recover_prepared_transactions() TO %',
+        current_user, quote_ident(current_user), quote_ident(current_user);
+END $step$;
 SET LOCAL citus.enable_ddl_propagation = off;
 CREATE SCHEMA IF NOT EXISTS scale_out;
 COMMENT ON SCHEMA scale_out IS 'What keyledger scale-out made: how this server reads what lies on the workers of Citus.';
@@ -41,9 +56,32 @@ BEGIN
     END IF;
     EXECUTE format('CREATE USER MAPPING FOR CURRENT_USER SERVER keyledger_citus OPTIONS (%s)', mapping);
 END $step$;
+-- Citus tells the same number of rows whatever is asked for. A condition that is not handed on, and so is
+-- thought to leave few of them, is what lets the rows of one key be asked for at all.
+CREATE OR REPLACE FUNCTION of_key(ledger_id uuid) RETURNS uuid LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE COST 0.01 AS $$
+BEGIN
+    RETURN ledger_id;
+END $$;
+-- Who reads a view keeps it from being replaced, and whoever comes then waits behind the one who would replace
+-- it: for a second at most, and not behind the longest report that is under way.
+CREATE OR REPLACE FUNCTION scale_out.lead(view text, definition text) RETURNS void LANGUAGE plpgsql
+    SET lock_timeout = '1s' AS $$
+BEGIN
+    FOR try IN 1 .. 60 LOOP
+        BEGIN
+            EXECUTE format('CREATE OR REPLACE VIEW %I AS %s', view, definition);
+            RETURN;
+        EXCEPTION WHEN lock_not_available THEN
+            PERFORM pg_sleep(1);
+        END;
+    END LOOP;
+    RAISE 'somebody has been reading % for two minutes: run this again', view USING ERRCODE = 'lock_not_available';
+END $$;
+COMMENT ON FUNCTION scale_out.lead(text, text) IS 'Makes a view lead elsewhere. Gives up after two minutes.';
 -- end
 -- undo:
 SET LOCAL citus.enable_ddl_propagation = off;
+CREATE OR REPLACE FUNCTION of_key(ledger_id uuid) RETURNS uuid LANGUAGE sql IMMUTABLE PARALLEL SAFE RETURN ledger_id;
 DROP SERVER IF EXISTS keyledger_citus CASCADE;
 DROP SCHEMA IF EXISTS scale_out CASCADE;
 -- end

@@ -22,17 +22,22 @@ type step struct {
 
 // table is one that goes to the workers, each row by its key's ledger id.
 type table struct {
-	name   string
-	view   string // what readers name; empty: nobody reads it
-	steady bool   // readers add the tail to it, so that a step of the roll-up must not come between
-	lock   string // whoever changes it has this advisory lock
-	locks  string
+	name  string
+	view  string // what readers name; empty: nobody reads it
+	guard string // what must be true, so that its rows on workers are those that this server knows of
+	lock  string // whoever changes it has this advisory lock
+	locks string
 }
 
+const (
+	steady  = "(SELECT scale_out.steady(s.mark_chunk, s.mark_ledger_id) FROM rollup_state AS s)"
+	settled = "(SELECT scale_out.settled(s.archived_until) FROM archive_state AS s)"
+)
+
 var tables = []table{
-	{name: "usage_daily", view: "stored_usage_daily", steady: true, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
-	{name: "daily_cost", view: "stored_daily_cost", steady: true, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
-	{name: "usage_archive", view: "stored_usage_archive", lock: "keyledger.archive", locks: "the archive's pass, and purges"},
+	{name: "usage_daily", view: "stored_usage_daily", guard: steady, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
+	{name: "daily_cost", view: "stored_daily_cost", guard: steady, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
+	{name: "usage_archive", view: "stored_usage_archive", guard: settled, lock: "keyledger.archive", locks: "the archive's pass, and purges"},
 	{name: "usage_archiving", lock: "keyledger.archive", locks: "the archive's pass, and purges"},
 }
 
@@ -63,12 +68,8 @@ func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'
 // steps are all of them, with what this database fills in.
 func steps(o Options) []step {
 	fill := func(of string, t table) step {
-		steady := ""
-		if t.steady {
-			steady = " WHERE scale_out.steady((SELECT s.mark_chunk FROM rollup_state AS s), (SELECT s.mark_ledger_id FROM rollup_state AS s))"
-		}
 		values := strings.NewReplacer(
-			"{table}", t.name, "{view}", t.view, "{lock}", t.lock, "{steady}", steady,
+			"{table}", t.name, "{view}", t.view, "{lock}", t.lock, "{guard}", t.guard,
 			"{shards}", fmt.Sprint(o.Shards), "{host}", quote(o.Host), "{port}", quote(fmt.Sprint(o.Port)), "{user}", quote(o.User), "{password}", quote(o.Password))
 		s := step{name: t.name, locks: t.locks, done: values.Replace(part(of, "done")), undone: values.Replace(part(of, "undone")), apply: values.Replace(part(of, "apply")), undo: values.Replace(part(of, "undo"))}
 		return s
