@@ -261,7 +261,7 @@ func (d *DB) InTx(ctx context.Context, fn func(*Queries) error) error {
 }
 
 // Snapshot runs fn on one snapshot of the database, which changes nothing: all that fn
-// reads is of the same instant. As Steady, it may run fn twice, but not once Stream has handed on a row.
+// reads is of the same instant. As Steady, it may run fn again, but not once Stream has handed on a row.
 func (d *DB) Snapshot(ctx context.Context, fn func(*Reader) error) error {
 	options := pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}
 	return d.steadily(ctx, func(conn *pgxpool.Conn) error {
@@ -286,21 +286,31 @@ func Steady[T any](ctx context.Context, d *DB, read func(*Queries) (T, error)) (
 	return found, err
 }
 
-// steadily runs fn, and once more, while the roll-up waits, where it has taken a step meanwhile.
+// steadily runs fn, and once more, while the roll-up waits, where it has taken a step meanwhile. What even
+// then does not fit was broken off while several servers committed it: that is ended, and fn runs a last time.
 func (d *DB) steadily(ctx context.Context, fn func(*pgxpool.Conn) error) error {
 	err := d.pool.AcquireFunc(ctx, fn)
 	if !retryable(err) && !Stuck(err) || Late(err) {
 		return err
 	}
+	if err = d.held(ctx, fn); !retryable(err) || Late(err) {
+		return err
+	}
+	// Not while the roll-up is held: it may wait for us, and this for it.
+	if err := d.RollupSettle(ctx); err != nil {
+		return fmt.Errorf("ending a step of the roll-up: %w", err)
+	}
+	return d.held(ctx, fn)
+}
+
+// held runs fn while the roll-up ends no step.
+func (d *DB) held(ctx context.Context, fn func(*pgxpool.Conn) error) error {
 	return d.pool.AcquireFunc(ctx, func(conn *pgxpool.Conn) (err error) {
 		q := New(conn)
 		if err := q.RollupHold(ctx); err != nil {
 			return fmt.Errorf("waiting for a step of the roll-up: %w", err)
 		}
 		defer func() { err = errors.Join(err, q.RollupRelease(context.WithoutCancel(ctx))) }()
-		if err := q.RollupSettle(ctx); err != nil {
-			return fmt.Errorf("ending a step of the roll-up: %w", err)
-		}
 		return fn(conn)
 	})
 }

@@ -1030,7 +1030,8 @@ const rollupSettle = `-- name: RollupSettle :exec
 SELECT rollup_settle()
 `
 
-// Ends steps that were broken off while several servers committed them. After RollupTurn or RollupHold.
+// Ends steps that were broken off while several servers committed them. It waits for a step that is under way,
+// so not after RollupHold, for which that step may wait.
 func (q *Queries) RollupSettle(ctx context.Context) error {
 	_, err := q.db.Exec(ctx, rollupSettle)
 	return err

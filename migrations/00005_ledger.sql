@@ -138,6 +138,13 @@ COMMENT ON COLUMN archive_state.only_row IS 'Always true: there is one row.';
 COMMENT ON COLUMN archive_state.archived_until IS 'No row of the archive was received then or later; -infinity: nothing has been archived.';
 INSERT INTO archive_state (archived_until) VALUES ('-infinity');
 
+-- On one PostgreSQL a month is part of the archive or it is not. keyledger scale-out makes this function
+-- tell all servers that the archive lies on.
+CREATE FUNCTION archive_partitions(partitions bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+END $$;
+COMMENT ON FUNCTION archive_partitions(bigint) IS 'Says how many partitions usage_archive will have when this transaction has ended; before it locks any table.';
+
 -- Where the archive is read. On one PostgreSQL it is the table; keyledger scale-out makes it lead to
 -- where the table has gone.
 CREATE VIEW stored_usage_archive AS
@@ -247,9 +254,10 @@ BEGIN
             to_char(month, 'YYYY-MM'), copied.row_count, copied.cost, there.row_count, there.cost, new_part;
     END IF;
 
-    UPDATE archive_state SET archived_until = greatest(archived_until, next::timestamp AT TIME ZONE 'UTC');
     PERFORM set_config('lock_timeout', '50ms', true); -- usage waits behind it
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+    UPDATE archive_state SET archived_until = greatest(archived_until, next::timestamp AT TIME ZONE 'UTC');
+    PERFORM archive_partitions(count(*) + 1) FROM pg_inherits AS i WHERE i.inhparent = 'usage_archive'::regclass;
     LOCK TABLE ONLY usage_events, ONLY usage_archive, ONLY usage_archiving IN ACCESS EXCLUSIVE MODE;
     EXECUTE format('ALTER TABLE usage_archiving DETACH PARTITION %I', new_part);
     EXECUTE format('ALTER TABLE usage_archive ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
@@ -276,6 +284,12 @@ BEGIN
     PERFORM pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
     -- What the rollups do not hold yet stays.
     SELECT least(until, (s.tail_since AT TIME ZONE 'UTC')::date) INTO until FROM rollup_state AS s;
+    PERFORM archive_partitions(count(*) FILTER (WHERE p.next_day IS NULL OR p.next_day > until))
+       FROM pg_inherits AS i
+       JOIN pg_class AS c ON c.oid = i.inhrelid
+       LEFT JOIN ledger_partitions() AS p ON p.name = c.relname
+      WHERE i.inhparent = 'usage_archive'::regclass
+     HAVING count(*) FILTER (WHERE p.next_day <= until) > 0;
     FOR part IN SELECT p.name, p.of_table, p.next_day FROM ledger_partitions() AS p WHERE p.next_day <= until LOOP
         EXECUTE format('DROP TABLE %I', part.name);
         dropped := dropped + 1;
@@ -367,6 +381,7 @@ DROP FUNCTION make_ledger_partitions(date, date);
 DROP FUNCTION drop_ledger_partitions(date);
 DROP FUNCTION ledger_partitions();
 DROP FUNCTION transactions_under_way();
+DROP FUNCTION archive_partitions(bigint);
 DROP FUNCTION archive_begin(date);
 DROP FUNCTION archive_day(date);
 DROP FUNCTION archive_month(date);

@@ -11,7 +11,8 @@ SELECT pg_try_advisory_xact_lock(hashtext('keyledger.rollup'))::boolean AS turn;
 SELECT set_config('lock_timeout', '1s', true), pg_advisory_xact_lock(hashtext('keyledger.step'));
 
 -- name: RollupSettle :exec
--- Ends steps that were broken off while several servers committed them. After RollupTurn or RollupHold.
+-- Ends steps that were broken off while several servers committed them. It waits for a step that is under way,
+-- so not after RollupHold, for which that step may wait.
 SELECT rollup_settle();
 
 -- name: RollupHold :exec

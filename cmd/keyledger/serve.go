@@ -236,7 +236,7 @@ func (s *service) agree(ctx context.Context) error {
 		return fmt.Errorf("reading the database's settings: %w", err)
 	}
 	if zone != s.cfg.Timezone {
-		return fmt.Errorf("this database parts its days in %s, but KEYLEDGER_TIMEZONE says %s. Set it to %s; or, to part days in %s from now on and leave past ones as they are, run:\n  psql \"$DATABASE_URL\" -c \"UPDATE service_settings SET value = '%s' WHERE name = 'timezone'\"",
+		return fmt.Errorf("this database parts its days in %s, but KEYLEDGER_TIMEZONE says %s. Set it to %s; or, to part days in %s from now on and leave past ones as they are, run:\n  psql \"$DATABASE_URL\" -c \"UPDATE service_settings SET value = '%s' WHERE name = 'timezone'\"\nand let whoever reads in SQL connect anew",
 			zone, s.cfg.Timezone, zone, s.cfg.Timezone, s.cfg.Timezone)
 	}
 	for _, p := range s.cfg.PepperList {

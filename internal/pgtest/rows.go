@@ -113,6 +113,7 @@ func Archive(t testing.TB, d *db.DB) (days int) {
 			return days
 		}
 		Exec(t, d, fmt.Sprintf(`DO $$ BEGIN
+			PERFORM archive_partitions(count(*) + 1) FROM pg_inherits AS i WHERE i.inhparent = 'usage_archive'::regclass;
 			EXECUTE format('CREATE TABLE usage_archive_%[1]s PARTITION OF usage_archive FOR VALUES FROM (%%L) TO (%%L)', '%[1]s'::timestamp AT TIME ZONE 'UTC', ('%[1]s'::timestamp + interval '1 day') AT TIME ZONE 'UTC');
 			INSERT INTO usage_archive TABLE usage_events_%[1]s;
 			DROP TABLE usage_events_%[1]s;

@@ -16,6 +16,7 @@ import (
 	"github.com/keyledger/keyledger/db"
 	"github.com/keyledger/keyledger/internal/cache"
 	"github.com/keyledger/keyledger/internal/coalesce"
+	"github.com/keyledger/keyledger/internal/fault"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/price"
 	"github.com/keyledger/keyledger/internal/report"
@@ -52,7 +53,9 @@ func shape(t *testing.T, d *db.DB) string {
 		SELECT c.relname || ' ' || coalesce(obj_description(c.oid), '') AS line FROM pg_class AS c WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
 		UNION ALL SELECT c.relname || '.' || a.attname || ' ' || format_type(a.atttypid, a.atttypmod) || a.attnotnull || coalesce(col_description(c.oid, a.attnum), '')
 		  FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
-		UNION ALL SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.proname IN ('of_key', 'rollup_settle')
+		UNION ALL SELECT c.relname || ' ' || c.relowner::regrole || ' ' || coalesce(c.relacl::text, '') || coalesce(c.reloptions::text, '')
+		  FROM pg_class AS c WHERE c.relkind IN ('r', 'p') AND c.relname ~ '^(usage_daily|daily_cost|usage_archiv)'
+		UNION ALL SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.proname IN ('of_key', 'rollup_settle', 'archive_partitions')
 		UNION ALL SELECT i.tablename || ' ' || i.indexdef FROM pg_indexes AS i WHERE i.tablename ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving)$') AS x`)
 }
 
@@ -67,6 +70,9 @@ func TestApplyAndBack(t *testing.T) {
 	if err := s.Undo(ctx, quiet); err != nil { // pgtest has scaled it out
 		t.Fatal(err)
 	}
+	pgtest.Exec(t, d, "GRANT SELECT ON usage_daily TO keyledger_reader")
+	pgtest.Exec(t, d, "CREATE TABLE usage_archive_202001 PARTITION OF usage_archive FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')")
+	pgtest.Exec(t, d, "SELECT explain_ledger_partition('usage_archive_202001', 'Of a month.')")
 	before := shape(t, d)
 	if strings.Contains(before, "scale_out") {
 		t.Errorf("undone, it is\n%s", before)
@@ -114,6 +120,7 @@ func TestApplyAndBack(t *testing.T) {
 			models, err := db.Steady(ctx, d, func(q *db.Queries) ([]db.KeyUsageModelsRow, error) { return q.KeyUsageModels(ctx, holders[0].key) })
 			if err != nil { // told, and to be tried again
 				failed.Add(1)
+				t.Logf("to be tried again: %v", err)
 				continue
 			}
 			read.Add(1)
@@ -131,7 +138,7 @@ func TestApplyAndBack(t *testing.T) {
 		if err := s.Apply(ctx, func(step scaleout.Step, _ time.Duration) { steps = append(steps, step.Name) }); err != nil {
 			t.Fatal(err)
 		}
-		if len(steps) < 6 {
+		if len(steps) < 5 {
 			t.Errorf("apply did %v", steps)
 		}
 		if err := s.Apply(ctx, func(step scaleout.Step, _ time.Duration) {
@@ -180,6 +187,48 @@ func TestApplyAndBack(t *testing.T) {
 		t.Errorf("only %d sums were read, and %d times it was to be tried again", read.Load(), failed.Load())
 	}
 	t.Logf("%d requests, %d sums read, %d to be tried again", recorded.Load(), read.Load(), failed.Load())
+}
+
+// Guarantee: whoever does not own the tables can neither move them nor bring them back: readers would connect as
+// somebody else than the one who may read, and what comes back would be another's.
+func TestOwner(t *testing.T) {
+	ctx := context.Background()
+	d := pgtest.New(t)
+	pgtest.Exec(t, d, "ALTER TABLE usage_daily OWNER TO keyledger_reader")
+	s := scaleout.New(d, scaleout.Options{})
+	quiet := func(step scaleout.Step, _ time.Duration) { t.Errorf("it did %s", step.Name) }
+	for name, err := range map[string]error{"apply": s.Apply(ctx, quiet), "undo": s.Undo(ctx, quiet)} {
+		if err == nil || !strings.Contains(err.Error(), "belong to keyledger_reader") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// Guarantee: what partitions the archive has is seen as it is now, also by a snapshot of before, so that it is told
+// of a month that no worker has.
+func TestArchiveOfNow(t *testing.T) {
+	ctx := context.Background()
+	d := pgtest.New(t)
+	move := sync.OnceFunc(func() {
+		pgtest.Exec(t, d, "CREATE TABLE usage_archive_202001 PARTITION OF usage_archive FOR VALUES FROM ('2020-01-01Z') TO ('2020-02-01Z')")
+	})
+	err := d.Snapshot(ctx, func(r *db.Reader) error {
+		if _, err := r.Now(ctx); err != nil {
+			return err
+		}
+		move()
+		_, err := r.EventList(ctx, db.EventListParams{RowLimit: 10})
+		return err
+	})
+	if err == nil || !strings.Contains(err.Error(), "run it again") {
+		t.Errorf("reading an archive that no worker has: %v", err)
+	}
+	pgtest.Exec(t, d, "SELECT archive_partitions(1)")
+	if _, err := db.Steady(ctx, d, func(q *db.Queries) ([]db.EventListRow, error) {
+		return q.EventList(ctx, db.EventListParams{RowLimit: 10})
+	}); err != nil {
+		t.Error(err)
+	}
 }
 
 // Guarantee: whoever reads the bill reads rows on workers too, and no table, so no hash.
@@ -241,24 +290,56 @@ func TestStepBetween(t *testing.T) {
 }
 
 // Guarantee: while a worker takes no connections, usage is recorded, and events that are not archived are found and
-// taken back; what needs that worker is refused, and is right when it is back.
+// taken back; what needs that worker is refused, and is right when it is back. Then events of the
+// archive are taken back too, once, and an event that is nowhere is not found, with the plans that the service has.
 func TestWithoutAWorker(t *testing.T) {
 	ctx := context.Background()
-	d := pgtest.New(t)
+	url := pgtest.URL(t)
+	d := pgtest.Open(t, url)
 	h := makeHolder(t, d)
-	recorder := usage.New(usage.Options{Fast: d, Patient: d, Prices: price.New(d, cache.Deaf), Timezone: "UTC", Writers: coalesce.NewWriters(1)})
+	hot, err := db.OpenHot(ctx, url, 2, db.Patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(hot.Close)
+	recorder := usage.New(usage.Options{Fast: hot, Patient: hot, Prices: price.New(d, cache.Deaf), Timezone: "UTC", Writers: coalesce.NewWriters(1)})
+	roll := rollup.New(d, "UTC")
 	record := func() uuid.UUID {
 		t.Helper()
-		results, err := recorder.Record(ctx, []usage.Event{{KeyID: h.key, Model: "m", ModelReceived: "m", Counts: usage.Counts{Input: 5}}})
+		results, err := recorder.Record(ctx, []usage.Event{{KeyID: h.key, Model: "m", ModelReceived: "m", OccurredAt: time.Now().AddDate(0, 0, -8), Counts: usage.Counts{Input: 5}}})
 		if err != nil {
 			t.Fatal(err)
 		}
 		return results[0].EventID
 	}
-	rolled := record()
-	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
+	void := func(id uuid.UUID) {
+		t.Helper()
+		if _, err := recorder.Void(ctx, db.Actor{Name: "test"}, id, "a test"); err != nil {
+			t.Errorf("taking an event back: %v", err)
+		}
+	}
+	find := func(id uuid.UUID) db.EventFindRow {
+		t.Helper()
+		found, err := db.Steady(ctx, d, func(q *db.Queries) (db.EventFindRow, error) { return q.EventFind(ctx, id) })
+		if err != nil {
+			t.Errorf("finding an event: %v", err)
+		}
+		return found
+	}
+	read := func() (requests int64, err error) {
+		models, err := db.Steady(ctx, d, func(q *db.Queries) ([]db.KeyUsageModelsRow, error) { return q.KeyUsageModels(ctx, h.key) })
+		for _, one := range models {
+			requests += one.Requests
+		}
+		return requests, err
+	}
+	pgtest.Exec(t, d, "SELECT make_ledger_partitions(current_date - 9, current_date)")
+	old, taken, rolled := record(), record(), record()
+	void(taken)
+	if _, err := roll.Roll(ctx); err != nil {
 		t.Fatal(err)
 	}
+
 	database := pgtest.Scan[string](t, d, "SELECT current_database()")
 	allow := func(connections bool) {
 		t.Helper()
@@ -272,22 +353,11 @@ func TestWithoutAWorker(t *testing.T) {
 	back := sync.OnceFunc(func() { allow(true) })
 	t.Cleanup(back)
 	for _, id := range []uuid.UUID{rolled, record()} {
-		found, err := db.Steady(ctx, d, func(q *db.Queries) (db.EventFindRow, error) { return q.EventFind(ctx, id) })
-		if err != nil || found.LedgerRow.InputTokens != 5 {
-			t.Errorf("finding an event: %+v, %v", found, err)
+		if found := find(id); found.LedgerRow.InputTokens != 5 || len(found.Adjustments) != 0 {
+			t.Errorf("an event that is not archived: %+v", found)
 		}
-		if _, err := recorder.Void(ctx, db.Actor{Name: "test"}, id, "a test"); err != nil {
-			t.Errorf("taking an event back: %v", err)
-		}
+		void(id)
 	}
-	read := func() (requests int64, err error) {
-		models, err := db.Steady(ctx, d, func(q *db.Queries) ([]db.KeyUsageModelsRow, error) { return q.KeyUsageModels(ctx, h.key) })
-		for _, one := range models {
-			requests += one.Requests
-		}
-		return requests, err
-	}
-	last := record()
 	if requests, err := read(); err == nil {
 		t.Errorf("usage of a key is %d without its worker", requests)
 	}
@@ -295,11 +365,25 @@ func TestWithoutAWorker(t *testing.T) {
 	if requests, err := read(); err != nil || requests != 1 {
 		t.Errorf("usage of a key is %d, want 1: %v", requests, err)
 	}
-	if _, err := recorder.Void(ctx, db.Actor{Name: "test"}, last, "a test"); err != nil {
+
+	if _, err := roll.Roll(ctx); err != nil {
 		t.Error(err)
 	}
-	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
-		t.Error(err)
+	pgtest.Age(t, d)
+	if days := pgtest.Archive(t, d); days == 0 || pgtest.Scan[int](t, d, "SELECT count(*) FROM usage_events") != 0 {
+		t.Errorf("%d days were archived", days)
+	}
+	void(old)
+	void(old)
+	void(taken)
+	if found := find(old); found.RequestsNow != 0 || len(found.Adjustments) != 1 {
+		t.Errorf("an archived event that was taken back twice: %+v", found)
+	}
+	if found := find(taken); found.RequestsNow != 0 || len(found.Adjustments) != 1 {
+		t.Errorf("an archived event with its adjustment: %+v", found)
+	}
+	if _, err := recorder.Void(ctx, db.Actor{Name: "test"}, uuid.New(), "a test"); fault.CodeOf(err) != fault.NotFound {
+		t.Errorf("taking back what there is not: %v", err)
 	}
 	if requests, err := read(); err != nil || requests != 0 {
 		t.Errorf("usage of a key is %d, want 0: %v", requests, err)

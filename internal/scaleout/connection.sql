@@ -62,22 +62,25 @@ CREATE OR REPLACE FUNCTION of_key(ledger_id uuid) RETURNS uuid LANGUAGE plpgsql 
 BEGIN
     RETURN ledger_id;
 END $$;
--- Who reads a view keeps it from being replaced, and whoever comes then waits behind the one who would replace
--- it: for a second at most, and not behind the longest report that is under way.
-CREATE OR REPLACE FUNCTION scale_out.lead(view text, definition text) RETURNS void LANGUAGE plpgsql
+-- Who reads keeps a table from being replaced, and whoever comes then waits behind the one who would replace it. So
+-- the first try is short, for he may come through between two readers, and each next one
+-- longer, for he must outlast the longest report.
+CREATE OR REPLACE FUNCTION scale_out.alone(statement text) RETURNS void LANGUAGE plpgsql
     SET lock_timeout = '1s' AS $$
 BEGIN
-    FOR try IN 1 .. 60 LOOP
+    FOR try IN 0 .. 5 LOOP
         BEGIN
-            EXECUTE format('CREATE OR REPLACE VIEW %I AS %s', view, definition);
+            PERFORM set_config('lock_timeout', (1000 << try) || 'ms', true);
+            EXECUTE statement;
             RETURN;
         EXCEPTION WHEN lock_not_available THEN
             PERFORM pg_sleep(1);
         END;
     END LOOP;
-    RAISE 'somebody has been reading % for two minutes: run this again', view USING ERRCODE = 'lock_not_available';
+    RAISE 'somebody has been reading for more than half a minute: run this again. It waited to run %', statement
+        USING ERRCODE = 'lock_not_available';
 END $$;
-COMMENT ON FUNCTION scale_out.lead(text, text) IS 'Makes a view lead elsewhere. Gives up after two minutes.';
+COMMENT ON FUNCTION scale_out.alone(text) IS 'Runs a statement that needs for itself what others read. Gives up after six tries of 1 to 32 seconds.';
 -- end
 -- undo:
 SET LOCAL citus.enable_ddl_propagation = off;

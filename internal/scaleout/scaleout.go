@@ -19,7 +19,6 @@ import (
 type Options struct {
 	Host     string // as it reaches itself; empty: as Citus knows the coordinator
 	Port     int    // 0: as Citus knows the coordinator
-	User     string // whom it connects as; empty: the connection's own user
 	Password string // empty: none is asked for, which needs a superuser
 	Shards   int    // shards a table, 1 to 1024; 0: 32
 }
@@ -190,6 +189,10 @@ func (s *ScaleOut) Undo(ctx context.Context, tell func(Step, time.Duration)) err
 		return err
 	}
 	for i := len(all) - 1; i >= 0; i-- {
+		// Not in the step's transaction, which would keep others from it for as long as rows are copied.
+		if err := s.db.RollupSettle(ctx); err != nil {
+			return fmt.Errorf("ending what a crash has left half committed: %w", err)
+		}
 		if err := s.run(ctx, all[i], all[i].undone, all[i].undo, tell); err != nil {
 			return err
 		}
@@ -240,19 +243,22 @@ func (s *ScaleOut) steps(ctx context.Context) ([]step, error) {
 		return nil, ErrNoCitus
 	}
 	o := s.options
-	var host, user string
+	var host, user, owner string
 	var port, workers int
 	var holds bool
 	const cluster = `SELECT coalesce(max(n.nodename) FILTER (WHERE n.groupid = 0), ''),
 		       coalesce(max(n.nodeport) FILTER (WHERE n.groupid = 0), 0),
 		       count(*) FILTER (WHERE n.groupid > 0 AND n.isactive AND n.shouldhaveshards AND n.noderole = 'primary'),
 		       coalesce(bool_or(n.shouldhaveshards) FILTER (WHERE n.groupid = 0), false),
-		       current_user
+		       current_user,
+		       (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = 'usage_daily'::regclass)
 		  FROM pg_dist_node AS n`
-	if err := s.db.Scan(ctx, cluster, nil, &host, &port, &workers, &holds, &user); err != nil {
+	if err := s.db.Scan(ctx, cluster, nil, &host, &port, &workers, &holds, &user, &owner); err != nil {
 		return nil, fmt.Errorf("reading the nodes of Citus: %w", err)
 	}
 	switch {
+	case user != owner: // readers' views connect as their owner, and what comes back belongs to whoever brings it
+		return nil, fmt.Errorf("%w: its tables belong to %s, and this connection is %s's: connect as %[2]s", errNotReady, owner, user)
 	case host == "":
 		return nil, fmt.Errorf("%w: Citus does not know the coordinator's own address: SELECT citus_set_coordinator_host(...)", errNotReady)
 	case holds: // a reader's snapshot of them would be older than the lock that he takes
@@ -266,8 +272,5 @@ func (s *ScaleOut) steps(ctx context.Context) ([]step, error) {
 	if o.Port == 0 {
 		o.Port = port
 	}
-	if o.User == "" {
-		o.User = user
-	}
-	return steps(o), nil
+	return steps(o, user), nil
 }

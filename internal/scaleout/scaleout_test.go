@@ -60,4 +60,17 @@ func TestPlainPostgreSQL(t *testing.T) {
 	}
 }
 
+// Guarantee: a password may have any character, within a body between dollars too.
+func TestQuote(t *testing.T) {
+	d := pgtest.New(t)
+	for _, text := range []string{"", "plain", `o'clock`, `back\slash`, "$step$", `$$ \' ''; DROP TABLE x; --`, "ü\n"} {
+		if got := pgtest.Scan[string](t, d, "SELECT "+scaleout.Quote(text)); got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+		if err := d.Exec(context.Background(), "DO $step$ BEGIN PERFORM "+scaleout.Quote(text)+"; END $step$"); err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
 func second[T any](_ T, err error) error { return err }

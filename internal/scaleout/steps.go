@@ -25,20 +25,21 @@ type table struct {
 	name  string
 	view  string // what readers name; empty: nobody reads it
 	guard string // what must be true, so that its rows on workers are those that this server knows of
+	joins bool   // it goes in the transaction of the one before: months move from it to that one
 	lock  string // whoever changes it has this advisory lock
 	locks string
 }
 
 const (
 	steady  = "(SELECT scale_out.steady(s.mark_chunk, s.mark_ledger_id) FROM rollup_state AS s)"
-	settled = "(SELECT scale_out.settled(s.archived_until) FROM archive_state AS s)"
+	settled = "(SELECT scale_out.settled())"
 )
 
 var tables = []table{
 	{name: "usage_daily", view: "stored_usage_daily", guard: steady, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
 	{name: "daily_cost", view: "stored_daily_cost", guard: steady, lock: "keyledger.rollup", locks: "the roll-up; readers add a longer tail"},
 	{name: "usage_archive", view: "stored_usage_archive", guard: settled, lock: "keyledger.archive", locks: "the archive's pass, and purges"},
-	{name: "usage_archiving", lock: "keyledger.archive", locks: "the archive's pass, and purges"},
+	{name: "usage_archiving", guard: settled, joins: true, lock: "keyledger.archive", locks: "the archive's pass, and purges"},
 }
 
 //go:embed connection.sql
@@ -63,14 +64,20 @@ func part(of, name string) string {
 	return text
 }
 
-func quote(s string) string { return "'" + strings.ReplaceAll(s, "'", "''") + "'" }
+// quote makes a literal of a text, which may stand in a body between dollars too.
+func quote(s string) string {
+	return "E'" + strings.NewReplacer("'", "''", `\`, `\\`, "$", `\x24`).Replace(s) + "'"
+}
 
-// steps are all of them, with what this database fills in.
-func steps(o Options) []step {
+// both is true when two queries are.
+func both(a, b string) string { return "SELECT (" + a + ") AND (" + b + ")" }
+
+// steps are all of them, with what this database fills in. The server connects to itself as the tables' owner.
+func steps(o Options, owner string) []step {
 	fill := func(of string, t table) step {
 		values := strings.NewReplacer(
 			"{table}", t.name, "{view}", t.view, "{lock}", t.lock, "{guard}", t.guard,
-			"{shards}", fmt.Sprint(o.Shards), "{host}", quote(o.Host), "{port}", quote(fmt.Sprint(o.Port)), "{user}", quote(o.User), "{password}", quote(o.Password))
+			"{shards}", fmt.Sprint(o.Shards), "{host}", quote(o.Host), "{port}", quote(fmt.Sprint(o.Port)), "{user}", quote(owner), "{password}", quote(o.Password))
 		s := step{name: t.name, locks: t.locks, done: values.Replace(part(of, "done")), undone: values.Replace(part(of, "undone")), apply: values.Replace(part(of, "apply")), undo: values.Replace(part(of, "undo"))}
 		return s
 	}
@@ -81,10 +88,13 @@ func steps(o Options) []step {
 	all := []step{connection, twoPhase}
 	for _, t := range tables {
 		s := fill(tableSQL, t)
-		s.moves, s.what = true, "its rows to the workers, by ledger_id"
-		if t.view != "" {
-			s.what += "; readers follow"
+		if t.joins {
+			last := &all[len(all)-1]
+			last.done, last.undone = both(last.done, s.done), both(last.undone, s.undone)
+			last.apply, last.undo = last.apply+"\n"+s.apply, last.undo+"\n"+s.undo
+			continue
 		}
+		s.moves, s.what = true, "its rows to the workers, by ledger_id; readers follow"
 		all = append(all, s)
 	}
 	leftovers := fill(leftoversSQL, table{name: "leftovers"})

@@ -3,14 +3,13 @@ SELECT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgname = 'scale_out_two_pha
    AND EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = to_regclass('scale_out_steps'))
    AND EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = to_regclass('scale_out_marks'))
    AND EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = to_regclass('scale_out_archived'))
-   AND EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgname = 'scale_out_archived')
    AND to_regprocedure('scale_out.steady(bigint, uuid)') IS NOT NULL
-   AND to_regprocedure('scale_out.settled(timestamptz)') IS NOT NULL
+   AND to_regprocedure('scale_out.settled()') IS NOT NULL
 -- end
 -- undone:
 SELECT to_regclass('scale_out_steps') IS NULL AND to_regclass('scale_out_marks') IS NULL
    AND to_regclass('scale_out_archived') IS NULL
-   AND NOT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgname IN ('scale_out_two_phases', 'scale_out_archived'))
+   AND NOT EXISTS (SELECT 1 FROM pg_trigger AS t WHERE t.tgname = 'scale_out_two_phases')
 -- end
 -- apply:
 -- A transaction that writes here and on one worker commits in one phase, the worker first: a crash
@@ -48,17 +47,17 @@ SELECT DISTINCT ON (get_shard_id_for_distribution_column('scale_out_marks', u.id
 -- The same for months that move into the archive. It is a table of its own, so that neither waits for
 -- the other's rows.
 CREATE TABLE IF NOT EXISTS scale_out_archived (
-    ledger_id      uuid        PRIMARY KEY,
-    archived_until timestamptz NOT NULL
+    ledger_id  uuid   PRIMARY KEY,
+    partitions bigint NOT NULL
 );
-COMMENT ON TABLE scale_out_archived IS 'One row in every shard: how far the ledger has moved to the archive there, as far as its worker has committed.';
+COMMENT ON TABLE scale_out_archived IS 'One row in every shard: how many partitions usage_archive has there, as far as its worker has committed.';
 COMMENT ON COLUMN scale_out_archived.ledger_id IS 'What puts the row into its shard; no key has it.';
-COMMENT ON COLUMN scale_out_archived.archived_until IS 'archived_until of archive_state.';
+COMMENT ON COLUMN scale_out_archived.partitions IS 'As archive_partitions was told.';
 SELECT create_distributed_table('scale_out_archived', 'ledger_id', colocate_with => 'scale_out_marks')
  WHERE NOT EXISTS (SELECT 1 FROM pg_dist_partition AS p WHERE p.logicalrelid = 'scale_out_archived'::regclass);
 SELECT pg_advisory_xact_lock(hashtext('keyledger.archive'));
-INSERT INTO scale_out_archived (ledger_id, archived_until)
-SELECT m.ledger_id, '-infinity' FROM scale_out_marks AS m
+INSERT INTO scale_out_archived (ledger_id, partitions)
+SELECT m.ledger_id, 0 FROM scale_out_marks AS m
     ON CONFLICT DO NOTHING;
 
 SET LOCAL citus.enable_ddl_propagation = off;
@@ -73,16 +72,11 @@ COMMENT ON FUNCTION scale_out.in_two_phases() IS 'Makes the transaction write to
 CREATE OR REPLACE TRIGGER scale_out_two_phases AFTER UPDATE OF mark_chunk, mark_ledger_id ON rollup_state
     FOR EACH ROW EXECUTE FUNCTION scale_out.in_two_phases();
 
-CREATE OR REPLACE FUNCTION scale_out.archive_moves() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER
-    SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION archive_partitions(partitions bigint) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    UPDATE public.scale_out_archived SET archived_until = NEW.archived_until;
-    RETURN NULL;
+    UPDATE public.scale_out_archived AS a SET partitions = $1;
 END $$;
-COMMENT ON FUNCTION scale_out.archive_moves() IS 'Tells every shard how far the archive reaches.';
-CREATE OR REPLACE TRIGGER scale_out_archived AFTER UPDATE ON archive_state
-    FOR EACH ROW EXECUTE FUNCTION scale_out.archive_moves();
-UPDATE archive_state SET archived_until = archived_until;
+SELECT archive_partitions(count(*)) FROM pg_inherits AS i WHERE i.inhparent = 'usage_archive'::regclass;
 
 -- What a crash has left prepared on a worker is committed there, or rolled back, as it was here.
 CREATE OR REPLACE FUNCTION rollup_settle() RETURNS void LANGUAGE plpgsql AS $$
@@ -96,7 +90,7 @@ END $$;
 -- is there, keeps the roll-up from ending a step until his transaction does; and what he sees of
 -- the mark, by a snapshot that may be old, must be what every worker has now.
 CREATE OR REPLACE FUNCTION scale_out.steady(chunk bigint, id uuid) RETURNS boolean LANGUAGE plpgsql STABLE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 BEGIN
     IF pg_is_in_recovery() THEN
         RAISE 'rollups that are scaled out are read on the coordinator alone, not on a standby of it'
@@ -111,27 +105,31 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION scale_out.steady(bigint, uuid) IS 'True, once no step of the roll-up can come between what the statement sees here and what it reads on workers; a serialization failure when one has.';
 
--- The month that a worker has not committed is nowhere: its days are gone here, and not yet there. A reader
+-- The month that a worker has not committed is nowhere: its days are gone here, and not yet there. What partitions
+-- there are is seen as it is now, as the partitions themselves are, whatever the reader's snapshot. He
 -- locks the recent ledger too, which keeps a month from moving between this and what he reads.
-CREATE OR REPLACE FUNCTION scale_out.settled(until timestamptz) RETURNS boolean LANGUAGE plpgsql STABLE
-    SECURITY DEFINER SET search_path = pg_catalog, pg_temp AS $$
+CREATE OR REPLACE FUNCTION scale_out.settled() RETURNS boolean LANGUAGE plpgsql STABLE
+    SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+DECLARE
+    here bigint := (SELECT count(*) FROM pg_partition_tree('public.usage_archive') AS p WHERE p.level = 1);
 BEGIN
-    IF EXISTS (SELECT 1 FROM public.scale_out_archived AS a WHERE a.archived_until <> until) THEN
+    IF EXISTS (SELECT 1 FROM public.scale_out_archived AS a WHERE a.partitions <> here) THEN
         RAISE 'a month moved to the archive while this was read, or a worker has not committed it: run it again'
             USING ERRCODE = 'serialization_failure';
     END IF;
     RETURN true;
 END $$;
-COMMENT ON FUNCTION scale_out.settled(timestamptz) IS 'True, when every worker has the archive that this server knows of; a serialization failure when one has not.';
+COMMENT ON FUNCTION scale_out.settled() IS 'True, when every worker has the partitions of the archive that this server has; a serialization failure when one has not.';
 -- end
 -- undo:
 SET LOCAL citus.enable_ddl_propagation = off;
 DROP TRIGGER IF EXISTS scale_out_two_phases ON rollup_state;
 DROP FUNCTION IF EXISTS scale_out.in_two_phases();
-DROP TRIGGER IF EXISTS scale_out_archived ON archive_state;
-DROP FUNCTION IF EXISTS scale_out.archive_moves();
 DROP FUNCTION IF EXISTS scale_out.steady(bigint, uuid);
-DROP FUNCTION IF EXISTS scale_out.settled(timestamptz);
+DROP FUNCTION IF EXISTS scale_out.settled();
+CREATE OR REPLACE FUNCTION archive_partitions(partitions bigint) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+END $$;
 CREATE OR REPLACE FUNCTION rollup_settle() RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
 END $$;

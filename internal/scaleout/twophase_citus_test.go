@@ -14,6 +14,7 @@ import (
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/report"
 	"github.com/keyledger/keyledger/internal/rollup"
+	"github.com/keyledger/keyledger/internal/scaleout"
 )
 
 // Guarantee: the coordinator may die between the two phases of a commit, after it has committed itself
@@ -89,6 +90,28 @@ func TestBetweenThePhases(t *testing.T) {
 			}
 		})
 	}
+}
+
+// Guarantee: undo brings back what a worker has prepared and not committed, too, or nothing.
+func TestUndoBetweenThePhases(t *testing.T) {
+	nodes := pgtest.CitusNodes()
+	for _, node := range nodes {
+		configure(t, node, "citus.recover_2pc_interval", "-1")
+	}
+	h := newHouse(t)
+	h.record(t, h.db, 12)
+	step := func() error { _, err := h.roll.Step(h.ctx); return err }
+	if err := step(); err != nil {
+		t.Fatal(err)
+	}
+	h.killBetween(nodes[0], step)
+	if err := scaleout.New(h.db, scaleout.Options{}).Undo(h.ctx, func(scaleout.Step, time.Duration) {}); err != nil {
+		t.Fatal(err)
+	}
+	if in := h.count("SELECT coalesce(sum(requests), 0) FROM usage_daily"); in != 12 {
+		t.Errorf("%d requests of 12 came back", in)
+	}
+	h.agrees()
 }
 
 // house is a scaled out database with one key.

@@ -1,0 +1,4 @@
+package scaleout
+
+// Quote is quote, for its test.
+var Quote = quote
