@@ -55,8 +55,9 @@ func shape(t *testing.T, d *db.DB) string {
 		  FROM pg_class AS c JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped WHERE c.relname ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving|stored_.*)$'
 		UNION ALL SELECT c.relname || ' ' || c.relowner::regrole || ' ' || coalesce(c.relacl::text, '') || coalesce(c.reloptions::text, '')
 		  FROM pg_class AS c WHERE c.relkind IN ('r', 'p') AND c.relname ~ '^(usage_daily|daily_cost|usage_archiv)'
+		UNION ALL SELECT c.relname || ' ' || pg_get_viewdef(c.oid) FROM pg_class AS c WHERE c.relname ~ '^stored_'
 		UNION ALL SELECT pg_get_functiondef(p.oid) FROM pg_proc AS p WHERE p.proname IN ('of_key', 'rollup_settle', 'archive_partitions')
-		UNION ALL SELECT i.tablename || ' ' || i.indexdef FROM pg_indexes AS i WHERE i.tablename ~ '^(usage_daily|daily_cost|usage_archive|usage_archiving)$') AS x`)
+		UNION ALL SELECT i.tablename || ' ' || i.indexdef FROM pg_indexes AS i WHERE i.tablename ~ '^(usage_daily|daily_cost|usage_archiv)') AS x`)
 }
 
 // Guarantee: rollups and archive go to the workers and come back beside writers, the roll-up and
@@ -133,6 +134,40 @@ func TestApplyAndBack(t *testing.T) {
 			}
 		}
 	})
+	var snapshots atomic.Int64
+	all.Go(func() { // as reports read: on a snapshot that may be older than what has come back
+		for {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			var sum, least, most int64
+			err := d.Snapshot(ctx, func(r *db.Reader) error {
+				least = recorded.Load()
+				if _, err := r.Now(ctx); err != nil {
+					return err
+				}
+				most = recorded.Load() + 3
+				time.Sleep(300 * time.Millisecond)
+				models, err := r.KeyUsageModels(ctx, holders[0].key)
+				sum = 0
+				for _, one := range models {
+					sum += one.Requests
+				}
+				return err
+			})
+			if err != nil {
+				failed.Add(1)
+				t.Logf("a snapshot, to be tried again: %v", err)
+				continue
+			}
+			snapshots.Add(1)
+			if sum < least || sum > most {
+				t.Errorf("%d requests were read of a snapshot with %d to %d", sum, least, most)
+			}
+		}
+	})
 	for round := range 2 {
 		var steps []string
 		if err := s.Apply(ctx, func(step scaleout.Step, _ time.Duration) { steps = append(steps, step.Name) }); err != nil {
@@ -183,10 +218,51 @@ func TestApplyAndBack(t *testing.T) {
 			t.Errorf("sums disagree: %+v", one)
 		}
 	}
-	if read.Load() < 20 {
+	if read.Load() < 20 || snapshots.Load() < 5 {
 		t.Errorf("only %d sums were read, and %d times it was to be tried again", read.Load(), failed.Load())
 	}
-	t.Logf("%d requests, %d sums read, %d to be tried again", recorded.Load(), read.Load(), failed.Load())
+	t.Logf("%d requests, %d sums and %d snapshots read, %d to be tried again", recorded.Load(), read.Load(), snapshots.Load(), failed.Load())
+}
+
+// Guarantee: text that is taken out of the archive while it comes back is gone from what has come back.
+func TestPurgeBesideUndo(t *testing.T) {
+	ctx := context.Background()
+	url := pgtest.URL(t)
+	d := pgtest.Open(t, url)
+	h := makeHolder(t, d)
+	pgtest.Exec(t, d, "SELECT make_ledger_partitions(current_date - 9, current_date)")
+	h.record(t, d, 5)
+	if _, err := rollup.New(d, "UTC").Roll(ctx); err != nil {
+		t.Fatal(err)
+	}
+	pgtest.Exec(t, d, "UPDATE usage_events SET request_id = 'secret', occurred_at = now() - interval '8 days'")
+	pgtest.Age(t, d)
+	if days := pgtest.Archive(t, d); days == 0 {
+		t.Fatal("nothing was archived")
+	}
+	release := pgtest.Hold(t, url, "SELECT count(*) FROM stored_usage_archive") // the copy is made, and waits for this
+	undone := make(chan error, 1)
+	go func() { undone <- scaleout.New(d, scaleout.Options{}).Undo(ctx, func(scaleout.Step, time.Duration) {}) }()
+	time.Sleep(2 * time.Second)
+	time.AfterFunc(time.Second, release)
+	for end := time.Now().Add(20 * time.Second); ; time.Sleep(100 * time.Millisecond) { // as a caller does who is told to try again
+		err := d.Exec(ctx, "UPDATE usage_archive SET request_id = NULL")
+		if err == nil {
+			break
+		}
+		if time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	if err := <-undone; err != nil {
+		t.Fatal(err)
+	}
+	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM usage_archive WHERE request_id IS NOT NULL"); n != 0 {
+		t.Errorf("%d rows have their text again", n)
+	}
+	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM ledger"); n != 5 {
+		t.Errorf("the ledger has %d rows of 5", n)
+	}
 }
 
 // Guarantee: whoever does not own the tables can neither move them nor bring them back: readers would connect as

@@ -1,5 +1,6 @@
 -- done:
-SELECT (SELECT p.prolang FROM pg_proc AS p WHERE p.oid = 'of_key(uuid)'::regprocedure)
+SELECT to_regprocedure('scale_out.came(xid8)') IS NOT NULL
+   AND (SELECT p.prolang FROM pg_proc AS p WHERE p.oid = 'of_key(uuid)'::regprocedure)
      = (SELECT l.oid FROM pg_language AS l WHERE l.lanname = 'plpgsql')
    AND EXISTS (
        SELECT 1 FROM pg_foreign_server AS s
@@ -80,6 +81,16 @@ BEGIN
     RAISE 'somebody has been reading for more than half a minute: run this again. It waited to run %', statement
         USING ERRCODE = 'lock_not_available';
 END $$;
+CREATE OR REPLACE FUNCTION scale_out.came(back xid8) RETURNS boolean LANGUAGE plpgsql STABLE
+    SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+    IF NOT pg_visible_in_snapshot(back, pg_current_snapshot()) THEN
+        RAISE 'what this reads came back to this server meanwhile: run it again'
+            USING ERRCODE = 'serialization_failure';
+    END IF;
+    RETURN true;
+END $$;
+COMMENT ON FUNCTION scale_out.came(xid8) IS 'True, when the snapshot sees what this transaction did; a serialization failure when it is older.';
 COMMENT ON FUNCTION scale_out.alone(text) IS 'Runs a statement that needs for itself what others read. Gives up after six tries of 1 to 32 seconds.';
 -- end
 -- undo:

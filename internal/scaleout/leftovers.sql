@@ -2,7 +2,8 @@
 SELECT NOT EXISTS (
        SELECT 1 FROM pg_dist_partition AS p
         WHERE p.partmethod = 'h' AND pg_relation_size(p.logicalrelid) > 0
-          AND p.logicalrelid::text ~ '^usage_(daily|archive|archiving)|^daily_cost$')
+          AND p.logicalrelid IN (SELECT '{table}'::regclass
+                                  UNION SELECT x.relid FROM pg_partition_tree('{table}') AS x))
 -- end
 -- undone:
 SELECT true
@@ -11,7 +12,7 @@ SELECT true
 SELECT scale_out.alone(format('SELECT truncate_local_data_after_distributing_table(%L)', p.logicalrelid))
   FROM pg_dist_partition AS p
  WHERE p.partmethod = 'h' AND pg_relation_size(p.logicalrelid) > 0
-   AND p.logicalrelid::text ~ '^usage_(daily|archive|archiving)|^daily_cost$';
+   AND p.logicalrelid IN (SELECT '{table}'::regclass UNION SELECT x.relid FROM pg_partition_tree('{table}') AS x);
 -- end
 -- undo:
 SELECT 1;

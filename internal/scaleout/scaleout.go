@@ -179,6 +179,12 @@ func (s *ScaleOut) Apply(ctx context.Context, tell func(Step, time.Duration)) er
 			return err
 		}
 	}
+	// Readers of the archive are refused where this is wrong, as when somebody has dropped a partition by hand.
+	const recount = `SELECT pg_advisory_xact_lock(hashtext('make_ledger_partitions'));
+		SELECT archive_partitions(count(*)) FROM pg_inherits AS i WHERE i.inhparent = 'usage_archive'::regclass`
+	if err := s.db.Script(ctx, recount); err != nil {
+		return fmt.Errorf("counting the archive's partitions: %w", err)
+	}
 	return nil
 }
 
@@ -251,7 +257,9 @@ func (s *ScaleOut) steps(ctx context.Context) ([]step, error) {
 		       count(*) FILTER (WHERE n.groupid > 0 AND n.isactive AND n.shouldhaveshards AND n.noderole = 'primary'),
 		       coalesce(bool_or(n.shouldhaveshards) FILTER (WHERE n.groupid = 0), false),
 		       current_user,
-		       (SELECT pg_get_userbyid(c.relowner) FROM pg_class AS c WHERE c.oid = 'usage_daily'::regclass)
+		       (SELECT coalesce(max(pg_get_userbyid(c.relowner)) FILTER (WHERE pg_get_userbyid(c.relowner) <> current_user), current_user)
+		          FROM pg_class AS c
+		         WHERE c.oid IN ('usage_daily'::regclass, 'daily_cost'::regclass, 'usage_archive'::regclass, 'usage_archiving'::regclass))
 		  FROM pg_dist_node AS n`
 	if err := s.db.Scan(ctx, cluster, nil, &host, &port, &workers, &holds, &user, &owner); err != nil {
 		return nil, fmt.Errorf("reading the nodes of Citus: %w", err)

@@ -51,6 +51,9 @@ var twoPhaseSQL string
 //go:embed table.sql
 var tableSQL string
 
+//go:embed views.sql
+var viewsSQL string
+
 //go:embed leftovers.sql
 var leftoversSQL string
 
@@ -85,19 +88,24 @@ func steps(o Options, owner string) []step {
 	connection.what = "a foreign server that leads back to this one, by which views read what lies on workers"
 	twoPhase := fill(twoPhaseSQL, table{name: "two-phase"})
 	twoPhase.what = "a table on every node that each step of the roll-up changes, so that it commits in two phases"
-	all := []step{connection, twoPhase}
+	views := fill(viewsSQL, table{name: "views"})
+	views.what = "undo alone: views lead to tables of this server, once nobody has a snapshot of before"
+	all := []step{connection, twoPhase, views}
+	var leftovers []step
 	for _, t := range tables {
+		left := fill(leftoversSQL, t)
+		left.name, left.what = t.name+", leftovers", "what was copied to the workers is deleted here"
+		left.locks = "all that reads it: for an instant, once nobody does"
+		leftovers = append(leftovers, left)
 		s := fill(tableSQL, t)
-		if t.joins {
+		if t.joins { // first, since nobody waits for it
 			last := &all[len(all)-1]
-			last.done, last.undone = both(last.done, s.done), both(last.undone, s.undone)
-			last.apply, last.undo = last.apply+"\n"+s.apply, last.undo+"\n"+s.undo
+			last.done, last.undone = both(s.done, last.done), both(s.undone, last.undone)
+			last.apply, last.undo = s.apply+"\n"+last.apply, s.undo+"\n"+last.undo
 			continue
 		}
 		s.moves, s.what = true, "its rows to the workers, by ledger_id; readers follow"
 		all = append(all, s)
 	}
-	leftovers := fill(leftoversSQL, table{name: "leftovers"})
-	leftovers.what, leftovers.locks = "what was copied to the workers is deleted here", "for an instant, all that reads these tables"
-	return append(all, leftovers)
+	return append(all, leftovers...)
 }

@@ -67,6 +67,7 @@ BEGIN
         EXECUTE format('CREATE TABLE %I PARTITION OF {table}_back %s', part.relname || '_back', part.bounds);
         PERFORM explain_ledger_partition(format('%I', part.relname || '_back')::regclass, part.about);
     END LOOP;
+    LOCK TABLE {table} IN EXCLUSIVE MODE; -- purges would change what is copied already
     INSERT INTO {table}_back SELECT t.* FROM {table} AS t;
     FOR ix IN SELECT n.relname, pg_get_indexdef(i.indexrelid) AS made, pg_get_constraintdef(c.oid) AS key
                 FROM pg_index AS i
@@ -76,8 +77,8 @@ BEGIN
         EXECUTE CASE
             WHEN ix.key IS NOT NULL
                 THEN format('ALTER TABLE {table}_back ADD CONSTRAINT %I %s', ix.relname || '_back', ix.key)
-            ELSE regexp_replace(ix.made, '^CREATE INDEX .* USING ',
-                     format('CREATE INDEX %I ON {table}_back USING ', ix.relname || '_back'))
+            ELSE regexp_replace(ix.made, '^CREATE (UNIQUE )?INDEX .* USING ',
+                     format('CREATE \1INDEX %I ON {table}_back USING ', ix.relname || '_back'))
         END;
     END LOOP;
     FOR part IN SELECT g.privilege_type AS right_to,
@@ -86,7 +87,10 @@ BEGIN
         EXECUTE format('GRANT %s ON {table}_back TO %s', part.right_to, part.whom);
     END LOOP;
     ANALYZE {table}_back;
-    PERFORM scale_out.alone('CREATE OR REPLACE VIEW {view} AS SELECT t.* FROM {table}_back AS t');
+    -- Whose snapshot is older than this transaction sees none of the rows: he is told so (step views).
+    PERFORM scale_out.alone(format('CREATE OR REPLACE VIEW {view} AS
+        (SELECT (NULL::{table}_back).* WHERE NOT (SELECT scale_out.came(%L)) OFFSET 0)
+        UNION ALL SELECT t.* FROM {table}_back AS t', pg_current_xact_id()));
     SET LOCAL citus.enable_ddl_propagation = on;
     DROP TABLE {table};
     SET LOCAL citus.enable_ddl_propagation = off;
@@ -95,16 +99,21 @@ BEGIN
                  WHERE c.oid = '{table}_back'::regclass
                     OR c.oid IN (SELECT x.relid FROM pg_partition_tree('{table}_back') AS x)
                     OR c.oid IN (SELECT i.indexrelid FROM pg_index AS i WHERE i.indrelid = '{table}_back'::regclass)
+                    OR c.oid IN (SELECT x.relid
+                                   FROM pg_index AS i, pg_partition_tree(i.indexrelid) AS x
+                                  WHERE i.indrelid = '{table}_back'::regclass)
     LOOP
         EXECUTE format('ALTER %s %I RENAME TO %I', CASE WHEN part.relkind IN ('i', 'I') THEN 'INDEX' ELSE 'TABLE' END,
-            part.relname, regexp_replace(part.relname, '_back$', ''));
+            part.relname, regexp_replace(part.relname, '_back(_|$)', '\1'));
     END LOOP;
 END $step$;
 SET LOCAL citus.enable_ddl_propagation = off;
 DO $step$
 BEGIN
     IF '{view}' <> '' THEN
-        PERFORM scale_out.alone('CREATE OR REPLACE VIEW {view} AS SELECT t.* FROM {table} AS t');
+        IF pg_get_viewdef(to_regclass('{view}')) LIKE '%scale_out.{table}%' THEN -- somebody else brought it back
+            PERFORM scale_out.alone('CREATE OR REPLACE VIEW {view} AS SELECT t.* FROM {table} AS t');
+        END IF;
         EXECUTE 'DROP FOREIGN TABLE IF EXISTS scale_out.{table}';
     END IF;
 END $step$;

@@ -76,6 +76,7 @@ CREATE OR REPLACE FUNCTION archive_partitions(partitions bigint) RETURNS void LA
 BEGIN
     UPDATE public.scale_out_archived AS a SET partitions = $1;
 END $$;
+SELECT pg_advisory_xact_lock(hashtext('make_ledger_partitions')); -- retention has ended, or tells of what it does
 SELECT archive_partitions(count(*)) FROM pg_inherits AS i WHERE i.inhparent = 'usage_archive'::regclass;
 
 -- What a crash has left prepared on a worker is committed there, or rolled back, as it was here.
@@ -114,7 +115,8 @@ DECLARE
     here bigint := (SELECT count(*) FROM pg_partition_tree('public.usage_archive') AS p WHERE p.level = 1);
 BEGIN
     IF EXISTS (SELECT 1 FROM public.scale_out_archived AS a WHERE a.partitions <> here) THEN
-        RAISE 'a month moved to the archive while this was read, or a worker has not committed it: run it again'
+        RAISE 'a month moved to the archive while this was read, or a worker has not committed it '
+            '(here the archive has % partitions): run it again', here
             USING ERRCODE = 'serialization_failure';
     END IF;
     RETURN true;
