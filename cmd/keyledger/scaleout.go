@@ -42,10 +42,12 @@ func scaleOutCommand() *cobra.Command {
 	sub("status", "Say where the tables are, how large, and how evenly spread", scaleOutStatus)
 	sub("plan", "List what apply would do, and what waits for it meanwhile", scaleOutPlan)
 	sub("apply", "Do it, beside a running service; broken off, it goes on where it stopped", func(c *cobra.Command, s *scaleout.ScaleOut) error {
-		return scaleOutRun(c, s.Apply, "done", "nothing to do: it is scaled out")
+		done := func(step scaleout.Step) string { return "done: " + step.What }
+		return scaleOutRun(c, s.Apply, done, "nothing to do: it is scaled out")
 	})
 	sub("undo", "Bring everything back to this server, beside a running service", func(c *cobra.Command, s *scaleout.ScaleOut) error {
-		return scaleOutRun(c, s.Undo, "taken back", "nothing to do")
+		back := func(scaleout.Step) string { return "taken back" }
+		return scaleOutRun(c, s.Undo, back, "nothing to do: everything is here")
 	})
 	flags := c.PersistentFlags()
 	flags.IntVar(&o.Shards, "shards", 32, "shards a table: more than there will ever be cores on all workers is waste")
@@ -111,11 +113,11 @@ func scaleOutPlan(c *cobra.Command, s *scaleout.ScaleOut) error {
 }
 
 // scaleOutRun runs the steps and says when each has ended.
-func scaleOutRun(c *cobra.Command, run func(context.Context, func(scaleout.Step, time.Duration)) error, verb, nothing string) error {
+func scaleOutRun(c *cobra.Command, run func(context.Context, func(scaleout.Step, time.Duration)) error, said func(scaleout.Step) string, nothing string) error {
 	ran := false
 	err := run(c.Context(), func(step scaleout.Step, took time.Duration) {
 		ran = true
-		fmt.Fprintf(c.OutOrStdout(), "%s: %s (%s), in %s\n", step.Name, verb, step.What, took.Round(time.Millisecond))
+		fmt.Fprintf(c.OutOrStdout(), "%s: %s, in %s\n", step.Name, said(step), took.Round(time.Millisecond))
 	})
 	if err == nil && !ran {
 		fmt.Fprintln(c.OutOrStdout(), nothing)
