@@ -81,6 +81,8 @@ BEGIN
     RAISE 'somebody has been reading for more than half a minute: run this again. It waited to run %', statement
         USING ERRCODE = 'lock_not_available';
 END $$;
+COMMENT ON FUNCTION scale_out.alone(text) IS 'Runs a statement that needs for itself what others read. Gives up after six tries of 1 to 32 seconds.';
+-- Rows that a transaction has brought back to this server are not there for snapshots that are older.
 CREATE OR REPLACE FUNCTION scale_out.came(back xid8) RETURNS boolean LANGUAGE plpgsql STABLE
     SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
@@ -91,7 +93,6 @@ BEGIN
     RETURN true;
 END $$;
 COMMENT ON FUNCTION scale_out.came(xid8) IS 'True, when the snapshot sees what this transaction did; a serialization failure when it is older.';
-COMMENT ON FUNCTION scale_out.alone(text) IS 'Runs a statement that needs for itself what others read. Gives up after six tries of 1 to 32 seconds.';
 -- end
 -- undo:
 SET LOCAL citus.enable_ddl_propagation = off;
