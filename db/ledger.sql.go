@@ -935,11 +935,11 @@ func (q *Queries) LedgerPartitionsDrop(ctx context.Context, days int32) (int32, 
 
 const ledgerPartitionsMake = `-- name: LedgerPartitionsMake :one
 SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1,
-    (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made
+    (now() AT TIME ZONE 'UTC')::date + 7)::integer AS made
 `
 
-// Makes the ledger's partitions from yesterday to two weeks ahead where they are
-// missing, and returns how many it made.
+// Makes the ledger's partitions from yesterday to a week ahead where they are missing, and
+// returns how many it made. Not further: each is one more that a reader of the tail looks into.
 func (q *Queries) LedgerPartitionsMake(ctx context.Context) (int32, error) {
 	row := q.db.QueryRow(ctx, ledgerPartitionsMake)
 	var made int32

@@ -13,6 +13,26 @@ import (
 	"github.com/shopspring/decimal"
 )
 
+const firstRolled = `-- name: FirstRolled :one
+SELECT coalesce(min(m.day), $1)::date AS first_day
+  FROM model_usage AS m
+ WHERE m.day BETWEEN $2::date AND $1::date
+`
+
+type FirstRolledParams struct {
+	ToDay   time.Time
+	FromDay time.Time
+}
+
+// The first of some days of which the rollups have a row; the last of the days, if of none. The tail
+// may have rows of earlier days.
+func (q *Queries) FirstRolled(ctx context.Context, arg FirstRolledParams) (time.Time, error) {
+	row := q.db.QueryRow(ctx, firstRolled, arg.ToDay, arg.FromDay)
+	var first_day time.Time
+	err := row.Scan(&first_day)
+	return first_day, err
+}
+
 const reconcile = `-- name: Reconcile :many
 WITH ledger AS MATERIALIZED (
     SELECT e.ledger_id, e.account_id, e.day, e.model, e.tag_set,
@@ -416,17 +436,16 @@ WITH k AS MATERIALIZED (
             WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
               AND d.day BETWEEN $8::date AND $9::date
               AND ($10::text = '' OR d.model = $10)
-              AND ($11 = '' OR g.tag IN ('', $11)
-                   AND d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE $11 = ANY (y.tags))))
+              AND ($11::text = '' OR g.tag IN ('', $11) AND d.tag_set = ANY($12::uuid[]))
             GROUP BY 1, 2, 3, 4
       ) AS x ON x.ledger_id = k.ledger_id
-     WHERE ($12::boolean
+     WHERE ($13::boolean
             OR (k.key_id, x.period, x.model, x.tag)
-             > ($13::uuid, $14::text, $15::text, $16::text))
+             > ($14::uuid, $15::text, $16::text, $17::text))
        AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
            <> (0, 0, 0, 0, 0, 0)
      ORDER BY k.key_id, x.period, x.model, x.tag
-     LIMIT $17::bigint
+     LIMIT $18::bigint
 ), answer AS (
     SELECT false AS is_total, p.key_id, p.key_name, p.period, p.model, p.tag, p.requests, p.input_tokens, p.output_tokens, p.cache_create_tokens, p.cache_read_tokens, p.ephemeral_1h_tokens, p.cost
       FROM page AS p
@@ -463,7 +482,8 @@ type ReportKeysParams struct {
 	FromDay     time.Time
 	ToDay       time.Time
 	Model       string
-	Tag         interface{}
+	Tag         string
+	TagSets     []uuid.UUID
 	First       bool
 	AfterKeyID  uuid.UUID
 	AfterPeriod string
@@ -493,7 +513,9 @@ type ReportKeysRow struct {
 // order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
 // tells how many keys were read (requests) and the last of them: less than asked for, and there are
 // no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
-// first of them, if it is included. Otherwise as ReportSums. The zero id asks for any key.
+// first of them, if it is included. Of one tag, tag_sets are all sets that have it: they are
+// given, since PostgreSQL looks for a few known ids in the index, and for unknown ones in every row.
+// Otherwise as ReportSums. The zero id asks for any key.
 func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]ReportKeysRow, error) {
 	rows, err := q.db.Query(ctx, reportKeys,
 		arg.KeyID,
@@ -507,6 +529,7 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 		arg.ToDay,
 		arg.Model,
 		arg.Tag,
+		arg.TagSets,
 		arg.First,
 		arg.AfterKeyID,
 		arg.AfterPeriod,
@@ -944,6 +967,31 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 			return nil, err
 		}
 		items = append(items, i)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const tagSetsWith = `-- name: TagSetsWith :many
+SELECT s.id FROM tag_sets AS s WHERE $1::text = ANY (s.tags)
+`
+
+// The sets that have a tag: all that rows of the statement's snapshot may name.
+func (q *Queries) TagSetsWith(ctx context.Context, tag string) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, tagSetsWith, tag)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []uuid.UUID{}
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
 	}
 	if err := rows.Err(); err != nil {
 		return nil, err

@@ -400,10 +400,10 @@ SELECT DISTINCT x.adjusts::uuid AS event_id
 SELECT k.id, k.ledger_id, k.name FROM api_keys AS k WHERE k.ledger_id = ANY(@ledger_ids::uuid[]);
 
 -- name: LedgerPartitionsMake :one
--- Makes the ledger's partitions from yesterday to two weeks ahead where they are
--- missing, and returns how many it made.
+-- Makes the ledger's partitions from yesterday to a week ahead where they are missing, and
+-- returns how many it made. Not further: each is one more that a reader of the tail looks into.
 SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 1,
-    (now() AT TIME ZONE 'UTC')::date + 14)::integer AS made;
+    (now() AT TIME ZONE 'UTC')::date + 7)::integer AS made;
 
 -- name: LedgerPartitionsDrop :one
 -- Drops ledger partitions older than the retention, but none that the rollups do not hold yet, and

@@ -20,7 +20,7 @@ type Reports struct {
 	timezone string
 	busy     sync.Mutex
 
-	firstKeys int64 // how many keys the first statement of a report by key reads; each next one, at most twice as many
+	firstKeys int64 // how many keys the first statement of a report by key reads, or as many as its page cannot do without
 	tagDays   int   // of how many days a page by tag reads rows at first
 }
 

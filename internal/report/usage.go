@@ -146,10 +146,13 @@ func (q Query) check() error {
 	return nil
 }
 
-// What a page needs is not known before it is read: first little is, which is enough for most, and then more.
+// What a page needs is not known before it is read: first little is, which is enough for most, and then more,
+// up to keyGrowth times as much.
 const (
 	firstKeys = 8
-	mostKeys  = 1024
+	keyGrowth = 16
+	mostKeys  = 8192
+	mostWhole = 1024 // keys of a report without pages, of which a statement sorts every row
 	tagDays   = 31
 )
 
@@ -175,7 +178,7 @@ func (q Query) daysOfTags() bool {
 	return !q.needsLedger() && q.Granularity == Day && q.By.Tag && q.Tag == "" && q.Limit > 0
 }
 
-// tagRows hands on a page of days by tag, from its first days if they have enough rows.
+// tagRows hands on a page of days by tag, from the first days that have rows if these are enough.
 func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
 	first := q.From
 	if q.After != nil {
@@ -185,6 +188,10 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 		}
 		first = day
 	}
+	rolled, err := from.FirstRolled(ctx, db.FirstRolledParams{FromDay: first, ToDay: q.To})
+	if err != nil {
+		return fmt.Errorf("looking for the first day with rows: %w", err)
+	}
 	last := q
 	note := func(row db.ReportRow) error {
 		if !row.IsTotal {
@@ -193,7 +200,7 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 		}
 		return each(row)
 	}
-	until := first.AddDate(0, 0, r.tagDays-1)
+	until := rolled.AddDate(0, 0, r.tagDays-1)
 	if err := db.Stream(ctx, from, r.statement(ctx, q, first, until), note); err != nil || last.Limit == 0 || !until.Before(q.To) {
 		return err
 	}
@@ -204,7 +211,13 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 // keyRows hands on the rows of a report by key, some keys at a time, until the page is full.
 func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
 	p := db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
-		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, Included: true, Keys: r.firstKeys}
+		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, Included: true, Keys: max(r.firstKeys, q.fewestKeys())}
+	if q.Tag != "" {
+		var err error
+		if p.TagSets, err = from.TagSetsWith(ctx, q.Tag); err != nil {
+			return fmt.Errorf("looking for the sets with a tag: %w", err)
+		}
+	}
 	if q.After != nil {
 		p.AfterKeyID, p.AfterPeriod, p.AfterModel, p.AfterTag = q.After.KeyID, q.After.Period, q.After.Model, q.After.Tag
 		if !q.By.Key { // it is of one key, whose rows the id does not part
@@ -238,15 +251,30 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 			return err
 		}
 		keys += read
-		most := int64(mostKeys)
-		if rows == 0 { // few keys have what is asked for
-			most *= 8
-		}
-		p.Keys = min(2*p.Keys, most)
-		if q.Limit > 0 && rows > 0 { // as many as the rest of the page needs, if the others are like these
+		p.Keys = min(keyGrowth*p.Keys, mostKeys)
+		switch {
+		case rows == 0: // few keys have what is asked for
+		case q.Limit > 0: // as many as the rest of the page needs, if the others are like these
 			p.Keys = min(p.Keys, keys*int64(left)/rows+1)
+		default:
+			p.Keys = min(p.Keys, mostWhole)
 		}
 	}
+}
+
+// fewestKeys is how many keys a page cannot do without: a key has one row a period at the most, where
+// models and tags do not part them.
+func (q Query) fewestKeys() int64 {
+	periods := 1
+	switch {
+	case q.By.Model || q.By.Tag:
+		return 1
+	case q.Granularity == Day:
+		periods = int(q.To.Sub(q.From)/(24*time.Hour)) + 1
+	case q.Granularity == Month:
+		periods = 12*(q.To.Year()-q.From.Year()) + int(q.To.Month()-q.From.Month()) + 1
+	}
+	return int64(min(q.Limit/periods, mostKeys))
 }
 
 // reaches is the fault of a report that needs the ledger and begins before it does; nil: it does not.

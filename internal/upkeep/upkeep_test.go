@@ -58,7 +58,7 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// Guarantee: partitions are there from yesterday to two weeks ahead, ledger rows
+// Guarantee: partitions are there from yesterday to a week ahead, ledger rows
 // past retention go while rollups stay, and what is remembered no longer is
 // removed; doing it again, also at once, changes nothing.
 func TestTidy(t *testing.T) {
@@ -90,8 +90,8 @@ func TestTidy(t *testing.T) {
 	if n := pgtest.Scan[int](t, d, "SELECT count(*) FROM usage_dedup"); n > 60 || n < 58 {
 		t.Errorf("%d request ids are remembered, want those of an hour", n)
 	}
-	last := pgtest.Scan[bool](t, d, "SELECT to_regclass('usage_events_' || to_char((now() AT TIME ZONE 'UTC')::date + 14, 'YYYYMMDD')) IS NOT NULL")
+	last := pgtest.Scan[bool](t, d, "SELECT to_regclass('usage_events_' || to_char((now() AT TIME ZONE 'UTC')::date + 7, 'YYYYMMDD')) IS NOT NULL")
 	if !last {
-		t.Error("the partition two weeks ahead is missing")
+		t.Error("the partition a week ahead is missing")
 	}
 }
