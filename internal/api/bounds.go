@@ -10,6 +10,7 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -66,13 +67,19 @@ const (
 type capacity struct{ requests, bodies atomic.Int64 }
 
 // enter takes a slot for a request, so that what was let in keeps its speed; false:
-// there is none. leave gives it back, once.
+// there is none. leave gives it back, once, and is for the request's own goroutine.
 func (s *Server) enter() (leave func(), ok bool) {
 	if n := s.under.requests.Add(1); s.MaxInFlight > 0 && n > s.MaxInFlight {
 		s.under.requests.Add(-1)
 		return func() {}, false
 	}
-	return sync.OnceFunc(func() { s.under.requests.Add(-1) }), true
+	left := false
+	return func() {
+		if !left {
+			left = true
+			s.under.requests.Add(-1)
+		}
+	}, true
 }
 
 // enterHolder waits for one of the few slots of key holders: thousands of them who ask at
@@ -104,24 +111,26 @@ func enterFew(ctx context.Context, places chan struct{}) (leave func(), ok bool)
 // it gives back before its answer is written.
 func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
+		who := callOf(c.Request().Context())
 		if !guarded(c.Request()) {
 			return next(c) // whoever asks how we are is answered
 		}
-		done, err := s.takeBody(c)
+		done, err := s.takeBody(c, who)
 		defer done()
 		if err != nil {
 			return err
 		}
 		// The time for the work begins when the body is there, however long that took.
-		r := c.Request()
-		ctx, cancel := context.WithTimeout(callOf(r.Context()).untimed, routeOf(c).timeout)
-		defer func() {
-			c.SetRequest(r) // or the end of this time would look like a client that hung up
-			cancel()
-		}()
-		c.SetRequest(r.WithContext(ctx))
+		if r := c.Request(); who.slow() {
+			ctx, cancel := context.WithTimeout(who.untimed, who.route.timeout)
+			defer func() {
+				c.SetRequest(r) // or the end of this time would look like a client that hung up
+				cancel()
+			}()
+			c.SetRequest(r.WithContext(ctx))
+		}
 		enter := s.enter
-		if routeOf(c).holder {
+		if who.route.holder {
 			enter = func() (func(), bool) { return s.enterHolder(c.Request().Context()) }
 		}
 		leave, ok := enter()
@@ -130,7 +139,8 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 			return coalesce.ErrFull
 		}
 		plain := c.Response().Writer
-		a := &answer{ResponseWriter: plain}
+		a := newAnswer(plain, who)
+		defer a.done()
 		c.Response().Writer = a
 		if err := next(c); err != nil {
 			c.Error(err)
@@ -146,56 +156,71 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 
 // takeBody reads a request's body into memory as fast as it arrives, and not slower than
 // bodyRate. done gives its bytes back.
-func (s *Server) takeBody(c echo.Context) (done func(), err error) {
+func (s *Server) takeBody(c echo.Context, who *call) (done func(), err error) {
 	r := c.Request()
-	route := routeOf(c)
-	limit := route.body
+	limit := who.route.body
 	charged := int64(0)
 	done = func() { s.under.bodies.Add(-charged) }
 	if r.ContentLength > limit {
 		return done, tooLarge(limit)
 	}
-	control := http.NewResponseController(c.Response())
 	if r.Body == nil || r.Body == http.NoBody {
-		return done, worked(control, route)
+		return done, nil
 	}
 	start := time.Now()
-	var body bytes.Buffer
-	body.Grow(int(min(max(r.ContentLength, 512), freeBody)))
+	// One byte more than it says, so that the end comes with the last bytes.
+	body := make([]byte, 0, min(max(r.ContentLength, 500), freeBody)+1)
+	timed := bodyChunk // the first bytes have the time that the server gives to them and the head together
+	if who.slow() {
+		timed = 0
+	}
 	for {
-		late := start.Add(bodyGrace + time.Duration(body.Len())*time.Second/bodyRate)
-		if err := control.SetReadDeadline(late); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			return done, err
+		size := int64(len(body))
+		if size >= int64(timed) {
+			timed = len(body) + bodyChunk
+			late := start.Add(bodyGrace + time.Duration(size)*time.Second/bodyRate)
+			if err := http.NewResponseController(c.Response()).SetReadDeadline(late); err != nil && !errors.Is(err, http.ErrNotSupported) {
+				return done, err
+			}
 		}
-		n, err := io.CopyN(&body, r.Body, min(bodyChunk, limit+1-int64(body.Len())))
-		if charge := min(n, int64(body.Len())-freeBody); charge > 0 {
+		if len(body) == cap(body) {
+			body = slices.Grow(body, bodyChunk)
+		}
+		n, err := r.Body.Read(body[size:min(int64(cap(body)), limit+1)])
+		body = body[:len(body)+n]
+		if charge := int64(len(body)) - freeBody - charged; charge > 0 {
 			charged += charge
 			if s.under.bodies.Add(charge) > maxBodies {
 				return done, coalesce.ErrFull
 			}
 		}
 		switch {
-		case int64(body.Len()) > limit:
+		case int64(len(body)) > limit:
 			return done, tooLarge(limit)
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			return done, fault.Wrap(err, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
 		case errors.Is(err, io.EOF):
-			r.Body, r.ContentLength = io.NopCloser(&body), int64(body.Len())
-			return done, worked(control, route)
+			// From here on net/http listens for the client's end, without a deadline.
+			r.Body, r.ContentLength = whole{bytes.NewBuffer(body)}, int64(len(body))
+			return done, nil
 		case err != nil:
 			return done, fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
 		}
 	}
 }
 
-// worked gives a connection time to be silent while its request is worked on: the server
-// reads it meanwhile, and takes a missed deadline for a client that has gone.
-func worked(control *http.ResponseController, r route) error {
-	err := control.SetReadDeadline(time.Now().Add(r.timeout + answerGrace))
-	if errors.Is(err, http.ErrNotSupported) {
-		return nil
+// whole is a body that is in memory.
+type whole struct{ *bytes.Buffer }
+
+// Close does nothing.
+func (whole) Close() error { return nil }
+
+// readAll is what is left of a body, without a copy where takeBody has taken it.
+func readAll(body io.ReadCloser) ([]byte, error) {
+	if in, ok := body.(whole); ok {
+		return in.Next(in.Len()), nil
 	}
-	return err
+	return io.ReadAll(body)
 }
 
 func tooLarge(limit int64) error {
@@ -207,9 +232,30 @@ func tooLarge(limit int64) error {
 type answer struct {
 	http.ResponseWriter
 
+	of        *call
 	status    int
 	body      bytes.Buffer
 	streaming bool
+}
+
+// answers keeps answers with the memory of small ones for the next ones.
+var answers = sync.Pool{New: func() any { return new(answer) }}
+
+func newAnswer(w http.ResponseWriter, of *call) *answer {
+	a := answers.Get().(*answer) //nolint:forcetypeassert // it holds nothing else
+	a.ResponseWriter, a.of = w, of
+	return a
+}
+
+// done gives the answer's memory back; nobody may write it any more.
+func (a *answer) done() {
+	if a.streaming || a.body.Cap() > freeAnswer {
+		return
+	}
+	body := a.body
+	body.Reset()
+	*a = answer{body: body}
+	answers.Put(a)
 }
 
 // WriteHeader notes the status.
@@ -264,20 +310,23 @@ func (a *answer) unchanged(r *http.Request) {
 
 const headerETag = "ETag"
 
-// send writes what was gathered, to a client that has a bounded time to take it.
+// send writes what was gathered, to a client that has a bounded time to take it. A small answer that
+// is there in a moment is taken by the system, and has the time that the server gives to every answer.
 func (a *answer) send() error {
 	if a.streaming || a.status == 0 && a.body.Len() == 0 {
 		return nil
 	}
-	late := time.Now().Add(answerGrace + time.Duration(a.body.Len())*time.Second/answerRate)
-	if err := http.NewResponseController(a.ResponseWriter).SetWriteDeadline(late); err != nil && !errors.Is(err, http.ErrNotSupported) {
-		return err
+	if a.body.Len() > freeAnswer || a.of.slow() {
+		late := time.Now().Add(answerGrace + time.Duration(a.body.Len())*time.Second/answerRate)
+		if err := http.NewResponseController(a.ResponseWriter).SetWriteDeadline(late); err != nil && !errors.Is(err, http.ErrNotSupported) {
+			return err
+		}
 	}
 	if a.status != 0 {
 		a.ResponseWriter.WriteHeader(a.status)
 	}
 	_, err := a.ResponseWriter.Write(a.body.Bytes())
-	a.body = bytes.Buffer{}
+	a.body.Reset()
 	return err
 }
 
@@ -286,7 +335,7 @@ func (a *answer) send() error {
 func (s *Server) reporting(next echo.HandlerFunc) echo.HandlerFunc {
 	return func(c echo.Context) error {
 		r := c.Request()
-		if !routeOf(c).report {
+		if !callOf(r.Context()).route.report {
 			return next(c)
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), reportWait)

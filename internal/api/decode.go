@@ -29,7 +29,7 @@ type binder struct{}
 // generated code accepts where a body is optional.
 func (binder) Bind(v any, c echo.Context) error {
 	r := c.Request()
-	body, err := io.ReadAll(r.Body) // in memory already: see takeBody
+	body, err := readAll(r.Body)
 	if err != nil {
 		return fault.Wrap(err, fault.Malformed, "The body could not be read to its end.")
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	jsonv2 "github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 
@@ -142,13 +141,10 @@ func (s *Server) admissionKey(ctx context.Context, b AdmissionRequest) (*verify.
 		}
 		return &verify.Key{ID: row.APIKey.ID, Shown: ShowKey(row.APIKey, row.Hint, row.AsOf)}, "", err
 	}
-	var text string
-	if b.APIKey != nil && b.APIKey.Kind() == jsontext.KindString {
-		if err := jsonv2.Unmarshal(*b.APIKey, &text); err != nil {
-			text = ""
-		}
+	if b.APIKey == nil {
+		return s.findKey(ctx, "")
 	}
-	return s.findKey(ctx, text)
+	return s.findKey(ctx, secretText(*b.APIKey))
 }
 
 func (s *Server) findKey(ctx context.Context, text string) (*verify.Key, verify.Code, error) {

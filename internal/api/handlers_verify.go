@@ -3,7 +3,7 @@ package api
 import (
 	"context"
 
-	jsonv2 "github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/uuid"
 	openapi_types "github.com/oapi-codegen/runtime/types"
 
@@ -24,13 +24,7 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 			withUsage = true
 		}
 	}
-	var text string // what is no string is no key
-	if len(r.Body.APIKey) > 0 && r.Body.APIKey.Kind() == '"' {
-		if err := jsonv2.Unmarshal(r.Body.APIKey, &text); err != nil {
-			text = ""
-		}
-	}
-	result, err := s.Verifier.Verify(ctx, text, nil)
+	result, err := s.Verifier.Verify(ctx, secretText(r.Body.APIKey), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -53,6 +47,18 @@ func (s *Server) VerifyKey(ctx context.Context, r VerifyKeyRequestObject) (Verif
 	shown := keyJSON{result.Key.Shown}
 	answer.Key, answer.Usage, answer.DailyCost = &shown, &full.Body.Usage, &full.Body.DailyCost
 	return answer, nil
+}
+
+// secretText is the text of a presented key. What is no string is no key.
+func secretText(presented jsontext.Value) string {
+	if len(presented) == 0 || presented.Kind() != jsontext.KindString {
+		return ""
+	}
+	text, err := jsontext.AppendUnquote(make([]byte, 0, len(presented)), presented)
+	if err != nil {
+		return ""
+	}
+	return string(text)
 }
 
 // selfDays is for how many days a holder sees what was used on each.

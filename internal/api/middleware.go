@@ -24,6 +24,7 @@ import (
 
 // call is what the middleware learnt of a request, for handlers and the log.
 type call struct {
+	route     *route
 	requestID string
 	traceID   string // of the W3C trace that it belongs to; empty: none
 	identity  access.Identity
@@ -33,15 +34,23 @@ type call struct {
 	ip     func() string // the client's address
 	secure bool          // the client speaks TLS, with this service or with a proxy before it
 
+	began   time.Time
 	untimed context.Context //nolint:containedctx // the request's, before it had a time
 }
+
+// moment is how soon after its head most requests have come whole: those need no time of their
+// own for what is slow with others.
+const moment = time.Second
+
+// slow reports whether a request took longer than a moment so far.
+func (c *call) slow() bool { return time.Since(c.began) > moment }
 
 type callKey struct{}
 
 func callOf(ctx context.Context) *call {
 	c, ok := ctx.Value(callKey{}).(*call)
 	if !ok {
-		return &call{}
+		return &call{route: change}
 	}
 	return c
 }
@@ -84,9 +93,9 @@ func (s *Server) begin(next echo.HandlerFunc) echo.HandlerFunc {
 		if guarded(r) {
 			header["Cache-Control"] = noStore
 		}
-		who := &call{requestID: id, traceID: traceOf(r.Header.Get("Traceparent"))}
+		who := &call{route: routeOf(c), requestID: id, traceID: traceOf(r.Header.Get("Traceparent")), began: time.Now()}
 		who.untimed = context.WithValue(r.Context(), callKey{}, who)
-		ctx, cancel := context.WithTimeout(who.untimed, routeOf(c).timeout)
+		ctx, cancel := context.WithTimeout(who.untimed, who.route.timeout)
 		defer cancel()
 		c.SetRequest(r.WithContext(ctx))
 		return next(c)
@@ -176,7 +185,7 @@ func (s *Server) authenticate(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		who := callOf(r.Context())
 		text := keyheader.Bearer(r.Header)
-		route := routeOf(c)
+		route := who.route
 		if route.open {
 			who.ip = c.RealIP
 			who.secure = r.TLS != nil || r.Header.Get(echo.HeaderXForwardedProto) == "https"

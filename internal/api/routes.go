@@ -23,23 +23,23 @@ type route struct {
 
 // The kinds of operations.
 var (
-	read   = route{may: access.Reader, body: maxBody, timeout: requestTimeout}
-	change = route{body: maxBody, timeout: requestTimeout}
-	batch  = route{body: maxBatchBody, timeout: requestTimeout}
-	relay  = route{may: access.Relay, body: maxBody, timeout: requestTimeout}
-	events = route{may: access.Relay, body: maxBatchBody, timeout: requestTimeout}
-	ingest = route{may: access.Relay, body: maxIngestBody, timeout: requestTimeout}
-	sums   = route{may: access.Reader, body: maxBody, timeout: reportTimeout, report: true}
-	redo   = route{body: maxBody, timeout: reportTimeout, report: true}
-	holder = route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
-	leaked = route{open: true, body: maxBody, timeout: requestTimeout}    // authorised by the secrets themselves
-	state  = route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is
-	signIn = route{open: true, body: freeBody, timeout: requestTimeout}   // and out; so small that it is not charged
-	whoAmI = route{anyone: true, body: maxBody, timeout: requestTimeout}
+	read   = &route{may: access.Reader, body: maxBody, timeout: requestTimeout}
+	change = &route{body: maxBody, timeout: requestTimeout}
+	batch  = &route{body: maxBatchBody, timeout: requestTimeout}
+	relay  = &route{may: access.Relay, body: maxBody, timeout: requestTimeout}
+	events = &route{may: access.Relay, body: maxBatchBody, timeout: requestTimeout}
+	ingest = &route{may: access.Relay, body: maxIngestBody, timeout: requestTimeout}
+	sums   = &route{may: access.Reader, body: maxBody, timeout: reportTimeout, report: true}
+	redo   = &route{body: maxBody, timeout: reportTimeout, report: true}
+	holder = &route{holder: true, body: freeBody, timeout: requestTimeout} // so small that it is not charged
+	leaked = &route{open: true, body: maxBody, timeout: requestTimeout}    // authorised by the secrets themselves
+	state  = &route{open: true, body: maxBody, timeout: requestTimeout}    // how the service is
+	signIn = &route{open: true, body: freeBody, timeout: requestTimeout}   // and out; so small that it is not charged
+	whoAmI = &route{anyone: true, body: maxBody, timeout: requestTimeout}
 )
 
 // routes are all operations of openapi.yaml, by method and path.
-var routes = map[string]route{
+var routes = map[string]*route{
 	"GET /healthz":                                    state,
 	"GET /readyz":                                     state,
 	"GET /v1/accounts/:accountId/usage":               read,
@@ -104,7 +104,7 @@ var routes = map[string]route{
 }
 
 // otherRoute is what holds where there is no operation: readers may learn so from a GET.
-func otherRoute(method string) route {
+func otherRoute(method string) *route {
 	if method == http.MethodGet {
 		return read
 	}
@@ -112,7 +112,7 @@ func otherRoute(method string) route {
 }
 
 // routeOf is the route of a request.
-func routeOf(c echo.Context) route {
+func routeOf(c echo.Context) *route {
 	r, known := routes[c.Request().Method+" "+c.Path()]
 	if !known {
 		return otherRoute(c.Request().Method)
@@ -121,6 +121,6 @@ func routeOf(c echo.Context) route {
 }
 
 // allows reports whether a role may do what a route does.
-func (r route) allows(role access.Role) bool {
+func (r *route) allows(role access.Role) bool {
 	return role == access.Admin || r.anyone || r.may != "" && role == r.may
 }

@@ -127,17 +127,16 @@ func (s *Server) Handler() http.Handler {
 
 // Limits of a server's connections: a slow client must not hold one for ever.
 const (
-	headerTimeout = 10 * time.Second
-	readTimeout   = 60 * time.Second
-	writeTimeout  = 60 * time.Second // where no handler has set one of its own
-	idleTimeout   = time.Minute
-	maxHeader     = 64 << 10
+	headTimeout  = 10 * time.Second // for the head of a request and the first bytes of its body together
+	writeTimeout = 60 * time.Second // where no handler has set one of its own
+	idleTimeout  = time.Minute
+	maxHeader    = 64 << 10
 )
 
 // HTTPServer is a server for a handler with bounds on what a client may take.
 func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headerTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: headTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }
