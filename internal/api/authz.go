@@ -63,6 +63,7 @@ func (s *Server) authz(w http.ResponseWriter, r *http.Request, configured url.Va
 			s.Metrics.Overloaded.Inc()
 		case hungUp(r.Context()):
 			s.Log.DebugContext(r.Context(), "the client hung up", "requestId", id)
+			w.WriteHeader(statusHungUp) // with no answer of ours it would be 200: let in
 			return
 		case status >= http.StatusInternalServerError:
 			s.Log.ErrorContext(r.Context(), "authz failed", "requestId", id, "error", err)

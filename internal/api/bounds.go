@@ -198,7 +198,7 @@ func (s *Server) takeBody(c echo.Context, who *call) (done func(), err error) {
 		case int64(len(body)) > limit:
 			return done, tooLarge(limit)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return done, fault.Wrap(err, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
+			return done, fault.Wrap(errSlowBody, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
 		case errors.Is(err, io.EOF):
 			// From here on net/http listens for the client's end, without a deadline.
 			r.Body, r.ContentLength = whole{bytes.NewBuffer(body)}, int64(len(body))
@@ -208,6 +208,10 @@ func (s *Server) takeBody(c echo.Context, who *call) (done func(), err error) {
 		}
 	}
 }
+
+// errSlowBody tells that the time for a body is over. Its client is still there, though net/http takes it
+// for gone.
+var errSlowBody = errors.New("the body did not come in its time")
 
 // whole is a body that is in memory.
 type whole struct{ *bytes.Buffer }

@@ -43,9 +43,9 @@ func (s *Server) writeError(err error, c echo.Context) {
 	f := asFault(err)
 	status := statuses[f.Code]
 	who := callOf(c.Request().Context())
-	if hungUp(c.Request().Context()) {
+	if hungUp(c.Request().Context()) && !errors.Is(err, errSlowBody) {
 		who.log(s.Log).DebugContext(c.Request().Context(), "the client hung up", "route", c.Path())
-		c.Response().Status, c.Response().Committed = statusHungUp, true
+		_ = c.NoContent(statusHungUp) // nobody reads it, or one who only ended his side: he must not take it for 200
 		return
 	}
 	switch {

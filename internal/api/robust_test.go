@@ -300,6 +300,45 @@ func TestSlowBody(t *testing.T) {
 	}
 }
 
+// Guarantee: who sends a part of a body and no more is told so, and who ends his side of the connection while
+// his request is worked on does not take it for done: neither sees a 200.
+func TestUnfinishedRequests(t *testing.T) {
+	t.Parallel()
+	dbURL := pgtest.URL(t)
+	h := newHarness(t, options{dbURL: dbURL, short: 300 * time.Millisecond})
+	id, _ := h.create(map[string]any{"dailyCostLimit": 1})
+	ask := func(body string, length int, halfway bool) string {
+		t.Helper()
+		conn, err := net.Dial("tcp", strings.TrimPrefix(h.url, "http://"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = conn.Close() }()
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		fmt.Fprintf(conn, "POST /v1/usage HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", h.relay, length, body)
+		if tcp, ok := conn.(*net.TCPConn); ok && halfway {
+			time.Sleep(300 * time.Millisecond)
+			_ = tcp.CloseWrite()
+		}
+		answer, err := io.ReadAll(conn) // until the service closes it
+		if err != nil {
+			t.Errorf("%v after %.200q", err, answer)
+		}
+		return string(answer)
+	}
+	event := `{"keyId":"` + id + `","usage":{"input_tokens":1}}`
+	for name, part := range map[string]string{"no body": "", "a part": event[:20], "much": strings.Repeat(" ", 100_000)} {
+		if answer := ask(part, 200_000, false); !strings.HasPrefix(answer, "HTTP/1.1 400 ") || !strings.Contains(answer, "too slowly") {
+			t.Errorf("%s: %.200q", name, answer)
+		}
+	}
+	release := pgtest.Hold(t, dbURL, "SELECT FROM key_counters WHERE key_id = $1 FOR UPDATE", id)
+	defer release()
+	if answer := ask(event, len(event), true); !strings.HasPrefix(answer, "HTTP/1.1 499 ") {
+		t.Errorf("his side ended: %.200q", answer)
+	}
+}
+
 // Guarantee: a request that finds no slot when its body is there is told so, with 503 and
 // when to come again, and is not taken for one whose client has gone.
 func TestNoSlotAfterBody(t *testing.T) {
