@@ -436,7 +436,11 @@ WITH k AS MATERIALIZED (
             WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
               AND d.day BETWEEN $8::date AND $9::date
               AND ($10::text = '' OR d.model = $10)
-              AND ($11::text = '' OR g.tag IN ('', $11) AND d.tag_set = ANY($12::uuid[]))
+              AND ($11::text = ''
+                   OR g.tag IN ('', $11)
+                   AND ($12::uuid[] IS NULL OR d.tag_set = ANY($12))
+                   AND ($12 IS NOT NULL
+                        OR d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE $11 = ANY (y.tags)))))
             GROUP BY 1, 2, 3, 4
       ) AS x ON x.ledger_id = k.ledger_id
      WHERE ($13::boolean
@@ -513,8 +517,8 @@ type ReportKeysRow struct {
 // order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
 // tells how many keys were read (requests) and the last of them: less than asked for, and there are
 // no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
-// first of them, if it is included. Of one tag, tag_sets are all sets that have it: they are
-// given, since PostgreSQL looks for a few known ids in the index, and for unknown ones in every row.
+// first of them, if it is included. Of one tag, tag_sets are all sets that have it, or null where they
+// are many: PostgreSQL looks for a few known ids in the index, and plans each of many for long.
 // Otherwise as ReportSums. The zero id asks for any key.
 func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]ReportKeysRow, error) {
 	rows, err := q.db.Query(ctx, reportKeys,
@@ -975,12 +979,17 @@ func (q *Queries) ReportSums(ctx context.Context, arg ReportSumsParams) ([]Repor
 }
 
 const tagSetsWith = `-- name: TagSetsWith :many
-SELECT s.id FROM tag_sets AS s WHERE $1::text = ANY (s.tags)
+SELECT s.id FROM tag_sets AS s WHERE $1::text = ANY (s.tags) LIMIT $2
 `
 
-// The sets that have a tag: all that rows of the statement's snapshot may name.
-func (q *Queries) TagSetsWith(ctx context.Context, tag string) ([]uuid.UUID, error) {
-	rows, err := q.db.Query(ctx, tagSetsWith, tag)
+type TagSetsWithParams struct {
+	Tag      string
+	RowLimit int32
+}
+
+// The sets that have a tag: all that rows of the statement's snapshot may name, or so many of them.
+func (q *Queries) TagSetsWith(ctx context.Context, arg TagSetsWithParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, tagSetsWith, arg.Tag, arg.RowLimit)
 	if err != nil {
 		return nil, err
 	}

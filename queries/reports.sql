@@ -308,16 +308,16 @@ SELECT coalesce(min(m.day), @to_day)::date AS first_day
  WHERE m.day BETWEEN @from_day::date AND @to_day::date;
 
 -- name: TagSetsWith :many
--- The sets that have a tag: all that rows of the statement's snapshot may name.
-SELECT s.id FROM tag_sets AS s WHERE @tag::text = ANY (s.tags);
+-- The sets that have a tag: all that rows of the statement's snapshot may name, or so many of them.
+SELECT s.id FROM tag_sets AS s WHERE @tag::text = ANY (s.tags) LIMIT @row_limit;
 
 -- name: ReportKeys :many
 -- What each of so many keys used in each period, by model and by tag where that is asked for, in
 -- order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
 -- tells how many keys were read (requests) and the last of them: less than asked for, and there are
 -- no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
--- first of them, if it is included. Of one tag, tag_sets are all sets that have it: they are
--- given, since PostgreSQL looks for a few known ids in the index, and for unknown ones in every row.
+-- first of them, if it is included. Of one tag, tag_sets are all sets that have it, or null where they
+-- are many: PostgreSQL looks for a few known ids in the index, and plans each of many for long.
 -- Otherwise as ReportSums. The zero id asks for any key.
 WITH k AS MATERIALIZED (
     SELECT x.key_id, x.key_name, x.ledger_id
@@ -353,7 +353,11 @@ WITH k AS MATERIALIZED (
             WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
               AND d.day BETWEEN @from_day::date AND @to_day::date
               AND (@model::text = '' OR d.model = @model)
-              AND (@tag::text = '' OR g.tag IN ('', @tag) AND d.tag_set = ANY(@tag_sets::uuid[]))
+              AND (@tag::text = ''
+                   OR g.tag IN ('', @tag)
+                   AND (@tag_sets::uuid[] IS NULL OR d.tag_set = ANY(@tag_sets))
+                   AND (@tag_sets IS NOT NULL
+                        OR d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE @tag = ANY (y.tags)))))
             GROUP BY 1, 2, 3, 4
       ) AS x ON x.ledger_id = k.ledger_id
      WHERE (@first::boolean

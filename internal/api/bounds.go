@@ -35,13 +35,15 @@ const (
 	maxBodies = 64 << 20
 	freeBody  = 16 << 10
 
-	// A body must begin within bodyGrace and arrive at bodyRate bytes a second.
+	// A body's first bodyChunk has what is left of headTimeout and bodyGrace; where that is not enough for
+	// the body, or it took long to come so far, it must arrive at bodyRate bytes a second from bodyGrace on.
 	bodyGrace = 5 * time.Second
 	bodyRate  = 16 << 10
 	bodyChunk = 32 << 10
 
 	// An answer must be taken within answerGrace and the time that answerRate bytes a
-	// second need. A larger one than freeAnswer keeps its slot until it is written.
+	// second need; a small one that is there in a moment, within writeTimeout. A larger one than freeAnswer
+	// keeps its slot until it is written.
 	answerGrace = 10 * time.Second
 	answerRate  = 64 << 10
 	freeAnswer  = 64 << 10
@@ -120,7 +122,7 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		if err != nil {
 			return err
 		}
-		// The time for the work begins when the body is there, however long that took.
+		// The time for the work begins when the body is there, or a moment before, however long that took.
 		if r := c.Request(); who.slow() {
 			ctx, cancel := context.WithTimeout(who.untimed, who.route.timeout)
 			defer func() {
@@ -140,7 +142,10 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		}
 		plain := c.Response().Writer
 		a := newAnswer(plain, who)
-		defer a.done()
+		defer func() {
+			c.Response().Writer = plain
+			a.done()
+		}()
 		c.Response().Writer = a
 		if err := next(c); err != nil {
 			c.Error(err)
@@ -198,7 +203,7 @@ func (s *Server) takeBody(c echo.Context, who *call) (done func(), err error) {
 		case int64(len(body)) > limit:
 			return done, tooLarge(limit)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return done, fault.Wrap(errSlowBody, fault.Malformed, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
+			return done, fault.Wrap(err, fault.TooSlow, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
 		case errors.Is(err, io.EOF):
 			// From here on net/http listens for the client's end, without a deadline.
 			r.Body, r.ContentLength = whole{bytes.NewBuffer(body)}, int64(len(body))
@@ -208,10 +213,6 @@ func (s *Server) takeBody(c echo.Context, who *call) (done func(), err error) {
 		}
 	}
 }
-
-// errSlowBody tells that the time for a body is over. Its client is still there, though net/http takes it
-// for gone.
-var errSlowBody = errors.New("the body did not come in its time")
 
 // whole is a body that is in memory.
 type whole struct{ *bytes.Buffer }

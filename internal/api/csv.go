@@ -74,6 +74,8 @@ func (c csvAnswer) write(w http.ResponseWriter) error {
 	if err != nil {
 		if rows > 0 {
 			c.server.Log.WarnContext(c.ctx, "a CSV report was broken off", "rows", rows, "error", err)
+			out.Flush()
+			_ = control.Flush() // few rows: a stream from here on, so that nobody gives it another deadline
 			_ = control.SetWriteDeadline(time.Unix(1, 0))
 		}
 		return err

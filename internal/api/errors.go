@@ -6,6 +6,7 @@ import (
 	"errors"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/labstack/echo/v4"
 
@@ -24,6 +25,7 @@ var statuses = map[fault.Code]int{
 	fault.NotFound:        http.StatusNotFound,
 	fault.NotAllowed:      http.StatusMethodNotAllowed,
 	fault.Conflict:        http.StatusConflict,
+	fault.TooSlow:         http.StatusRequestTimeout,
 	fault.TooLarge:        http.StatusRequestEntityTooLarge,
 	fault.Unsupported:     http.StatusUnsupportedMediaType,
 	fault.TooMany:         http.StatusTooManyRequests,
@@ -43,7 +45,10 @@ func (s *Server) writeError(err error, c echo.Context) {
 	f := asFault(err)
 	status := statuses[f.Code]
 	who := callOf(c.Request().Context())
-	if hungUp(c.Request().Context()) && !errors.Is(err, errSlowBody) {
+	if who.slow() { // the time that net/http has given to the answer may be over
+		_ = http.NewResponseController(c.Response()).SetWriteDeadline(time.Now().Add(answerGrace))
+	}
+	if hungUp(c.Request().Context()) && f.Code != fault.TooSlow { // whose client net/http takes for gone
 		who.log(s.Log).DebugContext(c.Request().Context(), "the client hung up", "route", c.Path())
 		_ = c.NoContent(statusHungUp) // nobody reads it, or one who only ended his side: he must not take it for 200
 		return
@@ -86,11 +91,11 @@ func writeProblem(w http.ResponseWriter, status int, p Problem) {
 	}
 }
 
-// statusHungUp is what metrics say of a request whose client went away, as nginx does.
+// statusHungUp is what metrics and the log say of a request whose client went away, as nginx does.
 const statusHungUp = 499
 
-// hungUp reports whether a request ended because its client went away. It is
-// neither's failure, and nobody is left to be answered.
+// hungUp reports whether a request ended because its client went away, or ended his side of the
+// connection. It is neither's failure.
 func hungUp(ctx context.Context) bool { return errors.Is(ctx.Err(), context.Canceled) }
 
 // asFault makes one fault of echo's errors, the database's and ours.

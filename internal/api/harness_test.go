@@ -56,6 +56,7 @@ type harness struct {
 	logMu                *sync.Mutex
 	sender               *alert.Sender
 	metrics              *metrics.Metrics
+	api                  *api.Server
 }
 
 type options struct {
@@ -141,6 +142,7 @@ func newHarness(t testing.TB, o options) *harness {
 		Prices: prices, Passes: passes, Webhooks: webhooks, Clients: clients, WrongTokens: o.wrong, TrustedProxies: behind,
 		Schema: func(context.Context) (int64, int64, error) { return 1, 1, nil },
 	})
+	h.api = s
 	authz := httptest.NewServer(s.AuthzHandler())
 	t.Cleanup(authz.Close)
 	h.authz = authz.URL

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -16,6 +18,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/shopspring/decimal"
 
+	"github.com/keyledger/keyledger/internal/api"
 	"github.com/keyledger/keyledger/internal/pgtest"
 	"github.com/keyledger/keyledger/internal/rollup"
 )
@@ -382,5 +385,30 @@ func TestBrokenOff(t *testing.T) {
 	n, err := io.Copy(io.Discard, resp.Body)
 	if !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("after %d more bytes: %v, want an unexpected end", n, err)
+	}
+}
+
+// Guarantee: a CSV report that fails on the way is never taken for a whole one, however few rows it had and
+// however long it took: its client sees no end, or no 200.
+func TestBrokenCSV(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	for _, rows := range []int{0, 1, 10, 400, 700} {
+		for _, after := range []time.Duration{0, 1100 * time.Millisecond} {
+			server := httptest.NewUnstartedServer(h.api.BrokenCSV(rows, after))
+			server.Config = api.HTTPServer(server.Config.Handler, slog.New(slog.DiscardHandler))
+			server.Start()
+			resp, err := http.Get(server.URL + "/v1/reports/usage")
+			if err != nil {
+				server.Close()
+				continue
+			}
+			got, err := io.ReadAll(resp.Body)
+			_ = resp.Body.Close()
+			if err == nil && resp.StatusCode == http.StatusOK {
+				t.Errorf("%d rows, %s: a whole answer of %d bytes", rows, after, len(got))
+			}
+			server.Close()
+		}
 	}
 }

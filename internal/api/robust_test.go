@@ -328,7 +328,7 @@ func TestUnfinishedRequests(t *testing.T) {
 	}
 	event := `{"keyId":"` + id + `","usage":{"input_tokens":1}}`
 	for name, part := range map[string]string{"no body": "", "a part": event[:20], "much": strings.Repeat(" ", 100_000)} {
-		if answer := ask(part, 200_000, false); !strings.HasPrefix(answer, "HTTP/1.1 400 ") || !strings.Contains(answer, "too slowly") {
+		if answer := ask(part, 200_000, false); !strings.HasPrefix(answer, "HTTP/1.1 408 ") || !strings.Contains(answer, "BODY_TOO_SLOW") {
 			t.Errorf("%s: %.200q", name, answer)
 		}
 	}

@@ -127,7 +127,7 @@ func (s *Server) Handler() http.Handler {
 
 // Limits of a server's connections: a slow client must not hold one for ever.
 const (
-	headTimeout  = 10 * time.Second // for the head of a request and the first bytes of its body together
+	headTimeout  = 10 * time.Second // for the head of a request; the first bytes of its body have bodyGrace more
 	writeTimeout = 60 * time.Second // where no handler has set one of its own
 	idleTimeout  = time.Minute
 	maxHeader    = 64 << 10
@@ -136,7 +136,7 @@ const (
 // HTTPServer is a server for a handler with bounds on what a client may take.
 func HTTPServer(h http.Handler, log *slog.Logger) *http.Server {
 	return &http.Server{
-		Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: headTimeout, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
+		Handler: h, ReadHeaderTimeout: headTimeout, ReadTimeout: headTimeout + bodyGrace, WriteTimeout: writeTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 }

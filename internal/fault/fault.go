@@ -24,6 +24,7 @@ const (
 	NotFound        Code = "NOT_FOUND"              // no such thing
 	Conflict        Code = "CONFLICT"               // the thing is in another state or version
 	TooLarge        Code = "BODY_TOO_LARGE"         // the body passes its limit
+	TooSlow         Code = "BODY_TOO_SLOW"          // the body does not come in its time; try again
 	Unsupported     Code = "UNSUPPORTED_MEDIA_TYPE" // the body is not JSON
 	NotAllowed      Code = "METHOD_NOT_ALLOWED"     // the path knows no such method
 	TooMany         Code = "TOO_MANY_ATTEMPTS"      // of something that is refused again and again

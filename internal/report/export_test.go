@@ -1,7 +1,8 @@
 package report
 
-// Piecemeal reads pages from so many keys and days at first, so that tests see pages that need more.
-func (r *Reports) Piecemeal(keys int64, days int) *Reports {
-	r.firstKeys, r.tagDays = keys, days
+// Piecemeal reads pages from so many keys and days at first, and gives statements so many sets of a tag,
+// so that tests see pages that need more.
+func (r *Reports) Piecemeal(keys int64, days, sets int) *Reports {
+	r.firstKeys, r.tagDays, r.mostSets = keys, days, sets
 	return r
 }

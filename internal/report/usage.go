@@ -147,13 +147,15 @@ func (q Query) check() error {
 }
 
 // What a page needs is not known before it is read: first little is, which is enough for most, and then more,
-// up to keyGrowth times as much.
+// up to keyGrowth times as much: the first keys may have next to nothing, and those after them very much.
 const (
 	firstKeys = 8
-	keyGrowth = 16
+	keyGrowth = 4
+	fewGrowth = 16 // where a key has few of the rows that are asked for
 	mostKeys  = 8192
 	mostWhole = 1024 // keys of a report without pages, of which a statement sorts every row
 	tagDays   = 31
+	mostSets  = 1000 // of a tag, that a statement is given
 )
 
 // rows hands on the rows of a report.
@@ -181,16 +183,18 @@ func (q Query) daysOfTags() bool {
 // tagRows hands on a page of days by tag, from the first days that have rows if these are enough.
 func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
 	first := q.From
+	var rolled time.Time // the first day that the rollups have rows of
 	if q.After != nil {
 		day, err := time.Parse(time.DateOnly, q.After.Period)
 		if err != nil {
 			return fault.Fields(field.Error{Field: "cursor", Message: "is not of this report"})
 		}
-		first = day
-	}
-	rolled, err := from.FirstRolled(ctx, db.FirstRolledParams{FromDay: first, ToDay: q.To})
-	if err != nil {
-		return fmt.Errorf("looking for the first day with rows: %w", err)
+		first, rolled = day, day
+	} else {
+		var err error
+		if rolled, err = from.FirstRolled(ctx, db.FirstRolledParams{FromDay: first, ToDay: q.To}); err != nil {
+			return fmt.Errorf("looking for the first day with rows: %w", err)
+		}
 	}
 	last := q
 	note := func(row db.ReportRow) error {
@@ -212,10 +216,17 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
 	p := db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
 		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, Included: true, Keys: max(r.firstKeys, q.fewestKeys())}
+	growth := int64(keyGrowth)
+	if q.Tag != "" || q.Model != "" {
+		growth = fewGrowth
+	}
 	if q.Tag != "" {
-		var err error
-		if p.TagSets, err = from.TagSetsWith(ctx, q.Tag); err != nil {
+		sets, err := from.TagSetsWith(ctx, db.TagSetsWithParams{Tag: q.Tag, RowLimit: mostSets + 1})
+		if err != nil {
 			return fmt.Errorf("looking for the sets with a tag: %w", err)
+		}
+		if len(sets) <= r.mostSets {
+			p.TagSets = sets
 		}
 	}
 	if q.After != nil {
@@ -251,7 +262,7 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 			return err
 		}
 		keys += read
-		p.Keys = min(keyGrowth*p.Keys, mostKeys)
+		p.Keys = min(growth*p.Keys, mostKeys)
 		switch {
 		case rows == 0: // few keys have what is asked for
 		case q.Limit > 0: // as many as the rest of the page needs, if the others are like these

@@ -56,7 +56,7 @@ func newBooks(t *testing.T) *books {
 	pgtest.Exec(t, d, "SELECT make_ledger_partitions((now() AT TIME ZONE 'UTC')::date - 12, (now() AT TIME ZONE 'UTC')::date + 1)")
 	seed := uint64(time.Now().UnixNano())
 	t.Logf("seed %d", seed)
-	return &books{t: t, db: d, Reports: report.New(d, zone).Piecemeal(2, 3), rollup: rollup.New(d, zone),
+	return &books{t: t, db: d, Reports: report.New(d, zone).Piecemeal(2, 3, 1), rollup: rollup.New(d, zone),
 		record: usage.New(usage.Options{Fast: d, Patient: d, Prices: price.New(d, cache.Deaf), Timezone: zone, Writers: coalesce.NewWriters(1)}),
 		keeper: keys.New(keys.Options{Changes: d, Reads: d, Hasher: pgtest.Hasher(), Rules: key.Rules{}}), rand: rand.New(rand.NewPCG(seed, 1))}
 }
