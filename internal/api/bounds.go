@@ -35,8 +35,9 @@ const (
 	maxBodies = 64 << 20
 	freeBody  = 16 << 10
 
-	// A body's first bodyChunk has what is left of headTimeout and bodyGrace; where that is not enough for
-	// the body, or it took long to come so far, it must arrive at bodyRate bytes a second from bodyGrace on.
+	// A request's head and the first bodyChunk bytes of its body have headTimeout and bodyGrace together.
+	// What comes after them must arrive at bodyRate bytes a second, and may be bodyGrace late; so must all of
+	// the body where it took more than a moment to look at the token.
 	bodyGrace = 5 * time.Second
 	bodyRate  = 16 << 10
 	bodyChunk = 32 << 10
@@ -150,7 +151,6 @@ func (s *Server) bounded(next echo.HandlerFunc) echo.HandlerFunc {
 		if err := next(c); err != nil {
 			c.Error(err)
 		}
-		c.Response().Writer = plain
 		a.unchanged(c.Request())
 		if a.body.Len() <= freeAnswer {
 			leave()
@@ -203,7 +203,7 @@ func (s *Server) takeBody(c echo.Context, who *call) (done func(), err error) {
 		case int64(len(body)) > limit:
 			return done, tooLarge(limit)
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			return done, fault.Wrap(err, fault.TooSlow, fmt.Sprintf("The body arrives too slowly: less than %d bytes a second.", bodyRate))
+			return done, fault.Wrap(err, fault.TooSlow, "The body did not arrive in its time; nothing was done. Send it again.")
 		case errors.Is(err, io.EOF):
 			// From here on net/http listens for the client's end, without a deadline.
 			r.Body, r.ContentLength = whole{bytes.NewBuffer(body)}, int64(len(body))

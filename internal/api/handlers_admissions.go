@@ -141,10 +141,11 @@ func (s *Server) admissionKey(ctx context.Context, b AdmissionRequest) (*verify.
 		}
 		return &verify.Key{ID: row.APIKey.ID, Shown: ShowKey(row.APIKey, row.Hint, row.AsOf)}, "", err
 	}
-	if b.APIKey == nil {
-		return s.findKey(ctx, "")
+	var presented jsontext.Value
+	if b.APIKey != nil {
+		presented = *b.APIKey
 	}
-	return s.findKey(ctx, secretText(*b.APIKey))
+	return s.findKey(ctx, secretText(presented))
 }
 
 func (s *Server) findKey(ctx context.Context, text string) (*verify.Key, verify.Code, error) {

@@ -405,6 +405,9 @@ func TestBrokenCSV(t *testing.T) {
 			}
 			got, err := io.ReadAll(resp.Body)
 			_ = resp.Body.Close()
+			if rows == 0 && resp.StatusCode != http.StatusInternalServerError {
+				t.Errorf("no rows, %s: %d", after, resp.StatusCode)
+			}
 			if err == nil && resp.StatusCode == http.StatusOK {
 				t.Errorf("%d rows, %s: a whole answer of %d bytes", rows, after, len(got))
 			}

@@ -22,7 +22,7 @@ type Reports struct {
 
 	firstKeys int64 // how many keys the first statement of a report by key reads, or as many as its page cannot do without
 	tagDays   int   // of how many days a page by tag reads rows at first
-	mostSets  int   // how many sets of a tag a statement is given
+	mostSets  int32 // how many sets of a tag a statement is given
 }
 
 // New makes reports of a database that parts its days in an IANA time zone. Each takes a

@@ -221,11 +221,11 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 		growth = fewGrowth
 	}
 	if q.Tag != "" {
-		sets, err := from.TagSetsWith(ctx, db.TagSetsWithParams{Tag: q.Tag, RowLimit: mostSets + 1})
+		sets, err := from.TagSetsWith(ctx, db.TagSetsWithParams{Tag: q.Tag, RowLimit: r.mostSets + 1})
 		if err != nil {
 			return fmt.Errorf("looking for the sets with a tag: %w", err)
 		}
-		if len(sets) <= r.mostSets {
+		if len(sets) <= int(r.mostSets) {
 			p.TagSets = sets
 		}
 	}
