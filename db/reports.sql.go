@@ -402,84 +402,102 @@ func (q *Queries) ReportFocus(ctx context.Context, arg ReportFocusParams) ([][]s
 }
 
 const reportKeys = `-- name: ReportKeys :many
-WITH k AS MATERIALIZED (
-    SELECT x.key_id, x.key_name, x.ledger_id
-      FROM ledger_keys AS x
-     WHERE ($1::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR x.key_id = $1)
-       AND x.key_id >= $2::uuid
-       AND ($3::boolean OR x.key_id <> $2)
-     ORDER BY x.key_id
-     LIMIT $4::bigint
-), page AS (
-    SELECT k.key_id, k.key_name, x.period, x.model, x.tag, x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM k
-      JOIN (
-           SELECT d.ledger_id,
-                  CASE $5::text
-                      WHEN 'day' THEN d.day::text
-                      WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
-                      ELSE ''
-                  END AS period,
-                  CASE WHEN $6::boolean THEN d.model ELSE '' END AS model,
-                  g.tag,
-                  sum(d.requests)::bigint AS requests,
-                  sum(d.input_tokens)::bigint AS input_tokens,
-                  sum(d.output_tokens)::bigint AS output_tokens,
-                  sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
-                  sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
-                  sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-                  sum(d.cost)::numeric AS cost
-             FROM key_days AS d
-             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND $7::boolean
-            CROSS JOIN LATERAL unnest(CASE WHEN $7 THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
-            WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
-              AND d.day BETWEEN $8::date AND $9::date
-              AND ($10::text = '' OR d.model = $10)
-              AND ($11::text = ''
-                   OR g.tag IN ('', $11)
-                   AND ($12::uuid[] IS NULL OR d.tag_set = ANY($12))
-                   AND ($12 IS NOT NULL
-                        OR d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE $11 = ANY (y.tags)))))
-            GROUP BY 1, 2, 3, 4
-      ) AS x ON x.ledger_id = k.ledger_id
-     WHERE ($13::boolean
-            OR (k.key_id, x.period, x.model, x.tag)
-             > ($14::uuid, $15::text, $16::text, $17::text))
-       AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
-           <> (0, 0, 0, 0, 0, 0)
-     ORDER BY k.key_id, x.period, x.model, x.tag
-     LIMIT $18::bigint
-), answer AS (
-    SELECT false AS is_total, p.key_id, p.key_name, p.period, p.model, p.tag, p.requests, p.input_tokens, p.output_tokens, p.cache_create_tokens, p.cache_read_tokens, p.ephemeral_1h_tokens, p.cost
-      FROM page AS p
+WITH RECURSIVE batch AS (
+    SELECT b.key_ids, b.key_names, b.ledger_ids, cardinality(b.key_ids) AS keys
+      FROM (
+           SELECT array_agg(k.key_id) AS key_ids,
+                  array_agg(k.key_name) AS key_names,
+                  array_agg(k.ledger_id) AS ledger_ids
+             FROM (
+                  SELECT x.key_id, x.key_name, x.ledger_id
+                    FROM ledger_keys AS x
+                   WHERE ($15::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR x.key_id = $15)
+                     AND x.key_id >= $10::uuid
+                   ORDER BY x.key_id
+                   LIMIT $16::bigint
+             ) AS k
+      ) AS b
+     WHERE b.key_ids IS NOT NULL
     UNION ALL
-    SELECT true, coalesce((SELECT y.key_id FROM k AS y ORDER BY y.key_id DESC LIMIT 1), $2), '', '', '', '',
-           (SELECT count(*) FROM k), 0, 0, 0, 0, 0, 0
+    SELECT b.key_ids, b.key_names, b.ledger_ids, p.keys + cardinality(b.key_ids)
+      FROM batch AS p
+     CROSS JOIN LATERAL (
+           SELECT array_agg(k.key_id) AS key_ids,
+                  array_agg(k.key_name) AS key_names,
+                  array_agg(k.ledger_id) AS ledger_ids
+             FROM (
+                  SELECT x.key_id, x.key_name, x.ledger_id
+                    FROM ledger_keys AS x
+                   WHERE $15 = '00000000-0000-0000-0000-000000000000'::uuid
+                     AND x.key_id > p.key_ids[cardinality(p.key_ids)]
+                   ORDER BY x.key_id
+                   LIMIT least(2048, greatest(1, least(p.keys / $17::bigint, $18::bigint),
+                                              p.keys / $19::bigint))
+             ) AS k
+      ) AS b
+     WHERE b.key_ids IS NOT NULL
 )
-SELECT a.is_total::boolean AS is_total,
-       a.key_id::uuid AS key_id,
-       a.key_name::text AS key_name,
-       a.period::text AS period,
-       a.model::text AS model,
+SELECT false AS is_total,
+       b.key_ids[r.place]::uuid AS key_id,
+       b.key_names[r.place]::text AS key_name,
+       r.period::text AS period,
+       r.model::text AS model,
        ''::text AS account_id,
-       a.tag::text AS tag,
-       a.requests::bigint AS requests,
-       a.input_tokens::bigint AS input_tokens,
-       a.output_tokens::bigint AS output_tokens,
-       a.cache_create_tokens::bigint AS cache_create_tokens,
-       a.cache_read_tokens::bigint AS cache_read_tokens,
-       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       a.cost::numeric AS cost
-  FROM answer AS a
- ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.tag
+       r.tag::text AS tag,
+       r.requests::bigint AS requests,
+       r.input_tokens::bigint AS input_tokens,
+       r.output_tokens::bigint AS output_tokens,
+       r.cache_create_tokens::bigint AS cache_create_tokens,
+       r.cache_read_tokens::bigint AS cache_read_tokens,
+       r.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       r.cost::numeric AS cost
+  FROM batch AS b
+ CROSS JOIN LATERAL (
+       SELECT i.place, x.period, x.model, x.tag, x.requests, x.input_tokens, x.output_tokens,
+              x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+         FROM generate_series(1, cardinality(b.key_ids)) AS i (place)
+         JOIN (
+              SELECT d.ledger_id,
+                     CASE $1::text
+                         WHEN 'day' THEN d.day::text
+                         WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
+                         ELSE ''
+                     END AS period,
+                     CASE WHEN $2::boolean THEN d.model ELSE '' END AS model,
+                     g.tag,
+                     sum(d.requests)::bigint AS requests,
+                     sum(d.input_tokens)::bigint AS input_tokens,
+                     sum(d.output_tokens)::bigint AS output_tokens,
+                     sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+                     sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+                     sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+                     sum(d.cost)::numeric AS cost
+                FROM key_days AS d
+                LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND $3::boolean
+               CROSS JOIN LATERAL unnest(
+                     CASE WHEN $3 THEN coalesce(s.tags, '{""}') ELSE '{""}' END
+               ) AS g (tag)
+               WHERE d.ledger_id = ANY (b.ledger_ids)
+                 AND d.day BETWEEN $4::date AND $5::date
+                 AND ($6::text = '' OR d.model = $6)
+                 AND ($7::text = ''
+                      OR g.tag IN ('', $7)
+                      AND ($8::uuid[] IS NULL OR d.tag_set = ANY ($8))
+                      AND ($8 IS NOT NULL
+                           OR d.tag_set = ANY (ARRAY(SELECT y.id FROM tag_sets AS y WHERE $7 = ANY (y.tags)))))
+               GROUP BY 1, 2, 3, 4
+         ) AS x ON x.ledger_id = b.ledger_ids[i.place]
+        WHERE ($9::boolean
+               OR (b.key_ids[i.place], x.period, x.model, x.tag)
+                > ($10::uuid, $11::text, $12::text, $13::text))
+          AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
+              <> (0, 0, 0, 0, 0, 0)
+        ORDER BY i.place, x.period, x.model, x.tag
+  ) AS r
+ LIMIT $14::bigint
 `
 
 type ReportKeysParams struct {
-	KeyID       uuid.UUID
-	FromKeyID   uuid.UUID
-	Included    bool
-	Keys        int64
 	Granularity string
 	ByModel     bool
 	ByTag       bool
@@ -494,6 +512,11 @@ type ReportKeysParams struct {
 	AfterModel  string
 	AfterTag    string
 	RowLimit    *int64
+	KeyID       uuid.UUID
+	FirstKeys   int64
+	Part        int64
+	FewKeys     int64
+	FarPart     int64
 }
 
 type ReportKeysRow struct {
@@ -513,19 +536,19 @@ type ReportKeysRow struct {
 	Cost              decimal.Decimal
 }
 
-// What each of so many keys used in each period, by model and by tag where that is asked for, in
-// order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
-// tells how many keys were read (requests) and the last of them: less than asked for, and there are
-// no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
-// first of them, if it is included. Of one tag, tag_sets are all sets that have it, or null where they
-// are many: PostgreSQL looks for a few known ids in the index, and plans each of many for long.
-// Otherwise as ReportSums. The zero id asks for any key.
+// What each key used in each period, by model and by tag where that is asked for, in order of the
+// keys' ids, after the row that a cursor names. Keys are read in batches: first_keys, then one part of
+// as many as were read so far, but few_keys at most, then one far_part of them, if that is more. None
+// is read while the page has rows to come of those before it, since a recursive query stops where the
+// LIMIT does: so the statement reads little more than its page has, and still asks for many
+// keys at once, which it must where workers hold their rows. Each batch is sorted, and
+// batches follow each other in order of keys; an ORDER BY over all of them would read them all first. A
+// batch's rows find their key by its place among the others, so they are hashed and not compared with
+// every key. Of one tag, tag_sets are all sets that have it, or null where they are many: PostgreSQL
+// looks for a few known ids in the index, and plans each of many for long. Otherwise as ReportSums. The
+// zero id asks for any key.
 func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]ReportKeysRow, error) {
 	rows, err := q.db.Query(ctx, reportKeys,
-		arg.KeyID,
-		arg.FromKeyID,
-		arg.Included,
-		arg.Keys,
 		arg.Granularity,
 		arg.ByModel,
 		arg.ByTag,
@@ -540,6 +563,11 @@ func (q *Queries) ReportKeys(ctx context.Context, arg ReportKeysParams) ([]Repor
 		arg.AfterModel,
 		arg.AfterTag,
 		arg.RowLimit,
+		arg.KeyID,
+		arg.FirstKeys,
+		arg.Part,
+		arg.FewKeys,
+		arg.FarPart,
 	)
 	if err != nil {
 		return nil, err

@@ -312,84 +312,110 @@ SELECT coalesce(min(m.day), @to_day)::date AS first_day
 SELECT s.id FROM tag_sets AS s WHERE @tag::text = ANY (s.tags) LIMIT @row_limit;
 
 -- name: ReportKeys :many
--- What each of so many keys used in each period, by model and by tag where that is asked for, in
--- order of the keys' ids, after the row that a cursor names. The first row, marked as one of totals,
--- tells how many keys were read (requests) and the last of them: less than asked for, and there are
--- no more. So one statement reads some keys, and a page as many as it has. from_key_id is the
--- first of them, if it is included. Of one tag, tag_sets are all sets that have it, or null where they
--- are many: PostgreSQL looks for a few known ids in the index, and plans each of many for long.
--- Otherwise as ReportSums. The zero id asks for any key.
-WITH k AS MATERIALIZED (
-    SELECT x.key_id, x.key_name, x.ledger_id
-      FROM ledger_keys AS x
-     WHERE (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR x.key_id = @key_id)
-       AND x.key_id >= @from_key_id::uuid
-       AND (@included::boolean OR x.key_id <> @from_key_id)
-     ORDER BY x.key_id
-     LIMIT @keys::bigint
-), page AS (
-    SELECT k.key_id, k.key_name, x.period, x.model, x.tag, x.requests, x.input_tokens, x.output_tokens,
-           x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
-      FROM k
-      JOIN (
-           SELECT d.ledger_id,
-                  CASE @granularity::text
-                      WHEN 'day' THEN d.day::text
-                      WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
-                      ELSE ''
-                  END AS period,
-                  CASE WHEN @by_model::boolean THEN d.model ELSE '' END AS model,
-                  g.tag,
-                  sum(d.requests)::bigint AS requests,
-                  sum(d.input_tokens)::bigint AS input_tokens,
-                  sum(d.output_tokens)::bigint AS output_tokens,
-                  sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
-                  sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
-                  sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-                  sum(d.cost)::numeric AS cost
-             FROM key_days AS d
-             LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND @by_tag::boolean
-            CROSS JOIN LATERAL unnest(CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END) AS g (tag)
-            WHERE d.ledger_id = ANY(ARRAY(SELECT y.ledger_id FROM k AS y))
-              AND d.day BETWEEN @from_day::date AND @to_day::date
-              AND (@model::text = '' OR d.model = @model)
-              AND (@tag::text = ''
-                   OR g.tag IN ('', @tag)
-                   AND (@tag_sets::uuid[] IS NULL OR d.tag_set = ANY(@tag_sets))
-                   AND (@tag_sets IS NOT NULL
-                        OR d.tag_set = ANY(ARRAY(SELECT y.id FROM tag_sets AS y WHERE @tag = ANY (y.tags)))))
-            GROUP BY 1, 2, 3, 4
-      ) AS x ON x.ledger_id = k.ledger_id
-     WHERE (@first::boolean
-            OR (k.key_id, x.period, x.model, x.tag)
-             > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_tag::text))
-       AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
-           <> (0, 0, 0, 0, 0, 0)
-     ORDER BY k.key_id, x.period, x.model, x.tag
-     LIMIT sqlc.narg('row_limit')::bigint
-), answer AS (
-    SELECT false AS is_total, p.*
-      FROM page AS p
+-- What each key used in each period, by model and by tag where that is asked for, in order of the
+-- keys' ids, after the row that a cursor names. Keys are read in batches: first_keys, then one part of
+-- as many as were read so far, but few_keys at most, then one far_part of them, if that is more. None
+-- is read while the page has rows to come of those before it, since a recursive query stops where the
+-- LIMIT does: so the statement reads little more than its page has, and still asks for many
+-- keys at once, which it must where workers hold their rows. Each batch is sorted, and
+-- batches follow each other in order of keys; an ORDER BY over all of them would read them all first. A
+-- batch's rows find their key by its place among the others, so they are hashed and not compared with
+-- every key. Of one tag, tag_sets are all sets that have it, or null where they are many: PostgreSQL
+-- looks for a few known ids in the index, and plans each of many for long. Otherwise as ReportSums. The
+-- zero id asks for any key.
+WITH RECURSIVE batch AS (
+    SELECT b.key_ids, b.key_names, b.ledger_ids, cardinality(b.key_ids) AS keys
+      FROM (
+           SELECT array_agg(k.key_id) AS key_ids,
+                  array_agg(k.key_name) AS key_names,
+                  array_agg(k.ledger_id) AS ledger_ids
+             FROM (
+                  SELECT x.key_id, x.key_name, x.ledger_id
+                    FROM ledger_keys AS x
+                   WHERE (@key_id::uuid = '00000000-0000-0000-0000-000000000000'::uuid OR x.key_id = @key_id)
+                     AND x.key_id >= @after_key_id::uuid
+                   ORDER BY x.key_id
+                   LIMIT @first_keys::bigint
+             ) AS k
+      ) AS b
+     WHERE b.key_ids IS NOT NULL
     UNION ALL
-    SELECT true, coalesce((SELECT y.key_id FROM k AS y ORDER BY y.key_id DESC LIMIT 1), @from_key_id), '', '', '', '',
-           (SELECT count(*) FROM k), 0, 0, 0, 0, 0, 0
+    SELECT b.key_ids, b.key_names, b.ledger_ids, p.keys + cardinality(b.key_ids)
+      FROM batch AS p
+     CROSS JOIN LATERAL (
+           SELECT array_agg(k.key_id) AS key_ids,
+                  array_agg(k.key_name) AS key_names,
+                  array_agg(k.ledger_id) AS ledger_ids
+             FROM (
+                  SELECT x.key_id, x.key_name, x.ledger_id
+                    FROM ledger_keys AS x
+                   WHERE @key_id = '00000000-0000-0000-0000-000000000000'::uuid
+                     AND x.key_id > p.key_ids[cardinality(p.key_ids)]
+                   ORDER BY x.key_id
+                   LIMIT least(2048, greatest(1, least(p.keys / @part::bigint, @few_keys::bigint),
+                                              p.keys / @far_part::bigint))
+             ) AS k
+      ) AS b
+     WHERE b.key_ids IS NOT NULL
 )
-SELECT a.is_total::boolean AS is_total,
-       a.key_id::uuid AS key_id,
-       a.key_name::text AS key_name,
-       a.period::text AS period,
-       a.model::text AS model,
+SELECT false AS is_total,
+       b.key_ids[r.place]::uuid AS key_id,
+       b.key_names[r.place]::text AS key_name,
+       r.period::text AS period,
+       r.model::text AS model,
        ''::text AS account_id,
-       a.tag::text AS tag,
-       a.requests::bigint AS requests,
-       a.input_tokens::bigint AS input_tokens,
-       a.output_tokens::bigint AS output_tokens,
-       a.cache_create_tokens::bigint AS cache_create_tokens,
-       a.cache_read_tokens::bigint AS cache_read_tokens,
-       a.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
-       a.cost::numeric AS cost
-  FROM answer AS a
- ORDER BY a.is_total DESC, a.key_id, a.period, a.model, a.tag;
+       r.tag::text AS tag,
+       r.requests::bigint AS requests,
+       r.input_tokens::bigint AS input_tokens,
+       r.output_tokens::bigint AS output_tokens,
+       r.cache_create_tokens::bigint AS cache_create_tokens,
+       r.cache_read_tokens::bigint AS cache_read_tokens,
+       r.ephemeral_1h_tokens::bigint AS ephemeral_1h_tokens,
+       r.cost::numeric AS cost
+  FROM batch AS b
+ CROSS JOIN LATERAL (
+       SELECT i.place, x.period, x.model, x.tag, x.requests, x.input_tokens, x.output_tokens,
+              x.cache_create_tokens, x.cache_read_tokens, x.ephemeral_1h_tokens, x.cost
+         FROM generate_series(1, cardinality(b.key_ids)) AS i (place)
+         JOIN (
+              SELECT d.ledger_id,
+                     CASE @granularity::text
+                         WHEN 'day' THEN d.day::text
+                         WHEN 'month' THEN to_char(d.day, 'YYYY-MM')
+                         ELSE ''
+                     END AS period,
+                     CASE WHEN @by_model::boolean THEN d.model ELSE '' END AS model,
+                     g.tag,
+                     sum(d.requests)::bigint AS requests,
+                     sum(d.input_tokens)::bigint AS input_tokens,
+                     sum(d.output_tokens)::bigint AS output_tokens,
+                     sum(d.cache_create_tokens)::bigint AS cache_create_tokens,
+                     sum(d.cache_read_tokens)::bigint AS cache_read_tokens,
+                     sum(d.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+                     sum(d.cost)::numeric AS cost
+                FROM key_days AS d
+                LEFT JOIN tag_sets AS s ON s.id = d.tag_set AND @by_tag::boolean
+               CROSS JOIN LATERAL unnest(
+                     CASE WHEN @by_tag THEN coalesce(s.tags, '{""}') ELSE '{""}' END
+               ) AS g (tag)
+               WHERE d.ledger_id = ANY (b.ledger_ids)
+                 AND d.day BETWEEN @from_day::date AND @to_day::date
+                 AND (@model::text = '' OR d.model = @model)
+                 AND (@tag::text = ''
+                      OR g.tag IN ('', @tag)
+                      AND (@tag_sets::uuid[] IS NULL OR d.tag_set = ANY (@tag_sets))
+                      AND (@tag_sets IS NOT NULL
+                           OR d.tag_set = ANY (ARRAY(SELECT y.id FROM tag_sets AS y WHERE @tag = ANY (y.tags)))))
+               GROUP BY 1, 2, 3, 4
+         ) AS x ON x.ledger_id = b.ledger_ids[i.place]
+        WHERE (@first::boolean
+               OR (b.key_ids[i.place], x.period, x.model, x.tag)
+                > (@after_key_id::uuid, @after_period::text, @after_model::text, @after_tag::text))
+          AND (x.requests, x.input_tokens, x.output_tokens, x.cache_create_tokens, x.cache_read_tokens, x.cost)
+              <> (0, 0, 0, 0, 0, 0)
+        ORDER BY i.place, x.period, x.model, x.tag
+  ) AS r
+ LIMIT sqlc.narg('row_limit')::bigint;
 
 -- name: ReportLedger :many
 -- As ReportSums and ReportKeys together, from the ledger itself: for hours, and for

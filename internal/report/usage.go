@@ -146,16 +146,16 @@ func (q Query) check() error {
 	return nil
 }
 
-// What a page needs is not known before it is read: first little is, which is enough for most, and then more,
-// up to keyGrowth times as much: the first keys may have next to nothing, and those after them very much.
 const (
-	firstKeys = 8
-	keyGrowth = 4
-	fewGrowth = 16 // where a key has few of the rows that are asked for
-	mostKeys  = 8192
-	mostWhole = 1024 // keys of a report without pages, of which a statement sorts every row
-	tagDays   = 31
-	mostSets  = 1000 // of a tag, that a statement is given
+	// fewKeys is how many keys a report by key reads at once, as long as that is far less than it has
+	// read: a worker of Citus that is asked for more looks through all of its rows.
+	fewKeys = 64
+	// fewRows is how many of their days, months or totals it adds up and sorts at once: while it does,
+	// nobody is sent any.
+	fewRows = 2048
+
+	tagDays  = 31   // of which a page by tag reads rows at first
+	mostSets = 1000 // of a tag, that a statement is given
 )
 
 // rows hands on the rows of a report.
@@ -212,13 +212,19 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 	return db.Stream(ctx, from, r.statement(ctx, last, until.AddDate(0, 0, 1), q.To), each)
 }
 
-// keyRows hands on the rows of a report by key, some keys at a time, until the page is full.
+// keyRows hands on the rows of a report by key.
 func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
+	rows := q.periods() // of a key, at the most, where models and tags do not part them
 	p := db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
-		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, Included: true, Keys: max(r.firstKeys, q.fewestKeys())}
-	growth := int64(keyGrowth)
-	if q.Tag != "" || q.Model != "" {
-		growth = fewGrowth
+		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, FirstKeys: 1, Part: 1, FewKeys: min(max(r.fewRows/rows, 1), fewKeys), FarPart: 64}
+	if !q.By.Model && !q.By.Tag && q.Limit > 0 { // a page takes no fewer keys, and mostly few more
+		p.FirstKeys, p.Part = (int64(q.Limit)+rows-1)/rows, 4
+	}
+	if q.Model != "" || q.Tag != "" { // of which keys may have few rows or none
+		p.Part, p.FewKeys, p.FarPart = 1, min(r.fewRows, fewKeys), 8
+	}
+	if q.Limit > 0 {
+		p.RowLimit = new(int64(q.Limit))
 	}
 	if q.Tag != "" {
 		sets, err := from.TagSetsWith(ctx, db.TagSetsWithParams{Tag: q.Tag, RowLimit: r.mostSets + 1})
@@ -234,58 +240,28 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 		if !q.By.Key { // it is of one key, whose rows the id does not part
 			p.AfterKeyID = q.KeyID
 		}
-		p.FromKeyID = p.AfterKeyID
 	}
-	keys, rows := int64(0), int64(0)
-	for left := q.Limit; ; {
-		if q.Limit > 0 {
-			p.RowLimit = new(int64(left))
-		}
-		read := int64(0)
-		ask := func(ask *db.Queries) error {
-			_, err := ask.ReportKeys(ctx, p)
-			return err
-		}
-		err := db.Stream(ctx, from, ask, func(row db.ReportRow) error {
-			if row.IsTotal { // the first row: which keys were read
-				read, p.FromKeyID, p.Included = row.Requests, row.KeyID, false
-				return nil
-			}
-			rows++
-			if !q.By.Key {
-				row.KeyID, row.KeyName = uuid.Nil, ""
-			}
-			left--
-			return each(row)
-		})
-		if err != nil || read < p.Keys || q.Limit > 0 && left == 0 {
-			return err
-		}
-		keys += read
-		p.Keys = min(growth*p.Keys, mostKeys)
-		switch {
-		case rows == 0: // few keys have what is asked for
-		case q.Limit > 0: // as many as the rest of the page needs, if the others are like these
-			p.Keys = min(p.Keys, keys*int64(left)/rows+1)
-		default:
-			p.Keys = min(p.Keys, mostWhole)
-		}
+	ask := func(ask *db.Queries) error {
+		_, err := ask.ReportKeys(ctx, p)
+		return err
 	}
+	return db.Stream(ctx, from, ask, func(row db.ReportRow) error {
+		if !q.By.Key {
+			row.KeyID, row.KeyName = uuid.Nil, ""
+		}
+		return each(row)
+	})
 }
 
-// fewestKeys is how many keys a page cannot do without: a key has one row a period at the most, where
-// models and tags do not part them.
-func (q Query) fewestKeys() int64 {
-	periods := 1
-	switch {
-	case q.By.Model || q.By.Tag:
-		return 1
-	case q.Granularity == Day:
-		periods = int(q.To.Sub(q.From)/(24*time.Hour)) + 1
-	case q.Granularity == Month:
-		periods = 12*(q.To.Year()-q.From.Year()) + int(q.To.Month()-q.From.Month()) + 1
+// periods is how many days or months a report has, or 1.
+func (q Query) periods() int64 {
+	switch q.Granularity {
+	case Day:
+		return int64(q.To.Sub(q.From)/(24*time.Hour)) + 1
+	case Month:
+		return int64(12*(q.To.Year()-q.From.Year())+int(q.To.Month()-q.From.Month())) + 1
 	}
-	return int64(min(q.Limit/periods, mostKeys))
+	return 1
 }
 
 // reaches is the fault of a report that needs the ledger and begins before it does; nil: it does not.

@@ -285,6 +285,36 @@ func TestReportsAreTheLedger(t *testing.T) {
 	}
 }
 
+// Guarantee: a page by key reads the rows of little more than the keys that are on it, however many there
+// are. The last key's rows have a sum that no bigint holds, so whoever reads them fails.
+func TestPageReadsNoFurther(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	for range 6 {
+		id, _ := pgtest.Key(t, b.db, pgtest.KeyRow{})
+		b.keys = append(b.keys, id)
+	}
+	today := pgtest.Scan[time.Time](t, b.db, "SELECT (now() AT TIME ZONE $1)::date", zone)
+	pgtest.Exec(t, b.db, `INSERT INTO usage_daily
+		SELECT k.ledger_id, $1::date, 'm', CAST('00000000-0000-0000-0000-00000000000' || s AS uuid), 1,
+		       CASE WHEN k.id = (SELECT x.id FROM api_keys AS x ORDER BY x.id DESC LIMIT 1) THEN 9223372036854775807 ELSE 1 END,
+		       0, 0, 0, 0, 0
+		  FROM api_keys AS k, generate_series(0, 1) AS s`, today)
+	for _, granularity := range []string{report.Day, report.Month, report.Total} {
+		q := report.Query{From: today, To: today, Granularity: granularity, By: report.By{Key: true}}
+		for _, by := range []report.By{{Key: true}, {Key: true, Model: true}} {
+			q.By = by
+			for q.Limit = range 4 {
+				n := 0
+				err := b.Usage(ctx, q, func(time.Time) {}, func(db.ReportRow) error { n++; return nil })
+				if whole := q.Limit == 0; whole != (err != nil) || !whole && n != q.Limit {
+					t.Errorf("%s by %+v, %d rows of %d: %v", granularity, by, n, q.Limit, err)
+				}
+			}
+		}
+	}
+}
+
 // Guarantee: usage that is rolled up while it is recorded, by many at once, on two replicas,
 // is neither lost nor counted twice; at every moment reports say what was acknowledged.
 func TestRollUnderLoad(t *testing.T) {
