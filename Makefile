@@ -30,7 +30,7 @@ test: compiler curl postgresql redis browser proxies node python web-tools ## Ru
 
 # A dump of a cluster is Citus's own matter; and a test of plain PostgreSQL is not one of a cluster.
 .PHONY: test-citus
-test-citus: postgresql ## Run what reads and writes rollups and archive on a Citus cluster, and kill its servers: CITUS_URL=postgres://..., SOAK=10m
+test-citus: postgresql redis browser ## Run what reads and writes rollups and archive on a Citus cluster, and kill its servers: CITUS_URL=postgres://..., SOAK=10m
 	@[ -n "$(CITUS_URL)" ] || { echo "CITUS_URL is not set: the URL of a database on the coordinator of a Citus cluster, as a superuser (docs/scale-out.md)" >&2; exit 2; }
 	KEYLEDGER_TEST_CITUS='$(CITUS_URL)' $(GO) test -tags citus -count 1 -p 1 -timeout 1h -skip 'Dump|PlainPostgreSQL' \
 		./internal/scaleout ./internal/rollup ./internal/report ./internal/upkeep ./internal/usage ./internal/importer ./internal/api
