@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/google/uuid"
@@ -80,7 +81,8 @@ func (b *bench) overload(ctx context.Context) ([]Result, error) {
 		Reached: samples["10×"].P99 < time.Second && most < 300<<20 && slower >= .7 && samples["10×"].Refused > 0}}, nil
 }
 
-// reports is P9, without a tail and with one.
+// reports is P9: without a tail, with one that came in at once, and with the same once it was vacuumed, as
+// autovacuum does while so much comes in one after another.
 func (b *bench) reports(ctx context.Context) (results []Result, err error) {
 	st, err := b.bigStand(ctx)
 	if err != nil {
@@ -91,16 +93,22 @@ func (b *bench) reports(ctx context.Context) (results []Result, err error) {
 		return nil, err
 	}
 	for _, side := range []struct {
-		tail  int
-		reach time.Duration
-	}{{0, 200 * time.Millisecond}, {b.o.Tail, 250 * time.Millisecond}} {
-		if err := b.feedRows(ctx, st, side.tail); err != nil {
+		feed   int
+		vacuum bool
+		tail   string
+		reach  time.Duration
+	}{
+		{0, false, "0", 200 * time.Millisecond},
+		{b.o.Tail, false, strconv.Itoa(b.o.Tail), 250 * time.Millisecond},
+		{0, true, strconv.Itoa(b.o.Tail) + ", vacuumed", 250 * time.Millisecond},
+	} {
+		if err := b.feedRows(ctx, st, side.feed); err != nil {
 			return nil, err
 		}
-		// Where so much comes in as much time as it takes, autovacuum has been there meanwhile: here it would
-		// begin when the first report does.
-		if err := st.db.Exec(ctx, "VACUUM (ANALYZE) usage_events"); err != nil {
-			return nil, fmt.Errorf("settling: %w", err)
+		if side.vacuum {
+			if err := st.db.Exec(ctx, "VACUUM (ANALYZE) usage_events"); err != nil {
+				return nil, fmt.Errorf("vacuuming: %w", err)
+			}
 		}
 		r, err := b.reportTimes(ctx, st, s, side.tail, side.reach)
 		if err != nil {
@@ -112,7 +120,7 @@ func (b *bench) reports(ctx context.Context) (results []Result, err error) {
 }
 
 // reportTimes asks for every report again and again.
-func (b *bench) reportTimes(ctx context.Context, st *stand, s *server, tail int, reach time.Duration) (Result, error) {
+func (b *bench) reportTimes(ctx context.Context, st *stand, s *server, tail string, reach time.Duration) (Result, error) {
 	samples, err := b.reportSamples(ctx, st, s)
 	if err != nil {
 		return Result{}, err
@@ -123,7 +131,7 @@ func (b *bench) reportTimes(ctx context.Context, st *stand, s *server, tail int,
 			worst, of = got.P95, path
 		}
 	}
-	return Result{Name: "P9", What: fmt.Sprintf("any report over %d ledger rows of 12 months and a tail of %d (but for reconcile, which reads all)", b.o.BigLedger, tail), Against: "–",
+	return Result{Name: "P9", What: fmt.Sprintf("any report over %d ledger rows of 12 months and a tail of %s (but for reconcile, which reads all)", b.o.BigLedger, tail), Against: "–",
 		Reach: fmt.Sprintf("p95 < %d ms", reach.Milliseconds()), Samples: samples,
 		Measured: fmt.Sprintf("p95 %s (%s, the slowest of %d)", short(worst), of, len(samples)), Value: worst.Seconds() * 1000, Reached: worst < reach}, nil
 }

@@ -68,7 +68,7 @@ type Service struct {
 	Tracing
 	GRPC
 
-	ReportsURL string        `env:"REPORTS_URL" desc:"A streaming standby of the database that lists and usage reports are read from; empty: they are read from DATABASE_URL."`
+	ReportsURL string        `env:"REPORTS_URL" desc:"A streaming standby of the database, or the same server under another user, that lists and usage reports are read from; empty: they are read from DATABASE_URL."`
 	ReportsLag time.Duration `env:"REPORTS_MAX_LAG" envDefault:"5s" desc:"How far that standby may be behind; past it the primary is asked."`
 
 	OTLPKeys string `env:"OTLP_KEYS" desc:"Keys of traces (POST /otlp/v1/traces) that name none, by their resource's service.name: NAME=KEY-ID, by comma."`

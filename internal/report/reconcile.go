@@ -20,7 +20,7 @@ type Reports struct {
 	timezone string
 	busy     sync.Mutex
 
-	fewRows  int64 // how many rows a report by key adds up at once
+	fewKeys  int64 // how many keys a report by key reads at once
 	tagDays  int   // of how many days a page by tag reads rows at first
 	mostSets int32 // how many sets of a tag a statement is given
 }
@@ -32,7 +32,7 @@ func New(d *db.DB, timezone string) *Reports { return NewWithStandby(d, nil, nil
 // NewWithStandby is New that reads usage from another pool, one on a standby of the database, as
 // long as that may be read from.
 func NewWithStandby(primary, copied *db.DB, s *standby.Standby, timezone string) *Reports {
-	return &Reports{db: primary, copied: copied, standby: s, timezone: timezone, fewRows: fewRows, tagDays: tagDays, mostSets: mostSets}
+	return &Reports{db: primary, copied: copied, standby: s, timezone: timezone, fewKeys: fewKeys, tagDays: tagDays, mostSets: mostSets}
 }
 
 // source is where a report is read from, and how far that is behind.

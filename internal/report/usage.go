@@ -147,11 +147,10 @@ func (q Query) check() error {
 }
 
 const (
-	// fewKeys is how many keys a report by key reads at once, as long as that is far less than it has
-	// read: a worker of Citus that is asked for more looks through all of its rows.
+	// A report by key reads fewKeys keys at once: a worker of Citus that is asked for more looks through all
+	// of its rows. Who has read very many is given more at once, so that it comes to an end.
 	fewKeys = 64
-	// fewRows is how many of their days, months or totals it adds up and sorts at once: while it does,
-	// nobody is sent any.
+	// Of those it adds up and sorts fewRows days, months or totals at once: nobody is sent a row meanwhile.
 	fewRows = 2048
 
 	tagDays  = 31   // of which a page by tag reads rows at first
@@ -216,12 +215,12 @@ func (r *Reports) tagRows(ctx context.Context, from *db.Reader, q Query, each fu
 func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each func(db.ReportRow) error) error {
 	rows := q.periods() // of a key, at the most, where models and tags do not part them
 	p := db.ReportKeysParams{FromDay: q.From, ToDay: q.To, Granularity: q.Granularity, ByModel: q.By.Model, ByTag: q.By.Tag,
-		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, FirstKeys: 1, Part: 1, FewKeys: min(max(r.fewRows/rows, 1), fewKeys), FarPart: 64}
+		KeyID: q.KeyID, Model: q.Model, Tag: q.Tag, First: q.After == nil, FirstKeys: 1, Part: 1, FewKeys: min(max(fewRows/rows, 1), r.fewKeys), FarPart: 64}
 	if !q.By.Model && !q.By.Tag && q.Limit > 0 { // a page takes no fewer keys, and mostly few more
 		p.FirstKeys, p.Part = (int64(q.Limit)+rows-1)/rows, 4
 	}
 	if q.Model != "" || q.Tag != "" { // of which keys may have few rows or none
-		p.Part, p.FewKeys, p.FarPart = 1, min(r.fewRows, fewKeys), 8
+		p.Part, p.FewKeys, p.FarPart = 1, r.fewKeys, 8
 	}
 	if q.Limit > 0 {
 		p.RowLimit = new(int64(q.Limit))
@@ -253,7 +252,7 @@ func (r *Reports) keyRows(ctx context.Context, from *db.Reader, q Query, each fu
 	})
 }
 
-// periods is how many days or months a report has, or 1.
+// periods is how many days or months a report is parted into; 1: it is not parted.
 func (q Query) periods() int64 {
 	switch q.Granularity {
 	case Day:

@@ -301,7 +301,7 @@ func TestPageReadsNoFurther(t *testing.T) {
 		       0, 0, 0, 0, 0
 		  FROM api_keys AS k, generate_series(0, 1) AS s`, today)
 	for _, granularity := range []string{report.Day, report.Month, report.Total} {
-		q := report.Query{From: today, To: today, Granularity: granularity, By: report.By{Key: true}}
+		q := report.Query{From: today, To: today, Granularity: granularity}
 		for _, by := range []report.By{{Key: true}, {Key: true, Model: true}} {
 			q.By = by
 			for q.Limit = range 4 {
