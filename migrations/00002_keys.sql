@@ -22,7 +22,7 @@ COMMENT ON COLUMN tag_sets.tags IS 'The tags.';
 
 CREATE TABLE api_keys (
     -- What admissions and usage read comes first: a row is read from its beginning.
-    id                        uuid           PRIMARY KEY,
+    id                        uuid,
     ledger_id                 uuid           NOT NULL DEFAULT gen_random_uuid() UNIQUE,
     tag_set                   uuid           NOT NULL GENERATED ALWAYS AS (tag_set_of(tags)) STORED,
     rate_limit_window         integer        NOT NULL CHECK (rate_limit_window >= 0),
@@ -59,7 +59,9 @@ CREATE TABLE api_keys (
     created_by                text           NOT NULL,
     created_at                timestamptz    NOT NULL DEFAULT now(),
     updated_at                timestamptz    NOT NULL DEFAULT now(),
-    version                   bigint         NOT NULL DEFAULT 1
+    version                   bigint         NOT NULL DEFAULT 1,
+    -- What each usage event asks of its key is in the index: a million rows need not be in memory for it.
+    PRIMARY KEY (id) INCLUDE (ledger_id, tag_set, rate_limit_window)
 );
 COMMENT ON TABLE  api_keys IS 'What each API key may do. Changed by people only, never by traffic: what a key used is in key_counters, the ledger and the rollups.';
 COMMENT ON COLUMN api_keys.id IS 'Identity of the key. It survives rotation of the secret.';
