@@ -657,120 +657,6 @@ func (q *Queries) PartCount(ctx context.Context, arg PartCountParams) (int64, er
 	return count, err
 }
 
-const rollAccountTotals = `-- name: RollAccountTotals :exec
-INSERT INTO account_totals AS t (
-       account_id, requests, input_tokens, output_tokens,
-       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
-SELECT e.account_id,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost,
-       min(e.occurred_at),
-       max(e.occurred_at)
-  FROM ledger AS e
- WHERE e.received_at >= $1::timestamptz
-   AND e.chunk BETWEEN $2::bigint AND $3::bigint
-   AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
-   AND (e.chunk, e.ledger_id) <= ($3, $5::uuid)
-   AND e.day BETWEEN $6::date AND $7::date
-   AND e.account_id IS NOT NULL
- GROUP BY e.account_id
- ORDER BY e.account_id
-ON CONFLICT (account_id) DO UPDATE SET
-       requests = t.requests + excluded.requests,
-       input_tokens = t.input_tokens + excluded.input_tokens,
-       output_tokens = t.output_tokens + excluded.output_tokens,
-       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-       cost = t.cost + excluded.cost,
-       first_used_at = least(t.first_used_at, excluded.first_used_at),
-       last_used_at = greatest(t.last_used_at, excluded.last_used_at)
-`
-
-type RollAccountTotalsParams struct {
-	Since         time.Time
-	AfterChunk    int64
-	UntilChunk    int64
-	AfterLedgerID uuid.UUID
-	UntilLedgerID uuid.UUID
-	FromDay       time.Time
-	ToDay         time.Time
-}
-
-// Adds a part of the ledger to account_totals.
-func (q *Queries) RollAccountTotals(ctx context.Context, arg RollAccountTotalsParams) error {
-	_, err := q.db.Exec(ctx, rollAccountTotals,
-		arg.Since,
-		arg.AfterChunk,
-		arg.UntilChunk,
-		arg.AfterLedgerID,
-		arg.UntilLedgerID,
-		arg.FromDay,
-		arg.ToDay,
-	)
-	return err
-}
-
-const rollAccounts = `-- name: RollAccounts :exec
-INSERT INTO account_usage AS t (
-       account_id, day, model, requests, input_tokens, output_tokens,
-       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-SELECT e.account_id, e.day, e.model,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost
-  FROM ledger AS e
- WHERE e.received_at >= $1::timestamptz
-   AND e.chunk BETWEEN $2::bigint AND $3::bigint
-   AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
-   AND (e.chunk, e.ledger_id) <= ($3, $5::uuid)
-   AND e.day BETWEEN $6::date AND $7::date
-   AND e.account_id IS NOT NULL
- GROUP BY e.account_id, e.day, e.model
- ORDER BY e.account_id, e.day, e.model
-ON CONFLICT (account_id, day, model) DO UPDATE SET
-       requests = t.requests + excluded.requests,
-       input_tokens = t.input_tokens + excluded.input_tokens,
-       output_tokens = t.output_tokens + excluded.output_tokens,
-       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-       cost = t.cost + excluded.cost
-`
-
-type RollAccountsParams struct {
-	Since         time.Time
-	AfterChunk    int64
-	UntilChunk    int64
-	AfterLedgerID uuid.UUID
-	UntilLedgerID uuid.UUID
-	FromDay       time.Time
-	ToDay         time.Time
-}
-
-// Adds a part of the ledger to account_usage.
-func (q *Queries) RollAccounts(ctx context.Context, arg RollAccountsParams) error {
-	_, err := q.db.Exec(ctx, rollAccounts,
-		arg.Since,
-		arg.AfterChunk,
-		arg.UntilChunk,
-		arg.AfterLedgerID,
-		arg.UntilLedgerID,
-		arg.FromDay,
-		arg.ToDay,
-	)
-	return err
-}
-
 const rollCosts = `-- name: RollCosts :exec
 INSERT INTO daily_cost AS t (ledger_id, day, cost)
 SELECT e.ledger_id, e.day, sum(e.cost)
@@ -864,82 +750,100 @@ func (q *Queries) RollKeys(ctx context.Context, arg RollKeysParams) error {
 	return err
 }
 
-const rollModels = `-- name: RollModels :exec
-INSERT INTO model_usage AS t (
-       model, day, requests, input_tokens, output_tokens,
-       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-SELECT e.model, e.day,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost
-  FROM ledger AS e
- WHERE e.received_at >= $1::timestamptz
-   AND e.chunk BETWEEN $2::bigint AND $3::bigint
-   AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
-   AND (e.chunk, e.ledger_id) <= ($3, $5::uuid)
-   AND e.day BETWEEN $6::date AND $7::date
- GROUP BY e.model, e.day
- ORDER BY e.model, e.day
-ON CONFLICT (model, day) DO UPDATE SET
-       requests = t.requests + excluded.requests,
-       input_tokens = t.input_tokens + excluded.input_tokens,
-       output_tokens = t.output_tokens + excluded.output_tokens,
-       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-       cost = t.cost + excluded.cost
-`
-
-type RollModelsParams struct {
-	Since         time.Time
-	AfterChunk    int64
-	UntilChunk    int64
-	AfterLedgerID uuid.UUID
-	UntilLedgerID uuid.UUID
-	FromDay       time.Time
-	ToDay         time.Time
-}
-
-// Adds a part of the ledger to model_usage.
-func (q *Queries) RollModels(ctx context.Context, arg RollModelsParams) error {
-	_, err := q.db.Exec(ctx, rollModels,
-		arg.Since,
-		arg.AfterChunk,
-		arg.UntilChunk,
-		arg.AfterLedgerID,
-		arg.UntilLedgerID,
-		arg.FromDay,
-		arg.ToDay,
-	)
-	return err
-}
-
-const rollTags = `-- name: RollTags :exec
+const rollShared = `-- name: RollShared :exec
+WITH part AS MATERIALIZED (
+    SELECT e.account_id, e.day, e.model, e.tag_set,
+           sum(e.requests)::bigint AS requests,
+           sum(e.input_tokens)::bigint AS input_tokens,
+           sum(e.output_tokens)::bigint AS output_tokens,
+           sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(e.cost)::numeric AS cost,
+           min(e.occurred_at) AS first_used_at,
+           max(e.occurred_at) AS last_used_at
+      FROM ledger AS e
+     WHERE e.received_at >= $1::timestamptz
+       AND e.chunk BETWEEN $2::bigint AND $3::bigint
+       AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
+       AND (e.chunk, e.ledger_id) <= ($3, $5::uuid)
+       AND e.day BETWEEN $6::date AND $7::date
+     GROUP BY e.account_id, e.day, e.model, e.tag_set
+), accounts AS (
+    INSERT INTO account_usage AS t (
+           account_id, day, model, requests, input_tokens, output_tokens,
+           cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+    SELECT p.account_id, p.day, p.model,
+           sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+           sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+           sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost)
+      FROM part AS p
+     WHERE p.account_id IS NOT NULL
+     GROUP BY p.account_id, p.day, p.model
+     ORDER BY p.account_id, p.day, p.model
+    ON CONFLICT (account_id, day, model) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost
+), totals AS (
+    INSERT INTO account_totals AS t (
+           account_id, requests, input_tokens, output_tokens,
+           cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
+    SELECT p.account_id,
+           sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+           sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+           sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost),
+           min(p.first_used_at), max(p.last_used_at)
+      FROM part AS p
+     WHERE p.account_id IS NOT NULL
+     GROUP BY p.account_id
+     ORDER BY p.account_id
+    ON CONFLICT (account_id) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost,
+           first_used_at = least(t.first_used_at, excluded.first_used_at),
+           last_used_at = greatest(t.last_used_at, excluded.last_used_at)
+), models AS (
+    INSERT INTO model_usage AS t (
+           model, day, requests, input_tokens, output_tokens,
+           cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+    SELECT p.model, p.day,
+           sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+           sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+           sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost)
+      FROM part AS p
+     GROUP BY p.model, p.day
+     ORDER BY p.model, p.day
+    ON CONFLICT (model, day) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost
+)
 INSERT INTO tag_usage AS t (
        tag, day, model, requests, input_tokens, output_tokens,
        cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-SELECT g.tag, e.day, e.model,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost
-  FROM ledger AS e
-  LEFT JOIN tag_sets AS s ON s.id = e.tag_set
+SELECT g.tag, p.day, p.model,
+       sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+       sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+       sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost)
+  FROM part AS p
+  LEFT JOIN tag_sets AS s ON s.id = p.tag_set
  CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
- WHERE e.received_at >= $1::timestamptz
-   AND e.chunk BETWEEN $2::bigint AND $3::bigint
-   AND (e.chunk, e.ledger_id) > ($2, $4::uuid)
-   AND (e.chunk, e.ledger_id) <= ($3, $5::uuid)
-   AND e.day BETWEEN $6::date AND $7::date
- GROUP BY g.tag, e.day, e.model
- ORDER BY g.tag, e.day, e.model
+ GROUP BY g.tag, p.day, p.model
+ ORDER BY g.tag, p.day, p.model
 ON CONFLICT (tag, day, model) DO UPDATE SET
        requests = t.requests + excluded.requests,
        input_tokens = t.input_tokens + excluded.input_tokens,
@@ -950,7 +854,7 @@ ON CONFLICT (tag, day, model) DO UPDATE SET
        cost = t.cost + excluded.cost
 `
 
-type RollTagsParams struct {
+type RollSharedParams struct {
 	Since         time.Time
 	AfterChunk    int64
 	UntilChunk    int64
@@ -960,9 +864,10 @@ type RollTagsParams struct {
 	ToDay         time.Time
 }
 
-// Adds a part of the ledger to tag_usage.
-func (q *Queries) RollTags(ctx context.Context, arg RollTagsParams) error {
-	_, err := q.db.Exec(ctx, rollTags,
+// Adds a part of the ledger to what keys share: account_usage, account_totals, model_usage and tag_usage.
+// It is read once for all of them, and what they add up is by account, day, model and set of tags.
+func (q *Queries) RollShared(ctx context.Context, arg RollSharedParams) error {
+	_, err := q.db.Exec(ctx, rollShared,
 		arg.Since,
 		arg.AfterChunk,
 		arg.UntilChunk,

@@ -92,125 +92,102 @@ ON CONFLICT (ledger_id, day, model, tag_set) DO UPDATE SET
        ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
        cost = t.cost + excluded.cost;
 
--- name: RollAccounts :exec
--- Adds a part of the ledger to account_usage.
-INSERT INTO account_usage AS t (
-       account_id, day, model, requests, input_tokens, output_tokens,
-       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-SELECT e.account_id, e.day, e.model,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost
-  FROM ledger AS e
- WHERE e.received_at >= @since::timestamptz
-   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
-   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
-   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
-   AND e.day BETWEEN @from_day::date AND @to_day::date
-   AND e.account_id IS NOT NULL
- GROUP BY e.account_id, e.day, e.model
- ORDER BY e.account_id, e.day, e.model
-ON CONFLICT (account_id, day, model) DO UPDATE SET
-       requests = t.requests + excluded.requests,
-       input_tokens = t.input_tokens + excluded.input_tokens,
-       output_tokens = t.output_tokens + excluded.output_tokens,
-       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-       cost = t.cost + excluded.cost;
-
--- name: RollAccountTotals :exec
--- Adds a part of the ledger to account_totals.
-INSERT INTO account_totals AS t (
-       account_id, requests, input_tokens, output_tokens,
-       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
-SELECT e.account_id,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost,
-       min(e.occurred_at),
-       max(e.occurred_at)
-  FROM ledger AS e
- WHERE e.received_at >= @since::timestamptz
-   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
-   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
-   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
-   AND e.day BETWEEN @from_day::date AND @to_day::date
-   AND e.account_id IS NOT NULL
- GROUP BY e.account_id
- ORDER BY e.account_id
-ON CONFLICT (account_id) DO UPDATE SET
-       requests = t.requests + excluded.requests,
-       input_tokens = t.input_tokens + excluded.input_tokens,
-       output_tokens = t.output_tokens + excluded.output_tokens,
-       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-       cost = t.cost + excluded.cost,
-       first_used_at = least(t.first_used_at, excluded.first_used_at),
-       last_used_at = greatest(t.last_used_at, excluded.last_used_at);
-
--- name: RollModels :exec
--- Adds a part of the ledger to model_usage.
-INSERT INTO model_usage AS t (
-       model, day, requests, input_tokens, output_tokens,
-       cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-SELECT e.model, e.day,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost
-  FROM ledger AS e
- WHERE e.received_at >= @since::timestamptz
-   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
-   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
-   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
-   AND e.day BETWEEN @from_day::date AND @to_day::date
- GROUP BY e.model, e.day
- ORDER BY e.model, e.day
-ON CONFLICT (model, day) DO UPDATE SET
-       requests = t.requests + excluded.requests,
-       input_tokens = t.input_tokens + excluded.input_tokens,
-       output_tokens = t.output_tokens + excluded.output_tokens,
-       cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
-       cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
-       ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
-       cost = t.cost + excluded.cost;
-
--- name: RollTags :exec
--- Adds a part of the ledger to tag_usage.
+-- name: RollShared :exec
+-- Adds a part of the ledger to what keys share: account_usage, account_totals, model_usage and tag_usage.
+-- It is read once for all of them, and what they add up is by account, day, model and set of tags.
+WITH part AS MATERIALIZED (
+    SELECT e.account_id, e.day, e.model, e.tag_set,
+           sum(e.requests)::bigint AS requests,
+           sum(e.input_tokens)::bigint AS input_tokens,
+           sum(e.output_tokens)::bigint AS output_tokens,
+           sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
+           sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
+           sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
+           sum(e.cost)::numeric AS cost,
+           min(e.occurred_at) AS first_used_at,
+           max(e.occurred_at) AS last_used_at
+      FROM ledger AS e
+     WHERE e.received_at >= @since::timestamptz
+       AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
+       AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
+       AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
+       AND e.day BETWEEN @from_day::date AND @to_day::date
+     GROUP BY e.account_id, e.day, e.model, e.tag_set
+), accounts AS (
+    INSERT INTO account_usage AS t (
+           account_id, day, model, requests, input_tokens, output_tokens,
+           cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+    SELECT p.account_id, p.day, p.model,
+           sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+           sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+           sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost)
+      FROM part AS p
+     WHERE p.account_id IS NOT NULL
+     GROUP BY p.account_id, p.day, p.model
+     ORDER BY p.account_id, p.day, p.model
+    ON CONFLICT (account_id, day, model) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost
+), totals AS (
+    INSERT INTO account_totals AS t (
+           account_id, requests, input_tokens, output_tokens,
+           cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost, first_used_at, last_used_at)
+    SELECT p.account_id,
+           sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+           sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+           sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost),
+           min(p.first_used_at), max(p.last_used_at)
+      FROM part AS p
+     WHERE p.account_id IS NOT NULL
+     GROUP BY p.account_id
+     ORDER BY p.account_id
+    ON CONFLICT (account_id) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost,
+           first_used_at = least(t.first_used_at, excluded.first_used_at),
+           last_used_at = greatest(t.last_used_at, excluded.last_used_at)
+), models AS (
+    INSERT INTO model_usage AS t (
+           model, day, requests, input_tokens, output_tokens,
+           cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
+    SELECT p.model, p.day,
+           sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+           sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+           sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost)
+      FROM part AS p
+     GROUP BY p.model, p.day
+     ORDER BY p.model, p.day
+    ON CONFLICT (model, day) DO UPDATE SET
+           requests = t.requests + excluded.requests,
+           input_tokens = t.input_tokens + excluded.input_tokens,
+           output_tokens = t.output_tokens + excluded.output_tokens,
+           cache_create_tokens = t.cache_create_tokens + excluded.cache_create_tokens,
+           cache_read_tokens = t.cache_read_tokens + excluded.cache_read_tokens,
+           ephemeral_1h_tokens = t.ephemeral_1h_tokens + excluded.ephemeral_1h_tokens,
+           cost = t.cost + excluded.cost
+)
 INSERT INTO tag_usage AS t (
        tag, day, model, requests, input_tokens, output_tokens,
        cache_create_tokens, cache_read_tokens, ephemeral_1h_tokens, cost)
-SELECT g.tag, e.day, e.model,
-       sum(e.requests)::bigint AS requests,
-       sum(e.input_tokens)::bigint AS input_tokens,
-       sum(e.output_tokens)::bigint AS output_tokens,
-       sum(e.cache_create_tokens)::bigint AS cache_create_tokens,
-       sum(e.cache_read_tokens)::bigint AS cache_read_tokens,
-       sum(e.ephemeral_1h_tokens)::bigint AS ephemeral_1h_tokens,
-       sum(e.cost)::numeric AS cost
-  FROM ledger AS e
-  LEFT JOIN tag_sets AS s ON s.id = e.tag_set
+SELECT g.tag, p.day, p.model,
+       sum(p.requests)::bigint, sum(p.input_tokens)::bigint, sum(p.output_tokens)::bigint,
+       sum(p.cache_create_tokens)::bigint, sum(p.cache_read_tokens)::bigint,
+       sum(p.ephemeral_1h_tokens)::bigint, sum(p.cost)
+  FROM part AS p
+  LEFT JOIN tag_sets AS s ON s.id = p.tag_set
  CROSS JOIN LATERAL unnest(coalesce(s.tags, '{""}')) AS g (tag)
- WHERE e.received_at >= @since::timestamptz
-   AND e.chunk BETWEEN @after_chunk::bigint AND @until_chunk::bigint
-   AND (e.chunk, e.ledger_id) > (@after_chunk, @after_ledger_id::uuid)
-   AND (e.chunk, e.ledger_id) <= (@until_chunk, @until_ledger_id::uuid)
-   AND e.day BETWEEN @from_day::date AND @to_day::date
- GROUP BY g.tag, e.day, e.model
- ORDER BY g.tag, e.day, e.model
+ GROUP BY g.tag, p.day, p.model
+ ORDER BY g.tag, p.day, p.model
 ON CONFLICT (tag, day, model) DO UPDATE SET
        requests = t.requests + excluded.requests,
        input_tokens = t.input_tokens + excluded.input_tokens,

@@ -189,15 +189,12 @@ func split(start uuid.UUID, n int) (end uuid.UUID) {
 	return end
 }
 
-// addPart adds a part of the ledger to every rollup, one statement each.
+// addPart adds a part of the ledger to every rollup.
 func addPart(ctx context.Context, q *db.Queries, part db.RollKeysParams) error {
 	return errors.Join(
 		q.RollKeys(ctx, part),
-		q.RollAccounts(ctx, db.RollAccountsParams(part)),
-		q.RollAccountTotals(ctx, db.RollAccountTotalsParams(part)),
-		q.RollModels(ctx, db.RollModelsParams(part)),
-		q.RollTags(ctx, db.RollTagsParams(part)),
 		q.RollCosts(ctx, db.RollCostsParams(part)),
+		q.RollShared(ctx, db.RollSharedParams(part)),
 	)
 }
 
@@ -254,10 +251,8 @@ func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) 
 			Since: from.AddDate(0, 0, dayBefore), AfterChunk: -1, AfterLedgerID: uuid.Nil,
 			UntilChunk: state.MarkChunk, UntilLedgerID: state.MarkLedgerID, FromDay: from, ToDay: to,
 		}
-		if err := errors.Join(
-			q.RollKeys(ctx, part), q.RollAccounts(ctx, db.RollAccountsParams(part)), q.RollModels(ctx, db.RollModelsParams(part)),
-			q.RollTags(ctx, db.RollTagsParams(part)), q.RollCosts(ctx, db.RollCostsParams(part)), q.AccountTotalsDerive(ctx),
-		); err != nil {
+		// Totals of accounts have no days: those of the part are added to them once more, and then all derived.
+		if err := errors.Join(addPart(ctx, q, part), q.AccountTotalsDerive(ctx)); err != nil {
 			return fmt.Errorf("deriving rollups: %w", err)
 		}
 		if err := q.RollupAlone(ctx); err != nil {
