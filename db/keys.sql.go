@@ -288,19 +288,7 @@ func (q *Queries) KeyExpireDue(ctx context.Context, arg KeyExpireDueParams) ([]K
 }
 
 const keyList = `-- name: KeyList :many
-WITH found AS MATERIALIZED (
-    -- The keys that a text is found in. Each part is one scan; ids are searched only for a text
-    -- that an id can hold.
-    SELECT f.id
-      FROM api_keys AS f
-     WHERE f.name ILIKE $4::text
-        OR f.description <> '' AND f.description ILIKE $4::text
-        OR $4::text ~ '^%[0-9A-Fa-f-]+%$' AND f.id::text ILIKE $4::text
-    UNION ALL
-    SELECT s.key_id
-      FROM api_key_secrets AS s
-     WHERE s.expires_at IS NULL AND s.hint ILIKE $4::text
-), near AS MATERIALIZED (
+WITH near AS MATERIALIZED (
     -- Candidates for the first page of all keys in the order of a counter: a page of counters,
     -- and as many more as there are deleted keys, which the page leaves out. Only these are
     -- joined and sorted, not all keys.
@@ -316,7 +304,7 @@ WITH found AS MATERIALIZED (
                   THEN coalesce(t.last_used_at, '-infinity') END DESC,
               CASE WHEN NOT $3::boolean THEN t.key_id END,
               CASE WHEN $3::boolean THEN t.key_id END DESC
-     LIMIT (SELECT count(*) FROM api_keys AS d WHERE d.deleted_at IS NOT NULL) + CAST($5 AS integer)
+     LIMIT (SELECT count(*) FROM api_keys AS d WHERE d.deleted_at IS NOT NULL) + CAST($4 AS integer)
 ), page AS MATERIALIZED (
     SELECT x.id, x.by_text, x.by_time, x.by_number, x.by_count
       FROM (
@@ -330,7 +318,7 @@ WITH found AS MATERIALIZED (
                CASE $2::text WHEN 'requests' THEN t.requests ELSE 0 END AS by_count
           FROM api_keys AS k
           JOIN key_counters AS t ON t.key_id = k.id
-         WHERE CASE $6::text
+         WHERE CASE $5::text
                    WHEN 'deleted' THEN k.deleted_at IS NOT NULL
                    WHEN 'expired' THEN k.deleted_at IS NULL
                        AND k.expires_at < coalesce($1::timestamptz, now())
@@ -340,32 +328,41 @@ WITH found AS MATERIALIZED (
                         AND coalesce(k.expires_at, 'infinity') >= coalesce($1::timestamptz, now())
                    ELSE k.deleted_at IS NULL
                END
-           AND ($4::text IS NULL OR k.id IN (SELECT f.id FROM found AS f))
-           AND ($2::text NOT IN ('cost', 'requests', 'lastUsedAt') OR $6::text <> ''
-                OR $7::uuid IS NOT NULL OR $4::text IS NOT NULL
-                OR $8::text IS NOT NULL OR $9::text IS NOT NULL
-                OR $10::text IS NOT NULL
+           AND ($6::uuid[] IS NULL OR k.id = ANY($6::uuid[]))
+           AND ($7::text IS NULL
+                OR lower(k.name) LIKE lower($7::text)
+                OR k.description <> '' AND lower(k.description) LIKE lower($7::text)
+                OR $7::text ~ '^%[0-9A-Fa-f-]+%$'
+                   AND k.id::text LIKE lower($7::text)
+                OR EXISTS (SELECT 1 FROM api_key_secrets AS s
+                            WHERE s.key_id = k.id AND s.expires_at IS NULL
+                              AND lower(s.hint) LIKE lower($7::text)))
+           AND ($2::text NOT IN ('cost', 'requests', 'lastUsedAt') OR $5::text <> ''
+                OR $8::uuid IS NOT NULL
+                OR $6::uuid[] IS NOT NULL OR $7::text IS NOT NULL
+                OR $9::text IS NOT NULL OR $10::text IS NOT NULL
+                OR $11::text IS NOT NULL
                 OR k.id = ANY(ARRAY(SELECT n.key_id FROM near AS n)))
-           AND ($8::text IS NULL OR k.tags @> ARRAY[$8::text])
-           AND ($9::text IS NULL OR k.permissions && ARRAY['all', $9::text])
-           AND ($10::text IS NULL OR $10::text IN
+           AND ($9::text IS NULL OR k.tags @> ARRAY[$9::text])
+           AND ($10::text IS NULL OR k.permissions && ARRAY['all', $10::text])
+           AND ($11::text IS NULL OR $11::text IN
                 (k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id,
                     k.bedrock_account_id))
       ) AS x
-     WHERE $7::uuid IS NULL
+     WHERE $8::uuid IS NULL
         OR CASE WHEN $3::boolean
                 THEN (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
-                   < ($11::text,
-                      CAST($12::text AS timestamptz),
-                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($13::text AS numeric) END,
-                      CASE $2::text WHEN 'requests' THEN CAST($13::text AS bigint) ELSE 0 END,
-                      $7::uuid)
+                   < ($12::text,
+                      CAST($13::text AS timestamptz),
+                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($14::text AS numeric) END,
+                      CASE $2::text WHEN 'requests' THEN CAST($14::text AS bigint) ELSE 0 END,
+                      $8::uuid)
                 ELSE (x.by_text, x.by_time, x.by_number, x.by_count, x.id)
-                   > ($11::text,
-                      CAST($12::text AS timestamptz),
-                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($13::text AS numeric) END,
-                      CASE $2::text WHEN 'requests' THEN CAST($13::text AS bigint) ELSE 0 END,
-                      $7::uuid)
+                   > ($12::text,
+                      CAST($13::text AS timestamptz),
+                      CASE $2::text WHEN 'requests' THEN 0 ELSE CAST($14::text AS numeric) END,
+                      CASE $2::text WHEN 'requests' THEN CAST($14::text AS bigint) ELSE 0 END,
+                      $8::uuid)
            END
      ORDER BY CASE WHEN NOT $3::boolean THEN x.by_text END,
               CASE WHEN $3::boolean THEN x.by_text END DESC,
@@ -377,7 +374,7 @@ WITH found AS MATERIALIZED (
               CASE WHEN $3::boolean THEN x.by_count END DESC,
               CASE WHEN NOT $3::boolean THEN x.id END,
               CASE WHEN $3::boolean THEN x.id END DESC
-     LIMIT $5
+     LIMIT $4
 )
 SELECT k.id, k.ledger_id, k.tag_set, k.rate_limit_window, k.is_active, k.deleted_at, k.expires_at, k.rate_limit_requests, k.token_limit, k.concurrency_limit, k.daily_cost_limit, k.weekly_cost_limit, k.monthly_cost_limit, k.total_cost_limit, k.estimate_per_request, k.enforcement, k.enable_model_restriction, k.enable_client_restriction, k.permissions, k.restricted_model_names, k.allowed_model_names, k.allowed_clients, k.name, k.description, k.restricted_models, k.allowed_models, k.claude_account_id, k.claude_console_account_id, k.gemini_account_id, k.openai_account_id, k.bedrock_account_id, k.tags, k.alert_at, k.alert_expiry_days, k.created_by, k.created_at, k.updated_at, k.version, s.hint, c.key_id, c.window_start, c.window_requests, c.window_tokens, c.day, c.day_cost, c.week, c.week_cost, c.month, c.month_cost, c.requests, c.input_tokens, c.output_tokens, c.cache_create_tokens, c.cache_read_tokens, c.ephemeral_1h_tokens, c.cost, c.last_used_at,
        coalesce($1::timestamptz, now())::timestamptz AS as_of,
@@ -404,9 +401,10 @@ type KeyListParams struct {
 	Now         *time.Time
 	Sort        string
 	Descending  bool
-	Pattern     *string
 	RowLimit    int32
 	Status      string
+	IDs         []uuid.UUID
+	Pattern     *string
 	AfterID     *uuid.UUID
 	Tag         *string
 	Permission  *string
@@ -437,9 +435,10 @@ func (q *Queries) KeyList(ctx context.Context, arg KeyListParams) ([]KeyListRow,
 		arg.Now,
 		arg.Sort,
 		arg.Descending,
-		arg.Pattern,
 		arg.RowLimit,
 		arg.Status,
+		arg.IDs,
+		arg.Pattern,
 		arg.AfterID,
 		arg.Tag,
 		arg.Permission,
@@ -902,6 +901,47 @@ type KeyUpdateParams struct {
 // locked in id order, so concurrent batches cannot deadlock.
 func (q *Queries) KeyUpdate(ctx context.Context, arg KeyUpdateParams) ([]uuid.UUID, error) {
 	rows, err := q.db.Query(ctx, keyUpdate, arg.Fields, arg.KeyIDs, arg.IfVersion)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	items := []uuid.UUID{}
+	for rows.Next() {
+		var id uuid.UUID
+		if err := rows.Scan(&id); err != nil {
+			return nil, err
+		}
+		items = append(items, id)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, err
+	}
+	return items, nil
+}
+
+const keysFound = `-- name: KeysFound :many
+SELECT f.id
+  FROM api_keys AS f
+ WHERE lower(f.name) LIKE lower($2::text)
+    OR f.description <> '' AND lower(f.description) LIKE lower($2::text)
+    OR $2::text ~ '^%[0-9A-Fa-f-]+%$' AND f.id::text LIKE lower($2::text)
+UNION ALL
+SELECT s.key_id
+  FROM api_key_secrets AS s
+ WHERE s.expires_at IS NULL AND lower(s.hint) LIKE lower($2::text)
+ LIMIT $1
+`
+
+type KeysFoundParams struct {
+	RowLimit int32
+	Pattern  string
+}
+
+// Keys that a text is found in, in their name, description, hint or id, as a pattern of LIKE in which case does
+// not count; deleted ones too, in no order, at most so many, and some perhaps twice. Ids, which are lower case,
+// are searched only for a text that an id can hold.
+func (q *Queries) KeysFound(ctx context.Context, arg KeysFoundParams) ([]uuid.UUID, error) {
+	rows, err := q.db.Query(ctx, keysFound, arg.RowLimit, arg.Pattern)
 	if err != nil {
 		return nil, err
 	}

@@ -178,6 +178,21 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
  WHERE k.id = ANY(@key_ids::uuid[])
  ORDER BY array_position(@key_ids::uuid[], k.id);
 
+-- name: KeysFound :many
+-- Keys that a text is found in, in their name, description, hint or id, as a pattern of LIKE in which case does
+-- not count; deleted ones too, in no order, at most so many, and some perhaps twice. Ids, which are lower case,
+-- are searched only for a text that an id can hold.
+SELECT f.id
+  FROM api_keys AS f
+ WHERE lower(f.name) LIKE lower(@pattern::text)
+    OR f.description <> '' AND lower(f.description) LIKE lower(@pattern::text)
+    OR @pattern::text ~ '^%[0-9A-Fa-f-]+%$' AND f.id::text LIKE lower(@pattern::text)
+UNION ALL
+SELECT s.key_id
+  FROM api_key_secrets AS s
+ WHERE s.expires_at IS NULL AND lower(s.hint) LIKE lower(@pattern::text)
+ LIMIT @row_limit;
+
 -- name: KeyList :many
 -- A page of keys in a chosen order, each with its hint and counters; the
 -- numbers come in the same statement, never by one query a row. The order is
@@ -185,19 +200,7 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
 -- pages neither repeat nor skip a key that stands still. Of a row's four sort
 -- values three are constants: where PostgreSQL plans with the arguments, the order
 -- is a plain index order if there is an index.
-WITH found AS MATERIALIZED (
-    -- The keys that a text is found in. Each part is one scan; ids are searched only for a text
-    -- that an id can hold.
-    SELECT f.id
-      FROM api_keys AS f
-     WHERE f.name ILIKE sqlc.narg('pattern')::text
-        OR f.description <> '' AND f.description ILIKE sqlc.narg('pattern')::text
-        OR sqlc.narg('pattern')::text ~ '^%[0-9A-Fa-f-]+%$' AND f.id::text ILIKE sqlc.narg('pattern')::text
-    UNION ALL
-    SELECT s.key_id
-      FROM api_key_secrets AS s
-     WHERE s.expires_at IS NULL AND s.hint ILIKE sqlc.narg('pattern')::text
-), near AS MATERIALIZED (
+WITH near AS MATERIALIZED (
     -- Candidates for the first page of all keys in the order of a counter: a page of counters,
     -- and as many more as there are deleted keys, which the page leaves out. Only these are
     -- joined and sorted, not all keys.
@@ -237,9 +240,18 @@ WITH found AS MATERIALIZED (
                         AND coalesce(k.expires_at, 'infinity') >= coalesce(sqlc.narg('now')::timestamptz, now())
                    ELSE k.deleted_at IS NULL
                END
-           AND (sqlc.narg('pattern')::text IS NULL OR k.id IN (SELECT f.id FROM found AS f))
+           AND (sqlc.narg('ids')::uuid[] IS NULL OR k.id = ANY(sqlc.narg('ids')::uuid[]))
+           AND (sqlc.narg('pattern')::text IS NULL
+                OR lower(k.name) LIKE lower(sqlc.narg('pattern')::text)
+                OR k.description <> '' AND lower(k.description) LIKE lower(sqlc.narg('pattern')::text)
+                OR sqlc.narg('pattern')::text ~ '^%[0-9A-Fa-f-]+%$'
+                   AND k.id::text LIKE lower(sqlc.narg('pattern')::text)
+                OR EXISTS (SELECT 1 FROM api_key_secrets AS s
+                            WHERE s.key_id = k.id AND s.expires_at IS NULL
+                              AND lower(s.hint) LIKE lower(sqlc.narg('pattern')::text)))
            AND (@sort::text NOT IN ('cost', 'requests', 'lastUsedAt') OR @status::text <> ''
-                OR sqlc.narg('after_id')::uuid IS NOT NULL OR sqlc.narg('pattern')::text IS NOT NULL
+                OR sqlc.narg('after_id')::uuid IS NOT NULL
+                OR sqlc.narg('ids')::uuid[] IS NOT NULL OR sqlc.narg('pattern')::text IS NOT NULL
                 OR sqlc.narg('tag')::text IS NOT NULL OR sqlc.narg('permission')::text IS NOT NULL
                 OR sqlc.narg('account_id')::text IS NOT NULL
                 OR k.id = ANY(ARRAY(SELECT n.key_id FROM near AS n)))

@@ -142,7 +142,11 @@ func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKey
 	var rows []db.KeyListRow
 	var now map[uuid.UUID]numbers
 	asOf, err := s.list(func(from *db.DB) (err error) {
-		if rows, err = from.KeyList(ctx, params); err != nil {
+		asked, err := narrow(ctx, from, params)
+		if err != nil {
+			return err
+		}
+		if rows, err = from.KeyList(ctx, asked); err != nil {
 			return fmt.Errorf("listing keys: %w", err)
 		}
 		ids := make([]uuid.UUID, len(rows))
@@ -164,6 +168,25 @@ func (s *Server) ListKeys(ctx context.Context, r ListKeysRequestObject) (ListKey
 		answer.Data = append(answer.Data, details(shown, now[row.APIKey.ID]))
 	}
 	return answer, nil
+}
+
+// maxFound bounds the keys that a search names to the list by their ids.
+const maxFound = 1000
+
+// narrow has the list of a search read no more than the keys that are found, where these are few.
+// Where they are many it looks for the text itself, in its own order, and is soon full.
+func narrow(ctx context.Context, from *db.DB, p db.KeyListParams) (db.KeyListParams, error) {
+	if p.Pattern == nil {
+		return p, nil
+	}
+	found, err := from.KeysFound(ctx, db.KeysFoundParams{Pattern: *p.Pattern, RowLimit: maxFound + 1})
+	if err != nil {
+		return p, fmt.Errorf("searching keys: %w", err)
+	}
+	if len(found) <= maxFound {
+		p.Pattern, p.IDs = nil, append([]uuid.UUID{}, found...) // never nil, which is no condition
+	}
+	return p, nil
 }
 
 // sorts are the orders a list can have, each with or without - before it.
@@ -204,7 +227,7 @@ func listParams(q ListKeysParams) (db.KeyListParams, error) {
 	return p, nil
 }
 
-// likePattern makes an ILIKE pattern that finds a text as it is, anywhere.
+// likePattern makes a pattern of LIKE that finds a text as it is, anywhere.
 func likePattern(part *string) *string {
 	if part == nil || *part == "" {
 		return nil

@@ -3,6 +3,8 @@ package api_test
 import (
 	"fmt"
 	"net/http"
+	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -472,6 +474,52 @@ func TestListKeys(t *testing.T) {
 	}
 	if a := h.do("GET", "/v1/keys?q=a%00b", nil); a.status != 422 {
 		t.Errorf("U+0000 in a search: %d", a.status)
+	}
+}
+
+// Guarantee: a search finds the keys that have the text in their name, description, hint or id, whatever
+// its case, and those alone, each once and in the order asked for, whether it finds none, few or most of them.
+func TestSearchKeys(t *testing.T) {
+	t.Parallel()
+	h := newHarness(t, options{})
+	for _, base := range []string{"Many", "many more", "Mány"} {
+		h.want(h.do("POST", "/v1/keys/batch", map[string]any{"baseName": base, "count": 400, "description": "of " + base}), 201)
+	}
+	list := func(query string) (rows []map[string]any) {
+		for cursor := ""; ; {
+			a := h.want(h.do("GET", "/v1/keys?limit=200&cursor="+cursor+"&"+query, nil), 200)
+			for _, row := range a.get("data").([]any) {
+				rows = append(rows, row.(map[string]any))
+			}
+			if cursor = a.text("nextCursor"); cursor == "" {
+				return rows
+			}
+		}
+	}
+	some := list("")[7]
+	id, hint := some["id"].(string), some["keyHint"].(string)
+	for _, sort := range []string{"name", "-createdAt", "-cost"} {
+		all := list("sort=" + sort)
+		if len(all) != 1200 {
+			t.Fatalf("%d keys, want 1200", len(all))
+		}
+		for _, q := range []string{"m", "MANY", "MáNY", "many MORE", "many 12", id[:3], strings.ToUpper(id), hint, hint[len(hint)-2:], "of", "-", "nobody has this"} {
+			var want, got []string
+			for _, row := range all {
+				for _, in := range []string{"name", "description", "keyHint", "id"} {
+					if strings.Contains(strings.ToLower(row[in].(string)), strings.ToLower(q)) {
+						want = append(want, row["id"].(string))
+						break
+					}
+				}
+			}
+			for _, row := range list("sort=" + sort + "&q=" + url.QueryEscape(q)) {
+				got = append(got, row["id"].(string))
+			}
+			if !slices.Equal(got, want) {
+				t.Errorf("sort=%s q=%s lists %d keys, want %d in this order", sort, q, len(got), len(want))
+			}
+		}
 	}
 }
 

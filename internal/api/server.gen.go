@@ -1914,7 +1914,7 @@ type ListEventsParams struct {
 
 // ListKeysParams defines parameters for ListKeys.
 type ListKeysParams struct {
-	// Q Part of the name, description, hint or id, in any case.
+	// Q Part of the name, description, hint or id, in any case (letters beyond ASCII: where the locale of the database knows their case).
 	Q *string `form:"q,omitempty" json:"q,omitempty"`
 
 	// Tag Keys that carry this tag.
