@@ -2756,7 +2756,7 @@ export interface operations {
         parameters: {
             query?: {
                 /**
-                 * @description Part of the name, description, hint or id, in any case.
+                 * @description Part of the name, description, hint or id, in any case (letters beyond ASCII: where the locale of the database knows their case).
                  * @example ali
                  */
                 q?: string;
