@@ -937,9 +937,9 @@ type KeysFoundParams struct {
 	Pattern  string
 }
 
-// Keys that a text is found in, in their name, description, hint or id, as a pattern of LIKE in which case does
-// not count; deleted ones too, in no order, at most so many, and some perhaps twice. Ids, which are lower case,
-// are searched only for a text that an id can hold.
+// Keys whose name, description, hint or id a pattern of LIKE fits, in any case: deleted ones too, in no order,
+// at most so many, and some perhaps twice. Ids, which are lower case, are searched only for a text that an id
+// can hold. KeyList has the same condition for what fits too many keys.
 func (q *Queries) KeysFound(ctx context.Context, arg KeysFoundParams) ([]uuid.UUID, error) {
 	rows, err := q.db.Query(ctx, keysFound, arg.RowLimit, arg.Pattern)
 	if err != nil {

@@ -865,7 +865,7 @@ type RollSharedParams struct {
 }
 
 // Adds a part of the ledger to what keys share: account_usage, account_totals, model_usage and tag_usage.
-// It is read once for all of them, and what they add up is by account, day, model and set of tags.
+// The part is read once, into sums by account, day, model and set of tags, and each of them is made from these.
 func (q *Queries) RollShared(ctx context.Context, arg RollSharedParams) error {
 	_, err := q.db.Exec(ctx, rollShared,
 		arg.Since,

@@ -179,9 +179,9 @@ SELECT sqlc.embed(k), s.hint, sqlc.embed(c),
  ORDER BY array_position(@key_ids::uuid[], k.id);
 
 -- name: KeysFound :many
--- Keys that a text is found in, in their name, description, hint or id, as a pattern of LIKE in which case does
--- not count; deleted ones too, in no order, at most so many, and some perhaps twice. Ids, which are lower case,
--- are searched only for a text that an id can hold.
+-- Keys whose name, description, hint or id a pattern of LIKE fits, in any case: deleted ones too, in no order,
+-- at most so many, and some perhaps twice. Ids, which are lower case, are searched only for a text that an id
+-- can hold. KeyList has the same condition for what fits too many keys.
 SELECT f.id
   FROM api_keys AS f
  WHERE lower(f.name) LIKE lower(@pattern::text)

@@ -94,7 +94,7 @@ ON CONFLICT (ledger_id, day, model, tag_set) DO UPDATE SET
 
 -- name: RollShared :exec
 -- Adds a part of the ledger to what keys share: account_usage, account_totals, model_usage and tag_usage.
--- It is read once for all of them, and what they add up is by account, day, model and set of tags.
+-- The part is read once, into sums by account, day, model and set of tags, and each of them is made from these.
 WITH part AS MATERIALIZED (
     SELECT e.account_id, e.day, e.model, e.tag_set,
            sum(e.requests)::bigint AS requests,

@@ -251,7 +251,8 @@ func (r *Rollup) Rebuild(ctx context.Context, who db.Actor, from, to time.Time) 
 			Since: from.AddDate(0, 0, dayBefore), AfterChunk: -1, AfterLedgerID: uuid.Nil,
 			UntilChunk: state.MarkChunk, UntilLedgerID: state.MarkLedgerID, FromDay: from, ToDay: to,
 		}
-		// Totals of accounts have no days: those of the part are added to them once more, and then all derived.
+		// The part is in the totals of accounts already. What this adds to them a second time goes when
+		// they are derived from the days.
 		if err := errors.Join(addPart(ctx, q, part), q.AccountTotalsDerive(ctx)); err != nil {
 			return fmt.Errorf("deriving rollups: %w", err)
 		}
